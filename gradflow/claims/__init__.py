@@ -1,0 +1,1 @@
+"""Published and derived statements as checks: hypotheses, prediction, measurement, verdict."""

@@ -1,0 +1,1 @@
+"""Integrators behind one contract, and discrete descent."""

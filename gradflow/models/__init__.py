@@ -1,0 +1,1 @@
+"""What a risk is made of: activations, losses, networks, laws of the inputs, teachers."""

@@ -1,0 +1,1 @@
+"""Objectives: empirical, population (reduced to radial functions and quadrature), any JAX function."""

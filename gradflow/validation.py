@@ -1,0 +1,115 @@
+"""Checks at the door: bad input becomes a ``ValueError`` that names the argument, its value and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+#: The tightest relative tolerance that float64 arithmetic can honour.
+SMALLEST_RTOL = 1e-14
+
+
+def fail(argument: str, value: Any, problem: str, fix: str) -> ValueError:
+    """Build the error ``argument=value: problem; fix`` (returned, so that callers ``raise fail(...)``)."""
+    shown = np.array2string(value, threshold=8) if isinstance(value, np.ndarray) else repr(value)
+    if len(shown) > 200:
+        shown = shown[:200] + "..."
+    return ValueError(f"{argument}={shown}: {problem}; {fix}")
+
+
+def check_real(argument: str, value: Any, *, allow_infinite: bool = False) -> float:
+    """Return ``value`` as a float; reject what is not one real number."""
+    if isinstance(value, (bool, str, bytes)) or np.ndim(value) != 0:
+        raise fail(argument, value, "is not a real number", "pass a float")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise fail(argument, value, "is not a real number", "pass a float") from None
+    if np.isnan(number) or (np.isinf(number) and not allow_infinite):
+        raise fail(argument, value, "is not finite", "pass a finite float")
+    return number
+
+
+def check_positive(argument: str, value: Any) -> float:
+    """Return ``value`` as a float > 0."""
+    number = check_real(argument, value)
+    if number <= 0:
+        raise fail(argument, value, "must be positive", "pass a float > 0")
+    return number
+
+
+def check_nonnegative(argument: str, value: Any) -> float:
+    """Return ``value`` as a float >= 0."""
+    number = check_real(argument, value)
+    if number < 0:
+        raise fail(argument, value, "must not be negative", "pass a float >= 0")
+    return number
+
+
+def check_integer(argument: str, value: Any, *, minimum: int) -> int:
+    """Return ``value`` as an int >= ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise fail(argument, value, "is not an integer", f"pass an int >= {minimum}")
+    if value < minimum:
+        raise fail(argument, value, "is too small", f"pass an int >= {minimum}")
+    return int(value)
+
+
+def check_choice(argument: str, value: Any, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``choices``."""
+    names = sorted(choices)
+    if value not in names:
+        raise fail(argument, value, "is not a known name", "choose one of " + ", ".join(names))
+    return value
+
+
+def check_array(argument: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Return ``value`` as a finite float64 array of ``shape`` (None = any length).
+
+    Integers are converted; float32 and complex input is refused, because a flow started from
+    rounded numbers is not the flow that was asked for.
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise fail(argument, value, "is not a rectangular array", "pass a float64 array") from None
+    if array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and array.dtype.itemsize < 8):
+        raise fail(
+            argument, value, f"has dtype {array.dtype}", "pass a float64 array (float32 is refused)"
+        )
+    array = array.astype(np.float64)
+    wanted = tuple("any" if n is None else n for n in shape)
+    if array.ndim != len(shape) or any(
+        n is not None and n != m for n, m in zip(shape, array.shape, strict=True)
+    ):
+        raise fail(argument, array, f"has shape {array.shape}", f"pass shape {wanted}")
+    if not np.all(np.isfinite(array)):
+        raise fail(argument, array, "holds NaN or infinity", "pass finite numbers")
+    return array
+
+
+def check_unit_vector(argument: str, value: Any, *, dim: int | None = None) -> np.ndarray:
+    """Return ``value`` as a unit vector; a vector of another length is refused, not normalised."""
+    vector = check_array(argument, value, (dim,))
+    norm = float(np.linalg.norm(vector))
+    if norm == 0:
+        raise fail(argument, vector, "is the zero vector", "pass a unit vector")
+    if abs(norm - 1) > 1e-12:
+        raise fail(
+            argument, vector, f"has norm {norm:.17g}, not 1", f"pass {argument} / norm({argument})"
+        )
+    return vector
+
+
+def check_rtol(value: Any) -> float:
+    """Return a relative tolerance that float64 can honour."""
+    rtol = check_positive("rtol", value)
+    if rtol < SMALLEST_RTOL:
+        raise fail(
+            "rtol", value, "is below what float64 can give", f"pass rtol >= {SMALLEST_RTOL:g}"
+        )
+    if rtol >= 1:
+        raise fail("rtol", value, "is not a tolerance", "pass rtol < 1, for example 1e-8")
+    return rtol

@@ -1,0 +1,23 @@
+"""Strict numerics for every test: float64, no silent dtype or rank promotion, seeded keys."""
+
+from __future__ import annotations
+
+import gradflow  # noqa: F401  (switches JAX to x64 before JAX is imported)
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """A fixed JAX random key."""
+    return jax.random.key(20240501)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A fixed NumPy generator."""
+    return np.random.default_rng(20240501)
