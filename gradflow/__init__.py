@@ -1,6 +1,102 @@
-"""gradflow: gradient flows of two-layer neural networks, to the accuracy at which theory can be checked."""
+"""gradflow: gradient flows of two-layer networks as ODEs, to the accuracy at which theory can be checked.
+
+A *risk* and a start make a *flow*; an *integrator* turns the flow into a *trajectory*; *observables*
+read the trajectory; *derivations* predict what they must read; *claims* hold the two against each
+other. Names are imported on first use, so that ``import gradflow`` stays light. JAX is switched to
+64-bit floats on import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+from typing import Any as _Any
 
 from gradflow._jax import enable_x64 as _enable_x64
 
 _enable_x64()
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from gradflow import observables as observables
+    from gradflow import rates as rates
+    from gradflow.claims.registry import claims as claims
+    from gradflow.claims.registry import verify as verify
+    from gradflow.integrators import save as save
+    from gradflow.integrators import until as until
+    from gradflow.integrators.descent import descend as descend
+    from gradflow.trajectory import integrate as integrate
+    from gradflow.models.activations import LeakyReLU as LeakyReLU
+    from gradflow.models.activations import erf as erf
+    from gradflow.models.activations import gelu as gelu
+    from gradflow.models.activations import leaky_relu as leaky_relu
+    from gradflow.models.activations import linear as linear
+    from gradflow.models.activations import relu as relu
+    from gradflow.models.activations import softplus as softplus
+    from gradflow.models.activations import tanh as tanh
+    from gradflow.models.laws import Gaussian as Gaussian
+    from gradflow.models.laws import RadialLaw as RadialLaw
+    from gradflow.models.laws import StudentT as StudentT
+    from gradflow.models.laws import UniformBall as UniformBall
+    from gradflow.models.laws import UniformSphere as UniformSphere
+    from gradflow.models.losses import exponential as exponential
+    from gradflow.models.losses import hinge as hinge
+    from gradflow.models.losses import logistic as logistic
+    from gradflow.models.losses import squared as squared
+    from gradflow.models.networks import DeepLinear as DeepLinear
+    from gradflow.models.networks import LinearPredictor as LinearPredictor
+    from gradflow.models.networks import TwoLayer as TwoLayer
+    from gradflow.models.teachers import LinearTeacher as LinearTeacher
+    from gradflow.rates import Estimate as Estimate
+    from gradflow.risks.empirical import EmpiricalRisk as EmpiricalRisk
+    from gradflow.risks.function import FunctionRisk as FunctionRisk
+    from gradflow.risks.population import PopulationRisk as PopulationRisk
+    from gradflow.symbolic import derive as derive
+    from gradflow.trajectory import Trajectory as Trajectory
+    from gradflow.trajectory import load as load
+
+#: Public names by the module that defines them; one line a group.
+_EXPORTS = {
+    # activations, losses, networks, laws of the inputs, teachers
+    "gradflow.models.activations": "LeakyReLU erf gelu leaky_relu linear relu softplus tanh",
+    "gradflow.models.losses": "exponential hinge logistic squared",
+    "gradflow.models.networks": "DeepLinear LinearPredictor TwoLayer",
+    "gradflow.models.laws": "Gaussian RadialLaw StudentT UniformBall UniformSphere",
+    "gradflow.models.teachers": "LinearTeacher",
+    # risks: of a data set, of a law, of any JAX function
+    "gradflow.risks.empirical": "EmpiricalRisk",
+    "gradflow.risks.population": "PopulationRisk",
+    "gradflow.risks.function": "FunctionRisk",
+    # integration: the flow, and gradient descent beside it
+    "gradflow.integrators.descent": "descend",
+    "gradflow.trajectory": "Trajectory integrate load",
+    # predictions, rates and claims
+    "gradflow.symbolic": "derive",
+    "gradflow.rates": "Estimate",
+    "gradflow.claims.registry": "claims verify",
+}
+_MODULES = {
+    "until": "gradflow.integrators.until",
+    "save": "gradflow.integrators.save",
+    "observables": "gradflow.observables",
+    "rates": "gradflow.rates",
+}
+_HOME = {name: module for module, names in _EXPORTS.items() for name in names.split()}
+
+__all__ = sorted([*_HOME, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _MODULES:
+        value = _import_module(_MODULES[name])
+    elif name in _HOME:
+        value = getattr(_import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'gradflow' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

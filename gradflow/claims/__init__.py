@@ -1,1 +1,46 @@
-"""Published and derived statements as checks: hypotheses, prediction, measurement, verdict."""
+"""Claims: statements of the sources, held against what the package measures."""
+
+from gradflow.claims.base import (
+    Bound,
+    Claim,
+    Control,
+    ControlVerdict,
+    Equality,
+    Evidence,
+    Hypothesis,
+    Measurement,
+    Outcome,
+    Qualitative,
+    Status,
+    Verdict,
+    sharpest_factor,
+)
+from gradflow.claims.lab import Lab
+from gradflow.claims.registry import REGISTRY, Registry, claims, register, verify, weigh
+from gradflow.claims.sources import SOURCES, Source, cite
+
+__all__ = [
+    "REGISTRY",
+    "SOURCES",
+    "Bound",
+    "Claim",
+    "Control",
+    "ControlVerdict",
+    "Equality",
+    "Evidence",
+    "Hypothesis",
+    "Lab",
+    "Measurement",
+    "Outcome",
+    "Qualitative",
+    "Registry",
+    "Source",
+    "Status",
+    "Verdict",
+    "cite",
+    "claims",
+    "register",
+    "sharpest_factor",
+    "verify",
+    "weigh",
+]

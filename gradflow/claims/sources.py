@@ -1,0 +1,200 @@
+"""The bibliography: what each citation key in the docstrings and verdicts stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gradflow.validation import fail
+
+
+@dataclass(frozen=True)
+class Source:
+    """One bibliographic entry.
+
+    Attributes
+    ----------
+    key : str
+        As cited, for example ``lin2021faster``.
+    kind : str
+        BibTeX entry type.
+    authors : tuple of str
+        "First Last" each.
+    title, venue, year : str
+    fields : tuple of (name, value)
+        Further BibTeX fields.
+    arxiv : str
+        Identifier, or "".
+    """
+
+    key: str
+    kind: str
+    authors: tuple[str, ...]
+    title: str
+    year: str
+    venue: str = ""
+    arxiv: str = ""
+    fields: tuple[tuple[str, str], ...] = ()
+
+    def text(self) -> str:
+        """The entry as one line of plain text."""
+        parts = [", ".join(self.authors).strip("{}"), self.title]
+        if self.venue:
+            parts.append(self.venue)
+        if self.arxiv:
+            parts.append(f"arXiv:{self.arxiv}")
+        return ". ".join(parts) + f" ({self.year})."
+
+    def bibtex(self) -> str:
+        """The entry in BibTeX."""
+        name = {"article": "journal", "inproceedings": "booktitle", "book": "publisher"}
+        entries = [
+            ("author", " and ".join(_last_first(a) for a in self.authors)),
+            ("title", "{" + self.title + "}"),
+            ("year", self.year),
+        ]
+        if self.venue:
+            entries.append((name.get(self.kind, "howpublished"), self.venue))
+        if self.arxiv:
+            entries += [("eprint", self.arxiv), ("archivePrefix", "arXiv")]
+        entries += list(self.fields)
+        body = ",\n".join(f"  {k} = {{{v}}}" for k, v in entries)
+        return f"@{self.kind}{{{self.key},\n{body}\n}}"
+
+
+def _last_first(author: str) -> str:
+    if author.startswith("{"):  # a body, not a person
+        return author
+    first, _, last = author.rpartition(" ")
+    return f"{last}, {first}" if first else f"{{{last}}}"
+
+
+_NEURIPS = "Advances in Neural Information Processing Systems"
+_ICML = "Proceedings of the 38th International Conference on Machine Learning"
+
+_ALL = (
+    Source(
+        "lin2021directional",
+        "misc",
+        ("Dachao Lin", "Zhihua Zhang"),
+        "Directional Convergence Analysis under Spherically Symmetric Distribution",
+        "2021",
+        arxiv="2105.03879",
+    ),
+    Source(
+        "lin2021faster",
+        "inproceedings",
+        ("Dachao Lin", "Ruoyu Sun", "Zhihua Zhang"),
+        "Faster Directional Convergence of Linear Neural Networks under Spherically Symmetric Data",
+        "2021",
+        f"{_NEURIPS} 34",
+        fields=(("pages", "4647--4660"),),
+    ),
+    Source(
+        "sarussi2021linear",
+        "inproceedings",
+        ("Roei Sarussi", "Alon Brutzkus", "Amir Globerson"),
+        "Towards Understanding Learning in Neural Networks with Linear Teachers",
+        "2021",
+        _ICML,
+        "2101.02533",
+        (("pages", "9313--9322"),),
+    ),
+    Source(
+        "benson2020over",
+        "misc",
+        ("Austin R. Benson", "Anil Damle", "Alex Townsend"),
+        "Over-parametrized neural networks as under-determined linear systems",
+        "2020",
+        arxiv="2010.15959",
+    ),
+    Source(
+        "akiyama2021learnability",
+        "inproceedings",
+        ("Shunta Akiyama", "Taiji Suzuki"),
+        "On Learnability via Gradient Method for Two-Layer ReLU Neural Networks in "
+        "Teacher-Student Setting",
+        "2021",
+        _ICML,
+        "2106.06251",
+    ),
+    Source(
+        "lyu2021margin",
+        "inproceedings",
+        ("Kaifeng Lyu", "Zhiyuan Li", "Runzhe Wang", "Sanjeev Arora"),
+        "Gradient Descent on Two-layer Nets: Margin Maximization and Simplicity Bias",
+        "2021",
+        f"{_NEURIPS} 34",
+        "2110.13905",
+    ),
+    Source(
+        "lyu2020homogeneous",
+        "inproceedings",
+        ("Kaifeng Lyu", "Jian Li"),
+        "Gradient Descent Maximizes the Margin of Homogeneous Neural Networks",
+        "2020",
+        "International Conference on Learning Representations",
+        "1906.05890",
+    ),
+    Source(
+        "chizat2020implicit",
+        "inproceedings",
+        ("Lenaic Chizat", "Francis Bach"),
+        "Implicit Bias of Gradient Descent for Wide Two-layer Neural Networks Trained with the "
+        "Logistic Loss",
+        "2020",
+        "Conference on Learning Theory",
+        "2002.04486",
+    ),
+    Source(
+        "du2018balanced",
+        "inproceedings",
+        ("Simon S. Du", "Wei Hu", "Jason D. Lee"),
+        "Algorithmic Regularization in Learning Deep Homogeneous Models: Layers are "
+        "Automatically Balanced",
+        "2018",
+        f"{_NEURIPS} 31",
+        "1806.00900",
+    ),
+    Source(
+        "filippov1988",
+        "book",
+        ("Aleksei F. Filippov",),
+        "Differential Equations with Discontinuous Righthand Sides",
+        "1988",
+        "Kluwer Academic Publishers",
+    ),
+    Source(
+        "clarke1983",
+        "book",
+        ("Frank H. Clarke",),
+        "Optimization and Nonsmooth Analysis",
+        "1983",
+        "Wiley",
+    ),
+    Source(
+        "kidger2022neural",
+        "phdthesis",
+        ("Patrick Kidger",),
+        "On Neural Differential Equations",
+        "2021",
+        arxiv="2202.02435",
+        fields=(("school", "University of Oxford"),),
+    ),
+    Source(
+        "gradflow",
+        "software",
+        ("{gradflow contributors}",),
+        "gradflow: gradient flows of two-layer neural networks as ODEs",
+        "2025",
+    ),
+)
+
+#: Every source by its key.
+SOURCES: dict[str, Source] = {source.key: source for source in _ALL}
+
+
+def cite(key: str) -> Source:
+    """The source behind a citation key."""
+    if key not in SOURCES:
+        raise fail("key", key, "is not a citation key", "choose one of " + ", ".join(SOURCES))
+    return SOURCES[key]

@@ -1,0 +1,335 @@
+"""The command line: ``gradflow verify``, ``gradflow derive``, ``gradflow cite``.
+
+Only typer is imported here; everything heavy is imported when a command needs it, after the first
+line of output.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gradflow.claims import Claim, Verdict
+
+app = typer.Typer(
+    name="gradflow",
+    help="Gradient flows of two-layer neural networks, to the accuracy at which theory can be "
+    "checked.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_WIDTH = 100  # of output that goes to a file or a pipe
+_STYLES = {
+    "SUPPORTED": "green",
+    "VIOLATED": "bold red",
+    "ERROR": "bold red",
+    "INCONCLUSIVE": "yellow",
+    "NOT_APPLICABLE": "cyan",
+}
+
+
+def main() -> None:
+    """Entry point of the ``gradflow`` command."""
+    app()
+
+
+@app.callback()
+def _root() -> None:
+    """Verify, derive, cite."""
+
+
+@app.command()
+def verify(
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(help="Shell-style patterns over claim ids and sources.", metavar="PATTERN"),
+    ] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="List the claims and stop.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Only the quick claims.")] = False,
+    perturb: Annotated[
+        float | None,
+        typer.Option(
+            help="Alter every prediction by this factor; nothing may stay SUPPORTED.",
+            metavar="FACTOR",
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the verdicts as JSON.", metavar="FILE")
+    ] = None,
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", help="Write a self-contained HTML page.", metavar="FILE"),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Threads.", metavar="N")] = 1,
+) -> None:
+    """Derive predictions, integrate flows, and hold every claim against its measurement.
+
+    Exit code 0; 1 when a claim is VIOLATED or in ERROR; 2 for bad usage.
+    """
+    console = _console()
+    for path in (json_file, report_file):
+        if path is not None and not path.resolve().parent.is_dir():
+            _usage_error(f"{path}: its folder does not exist; make it first")
+        if path is not None and path.is_dir():
+            _usage_error(f"{path} is a folder; name a file")
+    if not show_list:
+        note = "" if perturb is None else f" (predictions altered by {perturb:g})"
+        console.print(f"[bold]gradflow verify[/bold]{note}: loading", highlight=False)
+    from gradflow._cache import enable_compilation_cache
+
+    enable_compilation_cache()
+    from gradflow.claims import registry
+
+    wanted = patterns or ["*"]
+    try:
+        chosen = registry.claims(wanted, quick=quick)
+        if not show_list:
+            if perturb is not None:
+                registry.check_factor(perturb)
+            if workers < 1:
+                raise ValueError(f"workers={workers}: is too small; pass an int >= 1")
+    except ValueError as error:
+        _usage_error(str(error))
+    if show_list:
+        _print_list(console, chosen)
+        return
+
+    start = time.perf_counter()
+    live = _Progress(console, len(chosen))
+    with live:
+        verdicts = registry.verify(
+            wanted, perturb=perturb, quick=quick, progress=live, workers=workers
+        )
+    seconds = time.perf_counter() - start
+    _print_table(console, verdicts)
+    _print_summary(console, verdicts, seconds, perturb)
+
+    from gradflow import report
+
+    run = {"patterns": " ".join(wanted), "quick": quick, "perturb": perturb, "seconds": seconds}
+    try:
+        if json_file is not None:
+            report.write_text(json_file, report.to_json(verdicts, run))
+            console.print(f"JSON written to {json_file}", highlight=False, soft_wrap=True)
+        if report_file is not None:
+            shown = {k: v for k, v in run.items() if v not in (None, False)}
+            shown["seconds"] = f"{seconds:.1f}"
+            report.write_text(report_file, report.to_html(verdicts, shown))
+            console.print(f"report written to {report_file}", highlight=False, soft_wrap=True)
+    except OSError as error:
+        _usage_error(f"cannot write: {error}")
+    if any(v.status in ("VIOLATED", "ERROR") for v in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def derive(
+    name: Annotated[str, typer.Argument(help="two-neuron, linear or deep-linear")],
+    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", help="An option of the derivation.", metavar="KEY=VALUE"),
+    ] = None,
+) -> None:
+    """Derive a reduced flow and its rates from the definition of the risk."""
+    from gradflow import symbolic
+
+    try:
+        derivation = symbolic.derive(name, **_parse_options(options or []))
+    except ValueError as error:
+        _usage_error(str(error))
+    text = derivation.latex() if latex else derivation.text()
+    # Not through rich: formulas hold brackets, and LaTeX must not be wrapped.
+    typer.echo(text)
+
+
+@app.command()
+def cite(
+    key: Annotated[str | None, typer.Argument(help="A citation key; all without it.")] = None,
+) -> None:
+    """Print the bibliography, or one entry, in BibTeX."""
+    from gradflow.claims import sources
+
+    try:
+        found = list(sources.SOURCES.values()) if key is None else [sources.cite(key)]
+    except ValueError as error:
+        _usage_error(str(error))
+    typer.echo("\n\n".join(source.bibtex() for source in found))
+
+
+class _Progress:
+    """A line for every finished claim; on a terminal also what is running now."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self.console = console
+        self.total = total
+        self.done = 0
+        self.running: dict[str, float] = {}
+        self.status: Any = None
+
+    def __enter__(self) -> _Progress:
+        self.console.print(f"{self.total} claims", highlight=False)
+        if self.console.is_terminal:
+            self.status = self.console.status("starting")
+            self.status.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.status is not None:
+            self.status.stop()
+
+    def __call__(self, claim: Claim, verdict: Verdict | None) -> None:
+        if verdict is None:
+            self.running[claim.id] = time.perf_counter()
+        else:
+            self.running.pop(claim.id, None)
+            self.done += 1
+            width = len(str(self.total))
+            style = _STYLES[verdict.status]
+            self.console.print(
+                f"{self.done:>{width}}/{self.total}  [{style}]{verdict.status:<14}[/{style}] "
+                f"{verdict.id}  [dim]{verdict.seconds:.1f} s[/dim]",
+                highlight=False,
+                soft_wrap=True,
+            )
+            if verdict.status != "SUPPORTED":
+                self.console.print(
+                    f"{' ' * (2 * width + 3)}{_plain(verdict.message)}", highlight=False
+                )
+        if self.status is not None and self.running:
+            self.status.update(f"{self.done}/{self.total}  " + ", ".join(self.running))
+
+
+def _print_list(console: Console, claims: list[Claim]) -> None:
+    for source in dict.fromkeys(c.source for c in claims):
+        console.print(f"\n[bold]{source}[/bold]", highlight=False)
+        for claim in (c for c in claims if c.source == source):
+            marks = f"{claim.kind}, {claim.provenance}" + (", quick" if claim.quick else "")
+            console.print(f"  {claim.id}  [dim]({marks})[/dim]", highlight=False, soft_wrap=True)
+            console.print(f"      {_plain(claim.title)}", highlight=False, soft_wrap=True)
+    console.print(f"\n{len(claims)} claims", highlight=False)
+
+
+def _print_table(console: Console, verdicts: list[Verdict]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    for source in dict.fromkeys(v.source for v in verdicts):
+        table = Table(
+            title=source,
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            padding=(0, 1, 0, 0),
+            width=min(console.width, 140),
+        )
+        table.add_column("claim", ratio=1, overflow="fold")
+        for heading in ("predicted", "measured", "error", "tol"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("provenance", no_wrap=True)
+        table.add_column("status", no_wrap=True)
+        table.add_column("s", justify="right", no_wrap=True)
+        table.add_column("control", no_wrap=True)
+        for v in (v for v in verdicts if v.source == source):
+            style = _STYLES[v.status]
+            table.add_row(
+                escape(v.id.partition("/")[2]),
+                _number(v.predicted, 5),
+                _number(v.measured, 5),
+                _number(v.error, 1),
+                _number(v.tolerance, 1),
+                v.provenance,
+                f"[{style}]{v.status}[/{style}]",
+                f"{v.seconds:.1f}",
+                _control_word(v),
+            )
+        console.print()
+        console.print(table)
+
+
+def _print_summary(
+    console: Console, verdicts: list[Verdict], seconds: float, perturb: float | None
+) -> None:
+    from gradflow.report import WORDS, counts
+
+    tally = ", ".join(f"{n} {name}" for name, n in counts(verdicts).items())
+    console.print(f"\n[bold]{tally}[/bold] in {seconds:.1f} s", highlight=False)
+    if perturb is None:
+        console.print(
+            "error: numerical error of the measurement, from a second, tighter or different "
+            "solve. control: the claim altered so that it must fail (ok: it did).",
+            highlight=False,
+        )
+    else:
+        alive = [v.id for v in verdicts if v.status == "SUPPORTED"]
+        console.print(
+            "Every prediction was altered; "
+            + ("no claim survived." if not alive else "STILL SUPPORTED: " + ", ".join(alive)),
+            highlight=False,
+        )
+    console.print(WORDS, highlight=False)
+
+
+def _control_word(verdict: Verdict) -> str:
+    control = verdict.control
+    if control is None:
+        return "-"
+    return "ok" if control.as_expected else f"[bold red]{control.status}[/bold red]"
+
+
+def _parse_options(pairs: list[str]) -> dict[str, Any]:
+    """``depth=3 loss=hinge`` as keyword arguments: ints and floats where they read as such."""
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not sign or not key.isidentifier() or not text:
+            raise ValueError(f"option={pair!r}: is not KEY=VALUE; pass for example depth=3")
+        value: Any = text
+        for kind in (int, float):
+            try:
+                value = kind(text)
+                break
+            except ValueError:
+                continue
+        parsed[key] = value
+    return parsed
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}g}" if math.isfinite(value) else "-"
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _console() -> Console:
+    """A console 100 columns wide where there is no terminal to ask; plain text when piped."""
+    from rich.console import Console
+
+    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        return Console()
+    return Console(width=_WIDTH)
+
+
+def _usage_error(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Charts: coordinates in which a flow is integrated.
+
+A chart turns parameters into a flat float64 state and back, and knows the velocity of the flow in
+its coordinates. Encoding and decoding happen on the host (NumPy, batched over leading axes);
+everything that enters an integrator is JAX.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from gradflow.risks.base import AbstractRisk
+
+
+class AbstractChart(eqx.Module):
+    """Coordinates of a flow; see the module's docstring for the split between host and JAX."""
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """The chart's public name."""
+
+    @abc.abstractmethod
+    def encode(self, params: Any) -> np.ndarray:
+        """State of ``params``, a flat float64 vector (host)."""
+
+    @abc.abstractmethod
+    def decode(self, y: np.ndarray) -> Any:
+        """Parameters at the states ``y`` (..., n), stacked over the leading axes (host)."""
+
+    @abc.abstractmethod
+    def exact(self, y: np.ndarray) -> dict[str, np.ndarray]:
+        """What cartesian parameters cannot represent, by observable name (host)."""
+
+    @abc.abstractmethod
+    def scales(self, y: np.ndarray) -> np.ndarray:
+        """Sizes to which absolute tolerances are relative, one for each state (host)."""
+
+    @abc.abstractmethod
+    def velocity(self, y: Array) -> Array:
+        """dy/dt in physical time (JAX)."""
+
+    @abc.abstractmethod
+    def speed_squared(self, y: Array, dy: Array) -> Array:
+        r""":math:`\\|d\\theta/dt\\|^2` in the metric of the parameters (JAX)."""
+
+    @abc.abstractmethod
+    def log_risk(self, y: Array) -> Array:
+        """ln L (JAX)."""
+
+    def gradient_norm(self, y: Array) -> Array:
+        """Norm of the risk's gradient (JAX)."""
+        return jnp.sqrt(self.speed_squared(y, self.velocity(y)))
+
+    def log_velocity(self, y: Array) -> Array:
+        """Velocity in the loss clock, dy/ds with ds = L dt (JAX)."""
+        return self.velocity(y) * jnp.exp(-self.log_risk(y))
+
+    def turning(self, y: Array, t: Array) -> Array:
+        """Rate at which the direction of the parameters turns, per unit of ln(1+t) (JAX)."""
+        raise NotImplementedError
+
+    def core(self) -> AbstractChart:
+        """The chart without data used on the host only, so that compiled programs are shared."""
+        return self
+
+    def stage_end(self, y: Array, t: Array) -> Array | None:
+        """Negative while these coordinates serve, crossing to >= 0 where the next stage begins."""
+        return None
+
+    def next_stage(self, y: np.ndarray, t: float) -> tuple[AbstractChart, np.ndarray]:
+        """The next stage's chart and state (host)."""
+        raise ValueError(f"the {self.name} chart has no later stage")
+
+
+class CartesianChart(AbstractChart):
+    """The parameters themselves, raveled; frozen entries are left out of the state."""
+
+    risk: AbstractRisk
+    template: Any
+    trained: Array
+
+    def __init__(self, risk: AbstractRisk, params: Any):
+        self.risk = risk
+        self.template = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=jnp.float64), params)
+        flat, _ = ravel_pytree(self.template)
+        self.trained = jnp.ones_like(flat, dtype=bool)
+        if risk.net is not None:
+            ones = jax.tree.map(jnp.ones_like, self.template)
+            self.trained = ravel_pytree(risk.net.freeze(ones))[0] != 0
+
+    @property
+    def name(self) -> str:
+        return "cartesian"
+
+    def _params(self, y: Array) -> Any:
+        return ravel_pytree(self.template)[1](y)
+
+    def encode(self, params: Any) -> np.ndarray:
+        return np.asarray(ravel_pytree(params)[0], dtype=np.float64)
+
+    def decode(self, y: np.ndarray) -> Any:
+        leaves, structure = jax.tree.flatten(self.template)
+        sizes = [leaf.size for leaf in leaves]
+        pieces = np.split(y, np.cumsum(sizes)[:-1], axis=-1)
+        shaped = [p.reshape(y.shape[:-1] + leaf.shape) for p, leaf in zip(pieces, leaves, strict=True)]
+        return jax.tree.unflatten(structure, shaped)
+
+    def exact(self, y: np.ndarray) -> dict[str, np.ndarray]:
+        return {}
+
+    def scales(self, y: np.ndarray) -> np.ndarray:
+        largest = np.max(np.abs(y), initial=0.0)
+        return np.full(y.shape, largest if largest > 0 else 1.0)
+
+    def velocity(self, y: Array) -> Array:
+        return -ravel_pytree(self.risk.gradient(self._params(y)))[0]
+
+    def log_velocity(self, y: Array) -> Array:
+        gradient = jax.grad(lambda state: self.risk.log(self._params(state)))(y)
+        return jnp.where(self.trained, -gradient, 0.0)
+
+    def speed_squared(self, y: Array, dy: Array) -> Array:
+        return jnp.dot(dy, dy)
+
+    def log_risk(self, y: Array) -> Array:
+        return self.risk.log(self._params(y))
+
+    def turning(self, y: Array, t: Array) -> Array:
+        dy = self.velocity(y)
+        size = jnp.sqrt(jnp.dot(y, y))
+        unit = y / size
+        across = dy - jnp.dot(unit, dy) * unit
+        return jnp.sqrt(jnp.dot(across, across)) * (1 + t) / size

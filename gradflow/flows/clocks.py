@@ -1,0 +1,96 @@
+r"""Clocks: time changes of a flow. They move the points of the curve in time and leave the curve alone.
+
+====== =============================== =====================================
+clock  definition                      used for
+====== =============================== =====================================
+physical :math:`s=t`                   short times
+log      :math:`s=\ln(1+t)`            rates, late times
+loss     :math:`ds=L\,dt`              flows whose loss underflows (:math:`\theta'=-\nabla\ln L`)
+====== =============================== =====================================
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+class AbstractClock(eqx.Module):
+    """A time change. ``states`` counts the extra states it carries (``tau = ln(1+t)`` for the loss clock)."""
+
+    name: eqx.AbstractVar[str]
+    states: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def log1p_time(self, s: Array, extra: Array) -> Array:
+        """ln(1+t) at clock value ``s``."""
+
+    @abc.abstractmethod
+    def time(self, s: Array, extra: Array) -> Array:
+        """Physical time at clock value ``s``."""
+
+    @abc.abstractmethod
+    def of_time(self, t: float) -> float | None:
+        """Clock value of a physical time, None where time is a state."""
+
+    def log_time(self, s: np.ndarray, extra: np.ndarray) -> np.ndarray:
+        """ln t on the host; -inf at t = 0."""
+        tau = np.asarray(self.log1p_time(s, extra), dtype=np.float64)
+        with np.errstate(divide="ignore"):
+            return tau + np.log(-np.expm1(-tau))
+
+
+class PhysicalClock(AbstractClock):
+    """s = t."""
+
+    name: ClassVar[str] = "physical"
+    states: ClassVar[int] = 0
+
+    def log1p_time(self, s, extra):
+        return jnp.log1p(s) if isinstance(s, Array) else np.log1p(s)
+
+    def time(self, s, extra):
+        return s
+
+    def of_time(self, t):
+        return float(t)
+
+
+class LogClock(AbstractClock):
+    """s = ln(1+t)."""
+
+    name: ClassVar[str] = "log"
+    states: ClassVar[int] = 0
+
+    def log1p_time(self, s, extra):
+        return s
+
+    def time(self, s, extra):
+        return jnp.expm1(s) if isinstance(s, Array) else np.expm1(s)
+
+    def of_time(self, t):
+        return float(np.log1p(t))
+
+
+class LossClock(AbstractClock):
+    """ds = L dt, with tau = ln(1+t) carried as a state, so that t itself may exceed any float."""
+
+    name: ClassVar[str] = "loss"
+    states: ClassVar[int] = 1
+
+    def log1p_time(self, s, extra):
+        return extra[..., 0]
+
+    def time(self, s, extra):
+        return jnp.expm1(extra[..., 0]) if isinstance(extra, Array) else np.expm1(extra[..., 0])
+
+    def of_time(self, t):
+        return None
+
+
+CLOCKS: dict[str, AbstractClock] = {clock.name: clock for clock in (PhysicalClock(), LogClock(), LossClock())}

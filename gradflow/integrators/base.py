@@ -1,0 +1,202 @@
+"""The contract between a flow and whatever integrates it.
+
+An integrator sees a vector field ``flow.field(s, Y)``, a start, tolerances, stopping functions and
+save points; it never learns what a network or a risk is.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+#: Results an integrator may end with: name -> (ok, message). The message carries the remedy.
+RESULTS: dict[str, tuple[bool, str]] = {
+    "reached": (True, "the end of the interval was reached"),
+    "event": (True, "a stopping condition was met"),
+    "steps": (True, "the number of steps asked for was taken"),
+    "max_steps": (
+        False,
+        "max_steps attempted steps were taken before the end; the part computed is kept. Raise "
+        "max_steps, loosen rtol, choose a stiff integrator ('kvaerno5', 'radau', 'lsoda') if steps "
+        "stay short while the state hardly moves, or clock='log' for long times",
+    ),
+    "step_too_small": (
+        False,
+        "the step size fell below the spacing of floating-point numbers; the part computed is kept."
+        " The field is singular or blows up there, or rtol is below what the field's own rounding "
+        "allows: loosen rtol, or choose another chart",
+    ),
+    "non_finite": (
+        False,
+        "the vector field is not finite at the start of the stage. Check the risk's gradient there",
+    ),
+    "failed": (
+        False,
+        "the solver gave up (its message follows); the part computed is kept. Loosen rtol or choose"
+        " another integrator",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """How an integration ended.
+
+    Attributes
+    ----------
+    name : str
+        One of ``reached``, ``event``, ``steps``, ``max_steps``, ``step_too_small``, ``non_finite``,
+        ``failed``.
+    detail : str
+        What the underlying solver said, if anything.
+    """
+
+    name: str
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the integration ended as asked."""
+        return RESULTS[self.name][0]
+
+    @property
+    def message(self) -> str:
+        """What happened and what to do about it."""
+        text = RESULTS[self.name][1]
+        return f"{text} ({self.detail})" if self.detail else text
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One stage of an integration: Y' = flow.field(s, Y), Y(s0) = Y0.
+
+    Attributes
+    ----------
+    flow : Any
+        Pytree with ``field(s, Y)``; arrays in it are run-time arguments of compiled code.
+    Y0 : ndarray, shape (D,)
+        State at ``s0``.
+    s0, s_end : float
+        Interval of the clock; ``s_end = inf`` leaves the end to events or to ``step_cap``.
+    rtol : float
+        Relative tolerance per step and component.
+    atol : ndarray, shape (D,)
+        Absolute tolerance per component, in units of the state.
+    error_mask : ndarray of bool, shape (D,)
+        False = left out of error control.
+    events : tuple of callables ``(flow, s, Y) -> float``
+        Pytrees; negative before the stop, the stop is the crossing to >= 0.
+    save : ndarray or None
+        Increasing values of the save variable at which to record the state; None = accepted steps.
+    save_by : callable or None
+        The save variable as an increasing function ``(flow, s, Y) -> float``; None = s itself.
+    max_steps : int
+        Bound on attempted steps.
+    step_cap : int or None
+        Stop (successfully) after this many accepted steps.
+    progress : callable or None
+        Called now and then with a dict ``s, s_end, steps``.
+    """
+
+    flow: Any
+    Y0: np.ndarray
+    s0: float
+    s_end: float
+    rtol: float
+    atol: np.ndarray
+    error_mask: np.ndarray
+    events: tuple[Any, ...] = ()
+    save: np.ndarray | None = None
+    save_by: Any = None
+    max_steps: int = 1_000_000
+    step_cap: int | None = None
+    progress: Callable[[dict[str, Any]], None] | None = None
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What an integrator hands back for one stage.
+
+    Attributes
+    ----------
+    s, Y : ndarray, shapes (n,), (n, D)
+        The recorded points: the accepted steps with both ends, or the save points reached.
+    s_final, Y_final : float, ndarray (D,)
+        Where the stage stopped.
+    stats : dict
+        ``steps`` (accepted), ``rejected``, ``rhs`` (right-hand sides), ``jacobians``, ``events``
+        (1 if one stopped the stage), ``compile_seconds``, ``run_seconds``.
+    result : Result
+    event : int or None
+        Index of the event that stopped the stage.
+    """
+
+    s: np.ndarray
+    Y: np.ndarray
+    s_final: float
+    Y_final: np.ndarray
+    stats: dict[str, float]
+    result: Result
+    event: int | None = None
+
+
+def empty_stats() -> dict[str, float]:
+    """Return statistics of no work."""
+    return {
+        "steps": 0,
+        "rejected": 0,
+        "rhs": 0,
+        "jacobians": 0,
+        "events": 0,
+        "compile_seconds": 0.0,
+        "run_seconds": 0.0,
+    }
+
+
+class AbstractIntegrator(abc.ABC):
+    """Solves a :class:`Problem`; knows nothing of risks and networks."""
+
+    name: str
+
+    @abc.abstractmethod
+    def solve(self, problem: Problem) -> Solution:
+        """Integrate until the end, an event, a cap or a failure; never raise for the latter."""
+
+
+@dataclass
+class _Registry:
+    factories: dict[str, Callable[[], AbstractIntegrator]] = field(default_factory=dict)
+
+
+_REGISTRY = _Registry()
+
+
+def register_integrator(name: str, factory: Callable[[], AbstractIntegrator]) -> None:
+    """Make an integrator available under ``name``: ``factory()`` returns it.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken by another factory.
+    """
+    known = _REGISTRY.factories.get(name)
+    if known is not None and known is not factory:
+        raise ValueError(f"name={name!r}: an integrator of this name exists; choose another name")
+    _REGISTRY.factories[name] = factory
+
+
+def integrator_names() -> list[str]:
+    """Return the names of all registered integrators, sorted."""
+    return sorted(_REGISTRY.factories)
+
+
+def make_integrator(name: str) -> AbstractIntegrator:
+    """Return the integrator registered under ``name``."""
+    return _REGISTRY.factories[name]()

@@ -1,0 +1,216 @@
+"""Run a flow through its stages with any integrator: checks at the door, tolerances, bookkeeping."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Importing the solver files registers their integrators.
+import gradflow.integrators.diffrax_solvers
+import gradflow.integrators.scipy_solvers  # noqa: F401
+from gradflow.flows.flow import Flow
+from gradflow.integrators.base import (
+    Problem,
+    Result,
+    Solution,
+    empty_stats,
+    integrator_names,
+    make_integrator,
+)
+from gradflow.integrators.save import AbstractSave, check_save
+from gradflow.integrators.until import AbstractUntil, Resolved, StageEndEvent, check_until
+from gradflow.validation import (
+    SMALLEST_RTOL,
+    check_choice,
+    check_integer,
+    check_positive,
+    check_rtol,
+    fail,
+)
+
+#: What error estimates must stay below, as a share of the tolerance asked. Local errors add up; at
+#: this share the global error of the test problems stays below the tolerance asked.
+SAFETY = 0.1
+#: An absolute tolerance above this share of the start's size is no tolerance for a small start.
+SMALL_START_SHARE = 0.01
+_MAX_STAGES = 16
+_TINY = 1e-300
+
+
+class SmallStartWarning(UserWarning):
+    """The absolute tolerance is not small against the start: growth from it may be wrong."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked numerical choices of one integration."""
+
+    until: AbstractUntil
+    save: AbstractSave
+    integrator: str
+    rtol: float
+    atol: float | None
+    max_steps: int
+    progress: Callable[[dict[str, Any]], None] | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """The stages of one integration, in order."""
+
+    stages: tuple[tuple[Flow, Solution], ...]
+    stats: dict[str, float]
+    result: Result
+    stopped_by: str
+    integrator: str
+
+
+def check_settings(
+    *,
+    until: Any,
+    save_at: Any = None,
+    integrator: Any = "auto",
+    rtol: Any = 1e-8,
+    atol: Any = None,
+    max_steps: Any = 1_000_000,
+    progress: Any = None,
+) -> Settings:
+    """Check every numerical argument; a ``ValueError`` names the argument, its value and the fix."""
+    check_choice("integrator", integrator, [*integrator_names(), "auto"])
+    rtol = check_rtol(rtol)
+    if atol is not None:
+        atol = check_positive("atol", atol)
+    if progress is not None and not callable(progress):
+        raise fail("progress", progress, "is not callable", "pass a function of a dict, or None")
+    return Settings(
+        until=check_until(until),
+        save=check_save(save_at),
+        integrator=integrator,
+        rtol=rtol,
+        atol=atol,
+        max_steps=check_integer("max_steps", max_steps, minimum=1),
+        progress=progress,
+    )
+
+
+def start_scale(params: Any) -> float:
+    """Size of the smallest block of the start: over the arrays of ``params``, the least max |entry|.
+
+    Zero blocks do not count.
+    """
+    sizes = [float(np.max(np.abs(leaf), initial=0.0)) for leaf in jax.tree.leaves(params)]
+    return min((size for size in sizes if size > 0), default=1.0)
+
+
+def absolute_tolerances(flow: Flow, Y0: np.ndarray, rtol: float) -> np.ndarray:
+    """Default absolute tolerances: ``rtol`` times the size of each component at the stage's start.
+
+    A component that starts at zero takes the scale its chart gives. In cartesian coordinates the
+    largest entry is no scale for a small one (a saddle left from 1e-20 beside an entry of order 1),
+    so each takes its own size.
+    """
+    scale = np.asarray(flow.scales(Y0), np.float64)
+    if flow.chart.name == "cartesian":
+        size = np.abs(Y0)
+        clock_from = Y0.shape[0] - 1 - flow.clock.states
+        own = (size > 0) & (np.arange(Y0.shape[0]) < clock_from)
+        scale = np.where(own, size, scale)
+    return np.maximum(rtol * scale, _TINY)
+
+
+def auto_integrator(flow: Flow, rtol: float) -> str:
+    """The integrator taken for ``"auto"``: explicit, of order 8 for tight tolerances."""
+    del flow
+    return "dopri8" if rtol < 1e-6 else "tsit5"
+
+
+def run(flow: Flow, params: Any, settings: Settings) -> Run:
+    """Integrate ``flow`` from ``params``, stage after stage of its charts."""
+    scale = start_scale(params)
+    if settings.atol is not None and settings.atol > SMALL_START_SHARE * scale:
+        warnings.warn(
+            f"atol={settings.atol:g}: the start has size {scale:.3g}, so growth from it is not "
+            f"controlled; pass atol <= {SMALL_START_SHARE * scale:.3g}, or leave atol out",
+            SmallStartWarning,
+            stacklevel=3,
+        )
+    name = settings.integrator
+    if name == "auto":
+        name = auto_integrator(flow, settings.rtol)
+    integrator = make_integrator(name)
+    resolved = settings.until.resolve(flow)
+    if not (math.isfinite(resolved.s_end) or resolved.events or resolved.step_cap):
+        raise fail("until", settings.until, "never ends", "combine it with gf.until.time(...)")
+    rtol = max(SAFETY * settings.rtol, SMALLEST_RTOL)
+    save, save_by = settings.save.resolve(flow)
+    _check_reach(save, save_by, resolved, settings.save)
+
+    Y = np.asarray(flow.initial(params), np.float64)
+    s = 0.0
+    stages: list[tuple[Flow, Solution]] = []
+    total = empty_stats()
+    result, stopped_by = Result("failed", "more stages than charts"), ""
+    for _ in range(_MAX_STAGES):
+        core = flow.core()
+        events = resolved.events
+        staged = core.stage_end(jnp.asarray(s), jnp.asarray(Y)) is not None
+        if staged:
+            events = (*events, StageEndEvent())
+        if settings.atol is None:
+            atol = absolute_tolerances(flow, Y, rtol)
+        else:
+            atol = np.full(Y.shape, SAFETY * settings.atol)
+        attempts_left = settings.max_steps - int(total["steps"] + max(total["rejected"], 0))
+        cap = None if resolved.step_cap is None else resolved.step_cap - int(total["steps"])
+        solution = integrator.solve(
+            Problem(
+                flow=core, Y0=Y, s0=s, s_end=resolved.s_end, rtol=rtol, atol=atol,
+                error_mask=np.asarray(flow.error_mask(Y)), events=events, save=save,
+                save_by=save_by, max_steps=max(attempts_left, 1), step_cap=cap,
+                progress=settings.progress,
+            )
+        )  # fmt: skip
+        stages.append((flow, solution))
+        _add(total, solution.stats)
+        result = solution.result
+        if not (staged and result.name == "event" and solution.event == len(events) - 1):
+            stopped_by = _label(result, solution.event, resolved)
+            break
+        s, last = solution.s_final, solution.Y_final
+        t = float(flow.t(s, last))
+        chart, y = flow.chart.next_stage(flow.split(last)[0], t)
+        Y = np.asarray(flow.restart(last, np.asarray(y)), np.float64)
+        flow = flow.with_chart(chart)
+        if save is not None:
+            save = save[solution.s.shape[0] :]
+    return Run(tuple(stages), total, result, stopped_by, name)
+
+
+def _check_reach(save: np.ndarray | None, by: Any, resolved: Resolved, asked: AbstractSave) -> None:
+    """A save point that cannot be reached is a mistake, not an empty row."""
+    if save is None or by is not None or save[-1] <= resolved.s_end * (1 + 1e-12):
+        return
+    raise fail("save_at", asked, "lies beyond the end", "drop it or raise until")
+
+
+def _add(total: dict[str, float], stats: dict[str, float]) -> None:
+    for key, value in stats.items():
+        unknown = value < 0 or total.get(key, 0) < 0
+        total[key] = -1 if unknown else total.get(key, 0) + value
+
+
+def _label(result: Result, event: int | None, resolved: Resolved) -> str:
+    if result.name == "event" and event is not None:
+        return resolved.labels[event]
+    if result.name == "reached":
+        return resolved.end_label
+    if result.name == "steps":
+        return f"steps({resolved.step_cap})"
+    return result.name

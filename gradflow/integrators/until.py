@@ -1,0 +1,291 @@
+r"""When to stop: conditions that combine with ``|`` (whichever comes first).
+
+>>> import gradflow as gf
+>>> gf.until.time(1e6) | gf.until.loss(1e-8)
+time(1000000.0) | loss(1e-08)
+
+A condition either fixes the end of the clock's interval, or is an event: a function
+``g(s, Y)`` that is negative before the stop and crosses to >= 0 there, located inside the step by
+root finding. Crossings are looked for at the ends of accepted steps; a condition that is met and
+lost again within one step goes unseen.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradflow.validation import (
+    check_integer,
+    check_positive,
+    check_real,
+    fail,
+)
+
+
+class AbstractEvent(eqx.Module):
+    """``g(flow, s, Y)``: negative before the stop, >= 0 from it on."""
+
+    @abc.abstractmethod
+    def __call__(self, flow: Any, s: Array, Y: Array) -> Array:
+        """Value of g."""
+
+
+class TimeEvent(AbstractEvent):
+    """ln(1+t) - ln(1+t_stop), for clocks in which time is a state."""
+
+    threshold: Array
+
+    def __call__(self, flow, s, Y):
+        return flow.log1p_t(s, Y) - self.threshold
+
+
+class LossEvent(AbstractEvent):
+    """ln L_stop - ln L."""
+
+    threshold: Array
+
+    def __call__(self, flow, s, Y):
+        return self.threshold - flow.chart.log_risk(flow.split(Y)[0])
+
+
+class GradientEvent(AbstractEvent):
+    """ln g_stop - ln |grad L|."""
+
+    threshold: Array
+
+    def __call__(self, flow, s, Y):
+        return self.threshold - jnp.log(flow.chart.gradient_norm(flow.split(Y)[0]))
+
+
+class DirectionEvent(AbstractEvent):
+    """ln tol - ln(rate of turning of the direction per unit of ln(1+t))."""
+
+    threshold: Array
+
+    def __call__(self, flow, s, Y):
+        return self.threshold - jnp.log(flow.chart.turning(flow.split(Y)[0], flow.t(s, Y)))
+
+
+class StageEndEvent(AbstractEvent):
+    """The end of the chart's validity, not a stop of the user's."""
+
+    def __call__(self, flow, s, Y):
+        return flow.stage_end(s, Y)
+
+
+class LogTimeMeasure(eqx.Module):
+    """ln(1+t) as the variable in which save points are given."""
+
+    def __call__(self, flow: Any, s: Array, Y: Array) -> Array:
+        return flow.log1p_t(s, Y)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a condition means for one flow.
+
+    Attributes
+    ----------
+    s_end : float
+        End of the clock's interval; inf if no condition fixes it.
+    end_label : str
+        The condition that fixes ``s_end``.
+    events : tuple of AbstractEvent
+    labels : tuple of str
+        The condition behind each event.
+    step_cap : int or None
+    """
+
+    s_end: float = np.inf
+    end_label: str = ""
+    events: tuple[AbstractEvent, ...] = ()
+    labels: tuple[str, ...] = ()
+    step_cap: int | None = None
+
+
+class AbstractUntil(abc.ABC):
+    """A stopping condition."""
+
+    @abc.abstractmethod
+    def resolve(self, flow: Any) -> Resolved:
+        """Translate into an end of the clock, events and a cap on steps."""
+
+    def __or__(self, other: AbstractUntil) -> AbstractUntil:
+        if not isinstance(other, AbstractUntil):
+            return NotImplemented
+        parts = [*_parts(self), *_parts(other)]
+        return Any_(tuple(parts))
+
+
+def _parts(until: AbstractUntil) -> tuple[AbstractUntil, ...]:
+    return until.parts if isinstance(until, Any_) else (until,)
+
+
+@dataclass(frozen=True)
+class Any_(AbstractUntil):
+    """The first of several conditions; made by ``|``."""
+
+    parts: tuple[AbstractUntil, ...]
+
+    def resolve(self, flow: Any) -> Resolved:
+        s_end, end_label, step_cap = np.inf, "", None
+        events: list[AbstractEvent] = []
+        labels: list[str] = []
+        for part in self.parts:
+            one = part.resolve(flow)
+            if one.s_end < s_end:
+                s_end, end_label = one.s_end, one.end_label
+            events.extend(one.events)
+            labels.extend(one.labels)
+            if one.step_cap is not None:
+                step_cap = one.step_cap if step_cap is None else min(step_cap, one.step_cap)
+        return Resolved(s_end, end_label, tuple(events), tuple(labels), step_cap)
+
+    def __repr__(self) -> str:
+        return " | ".join(map(repr, self.parts))
+
+
+@dataclass(frozen=True)
+class Time(AbstractUntil):
+    """t = ``log_t``'s exponential, kept as ln(1+t) so that t may exceed any float."""
+
+    log1p_t: float
+    label: str
+
+    def resolve(self, flow: Any) -> Resolved:
+        # np.expm1 overflows beyond t ~ 1e308; only the physical clock needs t itself.
+        if flow.clock.name == "log":
+            return Resolved(self.log1p_t, self.label)
+        if flow.clock.states:
+            event = TimeEvent(jnp.asarray(self.log1p_t))
+            return Resolved(events=(event,), labels=(self.label,))
+        with np.errstate(over="ignore"):
+            t = float(np.expm1(self.log1p_t))
+        if not np.isfinite(t):
+            raise fail("until", self, "overflows the physical clock", "pass clock='log'")
+        return Resolved(flow.s_of_t(t), self.label)
+
+    def __repr__(self) -> str:
+        return self.label
+
+
+@dataclass(frozen=True)
+class PhysicalTime(Time):
+    """t itself, so that the physical clock ends at exactly the number given."""
+
+    t: float
+
+    def resolve(self, flow: Any) -> Resolved:
+        s_end = flow.s_of_t(self.t)
+        return super().resolve(flow) if s_end is None else Resolved(s_end, self.label)
+
+    def __repr__(self) -> str:
+        return self.label
+
+
+@dataclass(frozen=True)
+class Clock(AbstractUntil):
+    """A value of the clock."""
+
+    s: float
+
+    def resolve(self, flow: Any) -> Resolved:
+        return Resolved(self.s, repr(self))
+
+    def __repr__(self) -> str:
+        return f"clock({self.s!r})"
+
+
+@dataclass(frozen=True)
+class Threshold(AbstractUntil):
+    """A quantity of the flow falls to a value; compared as logarithms."""
+
+    kind: str
+    value: float
+
+    def resolve(self, flow: Any) -> Resolved:
+        event = _EVENTS[self.kind](jnp.asarray(np.log(self.value)))
+        return Resolved(events=(event,), labels=(repr(self),))
+
+    def __repr__(self) -> str:
+        return f"{self.kind}({self.value!r})"
+
+
+_EVENTS: dict[str, Any] = {
+    "loss": LossEvent,
+    "gradient": GradientEvent,
+    "direction": DirectionEvent,
+}
+
+
+@dataclass(frozen=True)
+class Steps(AbstractUntil):
+    """A number of accepted steps."""
+
+    n: int
+
+    def resolve(self, flow: Any) -> Resolved:
+        return Resolved(step_cap=self.n)
+
+    def __repr__(self) -> str:
+        return f"steps({self.n})"
+
+
+def time(t: float) -> AbstractUntil:
+    """Stop at physical time ``t`` > 0."""
+    t = check_positive("t", t)
+    return PhysicalTime(float(np.log1p(t)), f"time({t!r})", t)
+
+
+def log_time(log_t: float) -> AbstractUntil:
+    """Stop at ln t = ``log_t`` (for times beyond floating point)."""
+    log_t = check_real("log_t", log_t)
+    return Time(float(np.logaddexp(0.0, log_t)), f"log_time({log_t!r})")
+
+
+def clock(s: float) -> AbstractUntil:
+    """Stop at clock value ``s`` > 0 of whatever clock the flow runs on."""
+    return Clock(check_positive("s", s))
+
+
+def loss(value: float) -> AbstractUntil:
+    """Stop when L <= ``value`` > 0 (compared as ln L, which does not underflow)."""
+    return Threshold("loss", check_positive("value", value))
+
+
+def gradient(value: float) -> AbstractUntil:
+    """Stop when the norm of the gradient is <= ``value`` > 0."""
+    return Threshold("gradient", check_positive("value", value))
+
+
+def direction(tol: float) -> AbstractUntil:
+    r"""Stop when the direction u of the parameters turns slower than ``tol``.
+
+    The rate is per unit of ln(1+t): :math:`\\|(I-uu^\\top)\\dot\\theta\\|(1+t)/\\|\\theta\\|`. It says
+    how fast the direction moves, not how far it is from its limit.
+    """
+    return Threshold("direction", check_positive("tol", tol))
+
+
+def steps(n: int) -> AbstractUntil:
+    """Stop after ``n`` >= 1 accepted steps."""
+    return Steps(check_integer("n", n, minimum=1))
+
+
+def check_until(value: Any) -> AbstractUntil:
+    """Return ``value`` if it is a stopping condition."""
+    if not isinstance(value, AbstractUntil):
+        raise fail(
+            "until", value, "is not a stopping condition", "pass for example gf.until.time(1e6)"
+        )
+    return value
+
+
+__all__ = ["clock", "direction", "gradient", "log_time", "loss", "steps", "time"]

@@ -1,0 +1,52 @@
+"""What every risk offers: a value, its logarithm, a gradient, and a description.
+
+A risk L(θ) is a scalar function of a parameter pytree. Flows follow −∇L; they ask a risk for
+nothing but what stands here. A new risk is one new subclass.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from gradflow.models.networks import AbstractNetwork
+
+
+class AbstractRisk(eqx.Module):
+    """A scalar function L(θ) of the parameters of a network (or of any pytree).
+
+    Attributes
+    ----------
+    net : AbstractNetwork or None
+        The network whose parameters θ are; None when θ is a bare pytree.
+    """
+
+    net: eqx.AbstractVar[AbstractNetwork | None]
+
+    @abstractmethod
+    def __call__(self, params: Any) -> jax.Array:
+        """Return L(θ), a 0-d float64 array."""
+
+    @abstractmethod
+    def log(self, params: Any) -> jax.Array:
+        """Return ln L(θ), exact where L(θ) underflows if the loss allows it."""
+
+    @abstractmethod
+    def gradient(self, params: Any) -> Any:
+        """Return ∇L(θ), shaped like θ, zero on the entries that are not trained."""
+
+    def as_params(self, value: Any) -> Any:
+        """Return ``value`` as parameters of this risk; a ``ValueError`` when it cannot be."""
+        return value if self.net is None else self.net.as_params(value)
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """A short readable name."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return a JSON-able description."""

@@ -1,0 +1,131 @@
+"""Any scalar JAX function of a pytree as a risk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from gradflow.risks.base import AbstractRisk
+from gradflow.validation import check_array, fail
+
+
+class FunctionRisk(AbstractRisk):
+    """``L(θ) = fn(θ)`` for a function written in JAX.
+
+    Parameters
+    ----------
+    fn : callable
+        Takes a pytree of float64 arrays, returns one float64 number (a 0-d array). Kinks of ``fn``
+        are differentiated as JAX does.
+    log_fn : callable, optional
+        ``ln fn``, for a function that underflows; default: the logarithm of ``fn``.
+    label : str, optional
+        A readable name; default: that of ``fn``.
+    """
+
+    fn: Callable[[Any], jax.Array]
+    log_fn: Callable[[Any], jax.Array] | None
+    label: str = eqx.field(static=True)
+    net: None
+
+    def __init__(
+        self,
+        fn: Callable[[Any], jax.Array],
+        log_fn: Callable[[Any], jax.Array] | None = None,
+        label: str | None = None,
+    ) -> None:
+        for argument, value in (("fn", fn), ("log_fn", log_fn)):
+            if not callable(value) and not (argument == "log_fn" and value is None):
+                raise fail(argument, value, "is not callable", "pass a function of the parameters")
+        self.fn, self.log_fn, self.net = fn, log_fn, None
+        self.label = getattr(fn, "__name__", type(fn).__name__) if label is None else str(label)
+
+    @property
+    def name(self) -> str:
+        return f"FunctionRisk({self.label})"
+
+    def as_params(self, value: Any) -> Any:
+        """Return ``value`` with every leaf a finite float64 JAX array.
+
+        Raises
+        ------
+        ValueError
+            If there is no leaf, or a leaf is not a finite float64 array (or an int, converted).
+        """
+        leaves, structure = jax.tree_util.tree_flatten_with_path(value)
+        if not leaves:
+            raise fail("params", value, "holds no array", "pass a pytree of float64 arrays")
+        checked = [_leaf("params" + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+        return jax.tree_util.tree_unflatten(structure, checked)
+
+    def __call__(self, params: Any) -> jax.Array:
+        return _value(self, self.as_params(params))
+
+    def log(self, params: Any) -> jax.Array:
+        """Return ``log_fn(θ)`` if given, else ln fn(θ): −inf at 0, NaN where fn is negative."""
+        return _log_value(self, self.as_params(params))
+
+    def gradient(self, params: Any) -> Any:
+        return _gradient(self, self.as_params(params))
+
+    def log_gradient(self, params: Any) -> Any:
+        """Return ``∇ ln L(θ)``."""
+        return _log_gradient(self, self.as_params(params))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the name only: a function cannot be written to a file and read back."""
+        return {"risk": "function", "name": self.label}
+
+
+def _leaf(argument: str, value: Any) -> jax.Array:
+    if isinstance(value, Tracer):
+        if value.dtype != jnp.float64:
+            raise fail(argument, value, f"has dtype {value.dtype}", "pass a float64 array")
+        return value
+    if isinstance(value, (str, bytes, bool)):
+        raise fail(argument, value, "is not an array", "pass a float64 array")
+    return jnp.asarray(check_array(argument, value, (None,) * np.ndim(value)))
+
+
+def _scalar(argument: str, value: Any) -> jax.Array:
+    shape, dtype = jnp.shape(value), jnp.result_type(value)
+    if shape != () or dtype != jnp.float64:
+        problem = f"returns shape {shape} and dtype {dtype}"
+        raise fail(argument, "<function>", problem, "return one float64 number")
+    return jnp.asarray(value)
+
+
+def _value_of(risk: FunctionRisk, params: Any) -> jax.Array:
+    return _scalar("fn", risk.fn(params))
+
+
+def _log_of(risk: FunctionRisk, params: Any) -> jax.Array:
+    if risk.log_fn is None:
+        return jnp.log(_value_of(risk, params))
+    return _scalar("log_fn", risk.log_fn(params))
+
+
+@eqx.filter_jit
+def _value(risk: FunctionRisk, params: Any) -> jax.Array:
+    return _value_of(risk, params)
+
+
+@eqx.filter_jit
+def _gradient(risk: FunctionRisk, params: Any) -> Any:
+    return jax.grad(lambda p: _value_of(risk, p))(params)
+
+
+@eqx.filter_jit
+def _log_value(risk: FunctionRisk, params: Any) -> jax.Array:
+    return _log_of(risk, params)
+
+
+@eqx.filter_jit
+def _log_gradient(risk: FunctionRisk, params: Any) -> Any:
+    return jax.grad(lambda p: _log_of(risk, p))(params)

@@ -1,0 +1,156 @@
+r"""Population risk on spherically symmetric data with a linear teacher.
+
+:math:`L(\theta)=E\,\ell(y f(x;\theta))`, :math:`y=\mathrm{sgn}(v\cdot x)`, x spherically symmetric in
+:math:`\mathbb R^d`. Exact reductions take the place of sampling: two numbers (R, θ) for linear nets, planar
+integrals of radial functions for two neurons. Sources: `lin2021directional`, `lin2021faster`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gradflow.models.activations import LeakyReLU
+from gradflow.models.laws import SphericalLaw
+from gradflow.models.losses import AbstractMarginLoss, logistic
+from gradflow.models.networks import DeepLinear, LinearParams, LinearPredictor, TwoLayer
+from gradflow.models.teachers import LinearTeacher
+from gradflow.risks.base import AbstractRisk
+from gradflow.risks.linear_reduction import AbstractLinearReduction, linear_reduction
+from gradflow.risks.margin_quadrature import TwoNeuronQuadrature
+from gradflow.risks.two_neuron import PlanarState, TwoNeuronReduction, planar_frame
+from gradflow.validation import fail
+
+
+class PopulationRisk(AbstractRisk):
+    r"""Population risk of a linear net (any depth) or a two-neuron net against a linear teacher.
+
+    Parameters
+    ----------
+    net : LinearPredictor, DeepLinear or TwoLayer
+        A ``TwoLayer`` net must have width 2, no bias and a (leaky) ReLU or linear activation.
+    loss : AbstractMarginLoss
+        ``gf.logistic``, ``gf.exponential`` or ``gf.hinge``.
+    law : SphericalLaw
+        Law of the inputs, of the net's dimension.
+    teacher : LinearTeacher
+        The unit vector :math:`v` of the labels :math:`y=\mathrm{sgn}(v\cdot x)`.
+
+    Raises
+    ------
+    ValueError
+        If dimensions disagree or the net, loss or law has no reduction.
+
+    Notes
+    -----
+    With logistic loss the teacher enters linearly,
+    :math:`L=E\ln2\cosh(f/2)-\tfrac{(1+\alpha)c_0}{2\pi}\sum_i a_i\,v\cdot w_i` for two neurons,
+    and :math:`L=E\ln(1+e^{-R|x_1|})+\tfrac{c_0}\pi(R-v\cdot w)` for a linear net. Source: `lin2021faster`.
+    """
+
+    net: Any
+    loss: AbstractMarginLoss
+    law: SphericalLaw = eqx.field(static=True)
+    teacher: LinearTeacher
+    reduction: Any
+
+    def __init__(self, net: Any, loss: AbstractMarginLoss, law: SphericalLaw, teacher: LinearTeacher):
+        if not isinstance(net, (LinearPredictor, DeepLinear, TwoLayer)):
+            raise fail("net", net, "has no population risk", "pass LinearPredictor, DeepLinear or TwoLayer")
+        if not isinstance(loss, AbstractMarginLoss):
+            raise fail("loss", loss, "is not a margin loss", "pass gf.logistic, gf.exponential or gf.hinge")
+        if not isinstance(law, SphericalLaw):
+            raise fail("law", law, "is not a spherically symmetric law", "pass for example gf.Gaussian(d)")
+        if not isinstance(teacher, LinearTeacher):
+            raise fail("teacher", teacher, "is not a linear teacher", "pass gf.LinearTeacher(v)")
+        dims = {"net": net.dim, "law": law.dim, "teacher": teacher.direction.shape[0]}
+        if len(set(dims.values())) != 1:
+            raise fail("dim", dims, "net, law and teacher differ in dimension", "make them equal")
+        self.net, self.loss, self.law, self.teacher = net, loss, law, teacher
+        if isinstance(net, TwoLayer):
+            if net.width != 2 or net.bias:
+                raise fail(
+                    "net", net, "the population risk is reduced for two neurons without bias",
+                    "pass TwoLayer(dim, width=2), or sample the law and use EmpiricalRisk",
+                )
+            if not isinstance(net.activation, LeakyReLU):
+                raise fail(
+                    "net.activation", net.activation.name, "has no exact reduction",
+                    "pass gf.relu, gf.leaky_relu(alpha) or gf.linear",
+                )
+            slope = net.activation.slope
+            if loss is logistic or type(loss) is type(logistic):
+                self.reduction = TwoNeuronReduction(law.radial, slope, (1, -1))
+            else:
+                self.reduction = TwoNeuronQuadrature(loss, law, slope)
+        else:
+            self.reduction = linear_reduction(loss, law)
+
+    @property
+    def name(self) -> str:
+        return "population"
+
+    def end_to_end(self, params: Any) -> Array:
+        """The linear net's vector :math:`w_e` with :math:`f(x)=w_e\\cdot x`, shape (d,)."""
+        return params.weight if isinstance(params, LinearParams) else self.net.end_to_end(params)
+
+    def _planar(self, params: Any) -> tuple[TwoNeuronReduction, PlanarState, Array, Array]:
+        """Reduction, state, frame and signs of a two-neuron net with logistic loss."""
+        signs = jnp.where(params.outer >= 0, 1.0, -1.0)
+        slope = self.net.activation.slope
+        reduction = TwoNeuronReduction.with_traced_signs(self.law.radial, slope, signs)
+        omega = signs[:, None] * params.inner
+        v = jnp.asarray(self.teacher.direction)
+        frame = jax.lax.stop_gradient(planar_frame(omega, v))
+        state = PlanarState(omega @ v, omega @ frame[1:].T, jnp.zeros(()), signs * params.outer)
+        return reduction, state, frame, signs
+
+    def __call__(self, params: Any) -> Array:
+        params = self.net.as_params(params)
+        v = jnp.asarray(self.teacher.direction)
+        if isinstance(self.reduction, AbstractLinearReduction):
+            return self.reduction.value_of(self.end_to_end(params), v)
+        if isinstance(self.reduction, TwoNeuronQuadrature):
+            return self.reduction.value(params.inner, params.outer, v)
+        reduction, state, _, _ = self._planar(params)
+        return reduction.value(state)
+
+    def log(self, params: Any) -> Array:
+        return jnp.log(self(params))
+
+    def gradient(self, params: Any) -> Any:
+        params = self.net.as_params(params)
+        v = jnp.asarray(self.teacher.direction)
+        if isinstance(self.reduction, AbstractLinearReduction):
+            w, pull_back = jax.vjp(self.end_to_end, params)
+            return self.net.freeze(pull_back(self.reduction.gradient_of(w, v))[0])
+        if isinstance(self.reduction, TwoNeuronQuadrature):
+            inner, outer = self.reduction.gradient(params.inner, params.outer, v)
+        else:
+            reduction, state, frame, signs = self._planar(params)
+            force_z, force_q = reduction.force(state)
+            force = force_z[:, None] * v[None, :] + force_q @ frame[1:]
+            # e_i = a_i w_i: dL/dw_i = -a_i F_i, dL/da_i = -w_i . F_i
+            inner = -params.outer[:, None] * force
+            outer = -jnp.sum(params.inner * force, axis=-1)
+        zero = jax.tree.map(jnp.zeros_like, params)
+        filled = eqx.tree_at(lambda p: (p.inner, p.outer), zero, (inner, outer))
+        return self.net.freeze(filled)
+
+    def sample(self, key: Array, n: int) -> tuple[Array, Array]:
+        """``n`` labelled inputs: X of shape (n, d) and y = sgn(v·x) of shape (n,)."""
+        x = self.law.sample(key, n)
+        return x, self.teacher.label(x)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "risk": "population",
+            "net": self.net.describe(),
+            "loss": self.loss.describe(),
+            "law": self.law.describe(),
+            "teacher": self.teacher.describe(),
+        }

@@ -1,0 +1,266 @@
+"""Dominant balance: exponents, constants and corrections of R' = b R^(-m) (1 + k2/R^2 + ...).
+
+The scalar equation is separated and integrated term by term, Phi(R) = b (t + tau), and inverted
+as a series in two small quantities, eps = 1/t (the start, through tau) and eta = (a b t)^(-2/a)
+(the expansion of h), a = m + 1.  A quantity with a known derivative along R is then expanded in
+t by substitution.  Nothing here knows a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import sympy as sp
+
+from gradflow.symbolic.notation import N, R, expr, kappa, t, tau
+
+_small, _eps, _eta = sp.symbols("small eps eta", positive=True)
+_log = sp.Symbol("log_scale", real=True)
+
+Term = tuple[sp.Expr, sp.Expr]
+
+
+def leading_power_law(coefficient: sp.Expr, power: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+    """Solve R' = coefficient * R^power by R = constant * t^exponent.
+
+    Returns
+    -------
+    exponent, constant
+        From balancing the powers of t, then the prefactors.
+    """
+    exponent_symbol = sp.Symbol("beta")
+    (exponent,) = sp.solve(sp.Eq(exponent_symbol - 1, power * exponent_symbol), exponent_symbol)
+    exponent = sp.factor(exponent)
+    # constant * exponent = coefficient * constant^power
+    constant = sp.powsimp(sp.simplify(coefficient / exponent) ** (sp.factor(1 / (1 - power))))
+    return exponent, expr(constant)
+
+
+@dataclass(frozen=True)
+class Separated:
+    """Phi(R) = b (t + tau) with Phi' = R^m (1 + i_1/R^2 + i_2/R^4 + ...).
+
+    Attributes
+    ----------
+    speed : Expr
+        b.
+    power : Expr
+        m >= 0, so that R' ~ b R^(-m).
+    inverse : tuple of Expr
+        1, i_1, i_2, ...: the series of 1/(1 + k2/R^2 + ...) in 1/R^2.
+    """
+
+    speed: sp.Expr
+    power: sp.Expr
+    inverse: tuple[sp.Expr, ...]
+
+    @property
+    def a(self) -> sp.Expr:
+        """m + 1, the power of R in the leading term of Phi."""
+        return self.power + 1
+
+    def leading(self) -> tuple[sp.Expr, sp.Expr]:
+        """Exponent and constant of R ~ constant * t^exponent."""
+        return leading_power_law(self.speed, -self.power)
+
+    def phi(self, variable: sp.Expr = R, order: int = 2) -> sp.Expr:
+        """Phi, integrated term by term (a power, or a logarithm)."""
+        return integrate_terms(
+            [(i, self.power - 2 * j) for j, i in enumerate(self.inverse[: order + 1])], variable
+        )
+
+    def implicit(self, variable: sp.Expr = R, shift: sp.Expr = tau, order: int = 2) -> sp.Eq:
+        """The implicit law Phi(R) = b (t + tau)."""
+        return sp.Eq(self.phi(variable, order), self.speed * (t + shift), evaluate=False)
+
+    def along(self, rate: sp.Expr, order: int = 3) -> list[Term]:
+        """Terms (coefficient, power of R) of dQ/dR for Q' = ``rate``, a multiple of a power of R.
+
+        dQ/dR = rate / R' = (rate/b) R^m (1 + i_1/R^2 + ...).
+        """
+        base = sp.powsimp(sp.simplify(rate / self.speed * R**self.power))
+        coefficient, power = base.as_independent(R)
+        exponent = sp.simplify(R * sp.diff(power, R) / power)
+        return [(coefficient * i, exponent - 2 * j) for j, i in enumerate(self.inverse[: order + 1])]
+
+
+def separate(rate: sp.Expr, bracket: sp.Expr, order: int = 3) -> Separated:
+    """Separate R' = rate * bracket.
+
+    Parameters
+    ----------
+    rate : Expr
+        A multiple of a power of R: the leading part.
+    bracket : Expr
+        1 + k2/R^2 + ..., the series that multiplies it.
+    """
+    rate = sp.powsimp(sp.expand_power_exp(rate))
+    speed, monomial = rate.as_independent(R)
+    power = sp.simplify(-R * sp.diff(monomial, R) / monomial)
+    inverse_square = sp.Symbol("inverse_square", positive=True)
+    reciprocal = sp.series(
+        1 / bracket.subs(R, 1 / sp.sqrt(inverse_square)), inverse_square, 0, order + 1
+    ).removeO()
+    inverse = tuple(sp.expand(reciprocal).coeff(inverse_square, j) for j in range(order + 1))
+    return Separated(expr(speed), expr(power), inverse)
+
+
+def integrate_terms(terms: Sequence[Term], variable: sp.Expr = R) -> sp.Expr:
+    """Integrate sum c R^e term by term, without a constant."""
+    total = sp.S.Zero
+    for coefficient, power in terms:
+        if sp.simplify(power + 1) == 0:
+            total += coefficient * sp.log(variable)
+        else:
+            total += coefficient * variable ** sp.simplify(power + 1) / sp.simplify(power + 1)
+    return expr(total)
+
+
+# -- the series in time -----------------------------------------------------------------------
+
+
+def _truncate(expression: sp.Expr, degree: int) -> sp.Expr:
+    """Drop powers of the book-keeping parameter beyond ``degree``."""
+    expanded = sp.expand(expression)
+    return expr(sum(expanded.coeff(_small, n) * _small**n for n in range(degree + 1)))
+
+
+def _power(base: sp.Expr, exponent: sp.Expr, degree: int) -> sp.Expr:
+    """(1 + v)^exponent for v = base - 1 = O(small), truncated."""
+    v, product, total = base - 1, sp.S.One, sp.S.One
+    for n in range(1, degree + 1):
+        product = _truncate(product * v, degree)
+        total += sp.ff(exponent, n) / sp.factorial(n) * product
+    return expr(total)
+
+
+def _logarithm(base: sp.Expr, degree: int) -> sp.Expr:
+    """ln(1 + v) for v = base - 1 = O(small), truncated."""
+    v, product, total = base - 1, sp.S.One, sp.S.Zero
+    for n in range(1, degree + 1):
+        product = _truncate(product * v, degree)
+        total += sp.Rational((-1) ** (n - 1), n) * product
+    return expr(total)
+
+
+@lru_cache(maxsize=64)
+def norm_ratio(a: sp.Expr, inverse: tuple[sp.Expr, ...], degree: int) -> sp.Expr:
+    """y = R / (a b t)^(1/a) as a polynomial in eps, eta, ln(a b t), to total ``degree``.
+
+    Iterates y^a = 1 + tau eps - sum_j a i_j eta^j y^(a-2j)/(a-2j); each pass gains one order.
+    """
+    ratio = sp.S.One
+    for n in range(1, degree + 1):
+        right = 1 + tau * _eps * _small
+        for j, i in enumerate(inverse[1 : n + 1], start=1):
+            gap = sp.cancel(a - 2 * j)
+            scale = a * i * (_eta * _small) ** j
+            if gap == 0:
+                right -= scale * (_log / a + _logarithm(ratio, n))
+            else:
+                right -= scale * _power(ratio, gap, n) / gap
+        ratio = _truncate(_power(_truncate(right, n), 1 / a, n), n)
+    return ratio
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """constant * t^exponent * (1 + sum coefficient * t^power * ln(t)^log_power)."""
+
+    exponent: sp.Expr
+    constant: sp.Expr
+    corrections: tuple[tuple[sp.Expr, int], ...]
+    coefficients: tuple[sp.Expr, ...]
+
+
+def in_time(
+    law: Separated, terms: Sequence[Term], degree: int | None = None, offset: sp.Expr | None = None
+) -> PowerLaw:
+    """Expand a quantity given by its terms along R as a power law in t with corrections.
+
+    Parameters
+    ----------
+    law : Separated
+        The law of R.
+    terms : sequence of (coefficient, power)
+        The quantity Q = sum c R^e, leading term first, powers falling by 2; ``power`` 0 after
+        the first term stands for ln R.
+    degree : int, optional
+        Total order kept; 3 for a numeric a, 1 for a symbolic one.
+    offset : Expr, optional
+        An additive constant of Q (start dependent).
+    """
+    numeric = bool(law.a.is_number)
+    degree = (3 if numeric else 1) if degree is None else degree
+    ratio = norm_ratio(law.a, law.inverse, degree)
+    leading, exponent = terms[0]
+    relative = _power(ratio, exponent, degree)
+    for j, (coefficient, power) in enumerate(terms[1:], start=1):
+        factor = sp.cancel(coefficient / leading) * (_eta * _small) ** j
+        if power == 0:
+            # ln R = (ln(a b t))/a + ln y; the power of eta is that of R^(-exponent).
+            relative += factor * (_log / law.a + _logarithm(ratio, degree))
+        else:
+            relative += factor * _power(ratio, power, degree)
+    if offset is not None:
+        relative += offset / leading * (_eta * _small) ** (exponent / 2)
+    relative = sp.expand(_truncate(relative, degree).subs(_small, 1))
+    scale = sp.factor(sp.expand(law.a * law.speed))
+    constant = _constant(leading, scale, sp.factor(exponent / law.a))
+    corrections = _collect(relative, law, scale, degree if numeric else None)
+    return PowerLaw(
+        expr(sp.factor(exponent / law.a)),
+        expr(constant),
+        tuple(key for key, _ in corrections),
+        tuple(value for _, value in corrections),
+    )
+
+
+def _collect(
+    relative: sp.Expr, law: Separated, scale: sp.Expr, degree: int | None
+) -> list[tuple[tuple[sp.Expr, int], sp.Expr]]:
+    """Turn a polynomial in eps, eta, ln(a b t) into terms t^power ln(t)^k, largest first.
+
+    With a numeric a, powers that a longer series would still change are dropped.
+    """
+    step = sp.factor(2 / law.a)
+    smallest = None if degree is None else -(degree + 1) * min(sp.S.One, step)
+    # A plain symbol for a b: the coefficients stay polynomials, and zeros are seen by expanding.
+    whole = sp.Symbol("whole", positive=True)
+    found: dict[tuple[sp.Expr, int], sp.Expr] = {}
+    for (in_eps, in_eta, in_log), coefficient in sp.Poly(relative, _eps, _eta, _log).terms():
+        if in_eps == in_eta == 0:
+            continue
+        power = sp.factor(-in_eps - in_eta * step)
+        if smallest is not None and power <= smallest:
+            continue
+        # ln(a b t)^n = (ln t + ln(a b))^n
+        for k in range(in_log + 1):
+            share = sp.binomial(in_log, k) * sp.log(whole) ** (in_log - k)
+            value = sp.factor(coefficient) * whole ** (-in_eta * step) * share
+            found[power, k] = found.get((power, k), sp.S.Zero) + value
+    kept = [
+        (key, expr(sp.factor_terms(value).subs(whole, scale)))
+        for key, value in found.items()
+        if not _vanishes(value)
+    ]
+    if degree is not None:
+        kept.sort(key=lambda item: (-item[0][0], -item[0][1]))
+    return kept
+
+
+def _vanishes(value: sp.Expr) -> bool:
+    """Whether a polynomial in k2, k4, k6, tau, a power and a logarithm is zero."""
+    return sp.expand(value) == 0 or sp.cancel(sp.expand(value)) == 0
+
+
+def _constant(leading: sp.Expr, scale: sp.Expr, exponent: sp.Expr) -> sp.Expr:
+    """leading * scale^exponent, with powers of kappa gathered into the scale."""
+    if scale.has(kappa) and scale.has(N):
+        whole = sp.Symbol("whole", positive=True)
+        (value,) = sp.solve(sp.Eq(scale, whole), kappa)
+        gathered = sp.powsimp(sp.simplify(leading.subs(kappa, value) * whole**exponent))
+        return expr(gathered.subs(whole, scale))
+    return expr(sp.powsimp(leading * scale**exponent))

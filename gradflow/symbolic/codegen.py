@@ -1,0 +1,125 @@
+"""Derived expressions as JAX functions (sympy.lambdify), the special functions given by an object.
+
+``radial`` is any object with methods h, psi_prime, psi_bar (elementwise, jittable) and a field c0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from gradflow.symbolic import notation as nt
+from gradflow.validation import fail
+
+NODES = 48
+
+
+@lru_cache(maxsize=1)
+def _gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights on [0, 1]."""
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    return (nodes + 1) / 2, weights / 2
+
+
+def wedge_pull(radial: Any, m: Any, angle: Any) -> Any:
+    """C(M, a) = (1/2 pi) int_0^a Psi'(M sin u) sin u du for 0 <= a <= pi.
+
+    Psi' rises from 0 to c0/2 over u ~ 1/M, so u = a sinh(T x)/sinh T with T = asinh(M a/2) spreads
+    the rise over the unit interval before Gauss-Legendre. Beyond a right angle the reflection
+    C(M, a) = c0/(2 pi) - h(M)/2 - C(M, pi - a) is used.
+    """
+    import jax.numpy as jnp
+
+    nodes, weights = _gauss_legendre()
+    m, angle = jnp.asarray(m, float), jnp.asarray(angle, float)
+    acute = jnp.where(angle > jnp.pi / 2, jnp.pi - angle, angle)
+    stretch = jnp.arcsinh(m * acute / 2)
+    flat = stretch < 1e-4  # then the map is the identity to 1e-9 of a smooth integrand's argument
+    safe = jnp.where(flat, 1.0, stretch)
+    where = jnp.asarray(nodes)
+    x = safe[..., None] * where
+    at = jnp.where(
+        flat[..., None],
+        acute[..., None] * where,
+        acute[..., None] * jnp.sinh(x) / jnp.sinh(safe)[..., None],
+    )
+    slope = jnp.where(
+        flat[..., None],
+        acute[..., None] * jnp.ones_like(where),
+        (acute * safe / jnp.sinh(safe))[..., None] * jnp.cosh(x),
+    )
+    values = radial.psi_prime(m[..., None] * jnp.sin(at)) * jnp.sin(at) * slope
+    near = jnp.sum(jnp.asarray(weights) * values, axis=-1) / (2 * jnp.pi)
+    return jnp.where(angle > jnp.pi / 2, radial.c0 / (2 * jnp.pi) - radial.h(m) / 2 - near, near)
+
+
+def wedge_push(radial: Any, m: Any, angle: Any) -> Any:
+    """S(M, a) = Psibar(M sin a) / (2 pi M), 0 at M = 0."""
+    import jax.numpy as jnp
+
+    m = jnp.asarray(m, float)
+    safe = jnp.where(m > 0, m, 1.0)
+    return jnp.where(m > 0, radial.psi_bar(m * jnp.sin(angle)) / (2 * jnp.pi * safe), 0.0)
+
+
+def functions(radial: Any) -> dict[str, Callable[..., Any]]:
+    """The numerical counterparts of the special functions of ``notation``."""
+    import jax.numpy as jnp
+
+    return {
+        "h": radial.h,
+        "Psiprime": radial.psi_prime,
+        "Psibar": radial.psi_bar,
+        "C": lambda m, angle: wedge_pull(radial, m, angle),
+        "S": lambda m, angle: wedge_push(radial, m, angle),
+        "versine": lambda angle: 2 * jnp.sin(angle / 2) ** 2,
+    }
+
+
+def compile_expressions(
+    expressions: Sequence[sp.Expr],
+    arguments: Sequence[sp.Symbol],
+    radial: Any,
+    extra: dict[str, Callable[..., Any]] | None = None,
+) -> Callable[..., list[Any]]:
+    """``sympy.lambdify`` with common subexpressions shared and c0 taken from ``radial``.
+
+    Raises
+    ------
+    ValueError
+        If a symbol other than the arguments and c0 is left.
+    """
+    left = set().union(*(e.free_symbols for e in expressions)) - {*arguments, nt.c0}
+    if left:
+        names = ", ".join(sorted(map(str, left)))
+        raise fail(
+            names, None, "is still a symbol in the vector field", "derive with a number for it"
+        )
+    numeric = {**functions(radial), **(extra or {})}
+    generated = sp.lambdify(
+        [nt.c0, *arguments], list(expressions), modules=[numeric, "jax"], cse=True
+    )
+    return lambda *values: generated(radial.c0, *values)
+
+
+def array_field(
+    expressions: Sequence[sp.Expr], state: Sequence[sp.Symbol], radial: Any
+) -> Callable[[Any], Any]:
+    """``field(state_array) -> derivative_array``."""
+    import jax.numpy as jnp
+
+    compiled = compile_expressions(expressions, state, radial)
+    length = len(state)
+
+    def derivative(values: Any) -> Any:
+        """d state/dt for a state array of shape (n,), in the order of ``Derivation.state``."""
+        values = jnp.asarray(values)
+        if values.shape != (length,):
+            raise fail("state", values.shape, "has the wrong shape", f"pass shape ({length},)")
+        return jnp.stack([jnp.asarray(v, float) for v in compiled(*values)])
+
+    return derivative

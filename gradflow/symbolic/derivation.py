@@ -1,0 +1,255 @@
+"""What a derivation hands back: steps, equations, rates, and ways to read and to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import sympy as sp
+
+from gradflow.symbolic import notation as nt
+from gradflow.symbolic.balance import PowerLaw
+from gradflow.validation import check_choice, fail
+
+
+class Step(NamedTuple):
+    """One step: what is done, and the equation it gives."""
+
+    explanation: str
+    equation: sp.Basic
+
+
+class NumericRate(NamedTuple):
+    """A rate with numbers put in; a start-dependent number is None."""
+
+    exponent: float
+    constant: float | None
+    corrections: tuple[tuple[float, int], ...]
+    coefficients: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """An asymptotic law: quantity ~ constant * v^exponent * (1 + sum c_k v^p_k ln(v)^l_k).
+
+    Attributes
+    ----------
+    name : str
+        Short name, for example ``"norm"``.
+    quantity : Expr
+        What grows or decays.
+    variable : Symbol
+        v: the time t, or a norm (R, S).
+    exponent : Expr
+        Limit of d ln(quantity) / d ln(v).
+    constant : Expr or None
+        Limit of quantity / v^exponent; None if it depends on the start in a way not derived.
+    corrections : tuple of (Expr, int)
+        (p_k, l_k), largest first for numeric powers: powers (negative) of v and of ln v,
+        relative to the leading term.
+    coefficients : tuple of Expr
+        c_k; those that hold tau or lambda0 depend on the start.
+    note : str
+        In what sense, and under which condition.
+    """
+
+    name: str
+    quantity: sp.Expr
+    variable: sp.Symbol
+    exponent: sp.Expr
+    constant: sp.Expr | None
+    corrections: tuple[tuple[sp.Expr, int], ...] = ()
+    coefficients: tuple[sp.Expr, ...] = ()
+    note: str = ""
+
+    @classmethod
+    def of(cls, name: str, quantity: sp.Expr, law: PowerLaw, note: str = "") -> Rate:
+        """Wrap a power law in t."""
+        return cls(
+            name,
+            quantity,
+            nt.t,
+            law.exponent,
+            law.constant,
+            law.corrections,
+            law.coefficients,
+            note,
+        )
+
+    @property
+    def leading(self) -> sp.Eq:
+        """quantity = constant * variable^exponent."""
+        constant = sp.Symbol("const") if self.constant is None else self.constant
+        return sp.Eq(self.quantity, constant * self.variable**self.exponent, evaluate=False)
+
+    @property
+    def correction(self) -> sp.Expr:
+        """The bracket 1 + sum c_k v^p_k ln(v)^l_k."""
+        v = self.variable
+        pairs = zip(self.corrections, self.coefficients, strict=True)
+        return nt.expr(1 + sum(c * v**p * sp.log(v) ** k for (p, k), c in pairs))
+
+    def evaluate(self, law: Any = None, **values: Any) -> NumericRate:
+        """Put numbers in.
+
+        Parameters
+        ----------
+        law : object, optional
+            Anything with attributes c0, p0 and, where the corrections need them, p2, p4, p6.
+        **values
+            c0, p0, p2, p4, p6, kappa, k2, k4, k6, alpha, N, tau, ...; they win over ``law``.
+
+        Raises
+        ------
+        ValueError
+            If the exponent, or a constant that does not depend on the start, is left symbolic.
+        """
+        table = numbers(law, **values)
+
+        def number(expression: sp.Expr | None, what: str) -> float | None:
+            if expression is None:
+                return None
+            value = expression.subs(table)
+            if value.is_number:
+                return float(value)
+            missing = {str(symbol) for symbol in value.free_symbols}
+            if what == "coefficient" or missing & _START:
+                return None
+            raise fail(what, expression, "is not a number yet", f"pass {', '.join(sorted(missing))}")
+
+        exponent = number(self.exponent, "exponent")
+        assert exponent is not None
+        powers = tuple((float(p.subs(table)), k) for p, k in self.corrections)
+        coefficients = tuple(number(c, "coefficient") for c in self.coefficients)
+        return NumericRate(exponent, number(self.constant, "constant"), powers, coefficients)
+
+
+_START = {"tau", "tau1", "tau2", "lambda0"}
+
+
+def numbers(law: Any = None, **values: Any) -> dict[sp.Symbol, Any]:
+    """A substitution table for the shared symbols, kappa and k2, k4, k6 filled in."""
+    from gradflow.symbolic.expansion import expand
+
+    known = {str(symbol): symbol for symbol in _SHARED}
+    for name, value in values.items():
+        if name not in known:
+            raise fail(name, value, "is not a symbol", "choose one of " + ", ".join(sorted(known)))
+    table = {known[name]: sp.sympify(value) for name, value in values.items()}
+    for symbol in (nt.c0, nt.p0, nt.p2, nt.p4, nt.p6):
+        value = getattr(law, str(symbol), None)
+        if value is not None and symbol not in table and sp.Float(float(value)).is_finite:
+            table[symbol] = sp.Float(float(value))
+    derived = {nt.kappa: nt.KAPPA, **expand("logistic").ratios}
+    for symbol, formula in derived.items():
+        value = formula.subs(table)
+        if symbol not in table and value.is_number:
+            table[symbol] = value
+    return table
+
+
+_SHARED = (
+    nt.c0, nt.p0, nt.p2, nt.p4, nt.p6, nt.kappa, nt.k2, nt.k4, nt.k6, nt.alpha, nt.N, nt.tau,
+    nt.tau1, nt.tau2, nt.lambda0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Derivation:
+    """A derivation from the definition of the risk to a reduced flow and its rates.
+
+    Attributes
+    ----------
+    name, title : str
+        Name given to ``derive``; a heading.
+    options : mapping
+        The options it was derived with.
+    assumptions : tuple of str
+        What is assumed.
+    steps : tuple of Step
+        (explanation, equation), from the definition of the risk on.
+    equations : dict of str to Eq
+        The reduced flow and the definitions it uses.
+    rates : dict of str to Rate
+        Asymptotic laws.
+    state : tuple of Symbol
+        The reduced coordinates, in the order the polar vector field uses.
+    expansion : Eq
+        h(R) at large R.
+    """
+
+    name: str
+    title: str
+    options: Mapping[str, Any]
+    assumptions: tuple[str, ...]
+    steps: tuple[Step, ...]
+    equations: dict[str, sp.Eq]
+    rates: dict[str, Rate]
+    state: tuple[sp.Symbol, ...] = ()
+    build_right_hand_side: Callable[[], tuple[sp.Expr, ...]] = field(default=tuple, repr=False)
+    expansion: sp.Eq | None = None
+    cartesian: Callable[..., Any] | None = field(default=None, repr=False)
+
+    @property
+    def right_hand_side(self) -> tuple[sp.Expr, ...]:
+        """Derivatives of ``state``, all abbreviations put in (built when asked for)."""
+        return self.build_right_hand_side()
+
+    def vector_field(self, radial: Any, coordinates: str = "polar") -> Callable[..., Any]:
+        """Generate a JAX-jittable vector field from the derived equations.
+
+        Parameters
+        ----------
+        radial : object
+            With methods ``h``, ``psi_prime``, ``psi_bar`` and attribute ``c0``.
+        coordinates : {"polar", "cartesian"}
+            ``"polar"``: ``field(state) -> d state/dt``, an array in the order of ``.state``.
+            ``"cartesian"``: ``field(weights, direction) -> d weights/dt`` for a teacher
+            ``direction`` v of shape (d,): weights (d,) for the linear predictor and for the
+            end-to-end vector of a deep linear net, (2, d) for two neurons (not coplanar with v
+            in general; fixed outer weights only).
+
+        Raises
+        ------
+        ValueError
+            If symbols other than the state are left (give ``depth=`` or ``slope=``), if the
+            loss is not the logistic, or if there is no Cartesian form.
+        """
+        from gradflow.symbolic import codegen
+
+        check_choice("coordinates", coordinates, ("polar", "cartesian"))
+        if not self.right_hand_side:
+            raise fail(
+                "radial",
+                type(radial).__name__,
+                f"the flow {self.title!r} is not a function of the radial functions",
+                "take the logistic loss",
+            )
+        if coordinates == "cartesian":
+            if self.cartesian is None:
+                raise fail("coordinates", coordinates, "not available here", "take 'polar'")
+            return self.cartesian(radial)
+        return codegen.array_field(self.right_hand_side, self.state, radial)
+
+    def text(self, width: int = 100) -> str:
+        """The derivation for a terminal: unicode, at most ``width`` columns."""
+        from gradflow.symbolic.printing import as_text
+
+        return as_text(self, width)
+
+    def latex(self) -> str:
+        r"""The derivation as a LaTeX fragment (for a document that loads amsmath, amssymb)."""
+        from gradflow.symbolic.printing import as_latex
+
+        return as_latex(self)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def renamed(self, prefix: str) -> dict[str, Rate]:
+        """The rates under ``prefix.name``, to be shown beside those of other regimes."""
+        return {
+            f"{prefix}.{key}": replace(rate, name=f"{prefix}.{key}")
+            for key, rate in self.rates.items()
+        }

@@ -1,0 +1,186 @@
+"""Derivations as text for a terminal and as LaTeX."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import sympy as sp
+from sympy.printing.pretty.pretty_symbology import line_width
+
+if TYPE_CHECKING:
+    from gradflow.symbolic.derivation import Derivation, Rate
+
+_INDENT = 4
+
+
+def _pretty(expression: Any) -> str:
+    """Unicode rendering, never wrapped by sympy (its wrapping cuts fractions in two)."""
+    return sp.pretty(expression, use_unicode=True, wrap_line=False)
+
+
+def columns(block: str) -> int:
+    """Width of the widest line, combining characters not counted."""
+    return max((line_width(line) for line in block.splitlines()), default=0)
+
+
+def _indent(block: str, by: int = _INDENT) -> str:
+    return textwrap.indent("\n".join(line.rstrip() for line in block.splitlines()), " " * by)
+
+
+def _groups(equation: sp.Eq, room: int) -> list[str]:
+    """The equation cut at top-level plus signs into blocks that fit ``room`` columns."""
+    terms = sp.Add.make_args(equation.rhs)
+    terms = equation.rhs.as_ordered_terms() if len(terms) > 1 else list(terms)
+    blocks: list[str] = []
+    current: list[sp.Expr] = []
+
+    def shown(chosen: list[sp.Expr]) -> str:
+        total = sp.Add(*chosen, evaluate=False) if len(chosen) > 1 else chosen[0]
+        if not blocks:
+            return _pretty(sp.Eq(equation.lhs, total, evaluate=False))
+        return _pretty(total)
+
+    for term in terms:
+        if current and columns(shown([*current, term])) > room:
+            blocks.append(shown(current))
+            current = []
+        current.append(term)
+    blocks.append(shown(current))
+    return blocks
+
+
+def equation_text(equation: Any, width: int) -> str:
+    """One equation within ``width`` columns, cut between terms where it is wider."""
+    room = width - _INDENT
+    block = _pretty(equation)
+    if columns(block) <= room:
+        return _indent(block)
+    if isinstance(equation, sp.Eq):
+        blocks = _groups(equation, room - 8)
+        if all(columns(one) <= room - 6 for one in blocks):
+            return "\n".join(
+                [_indent(blocks[0]), *(_indent(_prefixed(one), _INDENT + 2) for one in blocks[1:])]
+            )
+    flat = sp.sstr(equation.rhs) if isinstance(equation, sp.Eq) else sp.sstr(equation)
+    head = f"{sp.sstr(equation.lhs)} = " if isinstance(equation, sp.Eq) else ""
+    return textwrap.fill(
+        head + flat, width, initial_indent=" " * _INDENT, subsequent_indent=" " * (_INDENT + 4)
+    )
+
+
+def _prefixed(block: str) -> str:
+    """Put a plus sign before the line a multi-line block is centred on."""
+    lines = block.splitlines()
+    middle = len(lines) // 2
+    return "\n".join(("+ " if i == middle else "  ") + line for i, line in enumerate(lines))
+
+
+def _paragraph(sentence: str, width: int, first: str, rest: str) -> str:
+    return textwrap.fill(sentence, width, initial_indent=first, subsequent_indent=rest)
+
+
+def correction_words(rate: Rate) -> str:
+    """The correction orders in words, for example ``t^(-2/3), t^(-1)``."""
+    parts = []
+    for power, log_power in rate.corrections:
+        v = str(rate.variable)
+        log = "" if not log_power else f"ln({v})" + ("" if log_power == 1 else f"^{log_power}") + " "
+        parts.append(f"{log}{v}^({sp.sstr(power).replace('**', '^')})")
+    return ", ".join(parts)
+
+
+def _rate_text(rate: Rate, width: int) -> list[str]:
+    lines = [_paragraph(f"{rate.name}: {rate.note}", width, "  * ", "    ")]
+    lines.append(equation_text(rate.leading, width).replace(" = ", " ~ "))
+    if rate.corrections:
+        words = f"corrections, relative to it: {correction_words(rate)}"
+        lines.append(_paragraph(words, width, " " * _INDENT, " " * (_INDENT + 2)))
+        (power, log_power), coefficient = rate.corrections[0], rate.coefficients[0]
+        v = rate.variable
+        first = sp.Mul(coefficient, v**power * sp.log(v) ** log_power)
+        lines.append(_indent("the first of them:"))
+        lines.append(equation_text(first, width))
+    return lines
+
+
+def as_text(derivation: Derivation, width: int = 100) -> str:
+    """See ``Derivation.text``."""
+    lines = [derivation.title, "=" * min(width, len(derivation.title)), "", "Assumptions"]
+    lines += [_paragraph(a, width, "  - ", "    ") for a in derivation.assumptions]
+    lines += ["", "Derivation"]
+    for number, (explanation, equation) in enumerate(derivation.steps, start=1):
+        head = f"{number:3d}. "
+        lines += ["", _paragraph(explanation, width, head, " " * 5), ""]
+        lines.append(equation_text(equation, width))
+    lines += ["", "Reduced flow and its constants"]
+    for equation in derivation.equations.values():
+        lines += ["", equation_text(equation, width)]
+    if derivation.rates:
+        lines += ["", "Rates"]
+        for rate in derivation.rates.values():
+            lines += ["", *_rate_text(rate, width)]
+    return "\n".join(lines) + "\n"
+
+
+# -- LaTeX ------------------------------------------------------------------------------------
+
+_ESCAPES = {"%": r"\%", "&": r"\&", "#": r"\#", "_": r"\_", "^": r"\^{}", "~": r"\textasciitilde{}"}
+_LATEX_LIMIT = 110
+
+
+def _words(sentence: str) -> str:
+    return "".join(_ESCAPES.get(character, character) for character in sentence)
+
+
+def equation_latex(equation: Any, relation: str = "=") -> str:
+    """One displayed equation; a long right-hand side is set over several lines."""
+    settings: dict[str, Any] = {"ln_notation": True}
+    if not isinstance(equation, sp.Eq):
+        return f"\\[ {sp.latex(equation, **settings)} \\]"
+    left, right = sp.latex(equation.lhs, **settings), sp.latex(equation.rhs, **settings)
+    if len(right) <= _LATEX_LIMIT or not isinstance(equation.rhs, sp.Add):
+        return f"\\[ {left} {relation} {right} \\]"
+    rows, row = [], ""
+    for term in equation.rhs.as_ordered_terms():
+        piece = sp.latex(term, **settings)
+        piece = piece if piece.startswith("-") or not (row or rows) else f"+ {piece}"
+        if row and len(row) + len(piece) > _LATEX_LIMIT:
+            rows.append(row)
+            row = ""
+        row = f"{row} {piece}".strip()
+    rows.append(row)
+    body = " \\\\\n  &\\quad ".join(rows)
+    return f"\\begin{{align*}}\n  {left} {relation} {{}}& {body}\n\\end{{align*}}"
+
+
+def as_latex(derivation: Derivation) -> str:
+    """See ``Derivation.latex``."""
+    lines = [
+        "% needs \\usepackage{amsmath,amssymb}",
+        f"\\section*{{{_words(derivation.title)}}}",
+        "\\subsection*{Assumptions}",
+        "\\begin{itemize}",
+        *(f"  \\item {_words(a)}" for a in derivation.assumptions),
+        "\\end{itemize}",
+        "\\subsection*{Derivation}",
+        "\\begin{enumerate}",
+    ]
+    for explanation, equation in derivation.steps:
+        lines += [f"  \\item {_words(explanation)}", equation_latex(equation)]
+    lines += ["\\end{enumerate}", "\\subsection*{Reduced flow}"]
+    lines += [equation_latex(equation) for equation in derivation.equations.values()]
+    if derivation.rates:
+        lines += ["\\subsection*{Rates}", "\\begin{itemize}"]
+        for rate in derivation.rates.values():
+            lines.append(f"  \\item {_words(rate.name)}: {_words(rate.note)}")
+            lines.append(equation_latex(rate.leading, r"\sim"))
+            if rate.corrections:
+                v = rate.variable
+                orders = ", ".join(
+                    f"${sp.latex(v**p * sp.log(v) ** k, ln_notation=True)}$"
+                    for p, k in rate.corrections
+                )
+                lines.append(f"  relative corrections of order {orders}.")
+        lines.append("\\end{itemize}")
+    return "\n".join(lines) + "\n"
