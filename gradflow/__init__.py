@@ -21,7 +21,6 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gradflow import observables as observables
     from gradflow import rates as rates
-    from gradflow.claims.registry import claims as claims
     from gradflow.claims.registry import verify as verify
     from gradflow.integrators import save as save
     from gradflow.integrators import until as until
@@ -74,7 +73,7 @@ _EXPORTS = {
     # predictions, rates and claims
     "gradflow.symbolic": "derive",
     "gradflow.rates": "Estimate",
-    "gradflow.claims.registry": "claims verify",
+    "gradflow.claims.registry": "verify",
 }
 _MODULES = {
     "until": "gradflow.integrators.until",

@@ -257,6 +257,14 @@ def _print_table(console: Console, verdicts: list[Verdict]) -> None:
             )
         console.print()
         console.print(table)
+        for v in verdicts:
+            # Both forms of a corrected statement are shown: the printed one is its control.
+            if v.source == source and v.provenance == "corrected" and v.control is not None:
+                console.print(
+                    f"  {v.id.partition('/')[2]}, control: {escape(v.control.description)}: "
+                    f"{v.control.status}",
+                    highlight=False,
+                )
 
 
 def _print_summary(
@@ -268,8 +276,8 @@ def _print_summary(
     console.print(f"\n[bold]{tally}[/bold] in {seconds:.1f} s", highlight=False)
     if perturb is None:
         console.print(
-            "error: numerical error of the measurement, from a second, tighter or different "
-            "solve. control: the claim altered so that it must fail (ok: it did).",
+            "error: of the measurement, from a second, tighter or different solve. "
+            "control: what becomes of the claim altered so that it must fail.",
             highlight=False,
         )
     else:
@@ -286,7 +294,7 @@ def _control_word(verdict: Verdict) -> str:
     control = verdict.control
     if control is None:
         return "-"
-    return "ok" if control.as_expected else f"[bold red]{control.status}[/bold red]"
+    return str(control.status) if control.as_expected else f"[bold red]{control.status}![/bold red]"
 
 
 def _parse_options(pairs: list[str]) -> dict[str, Any]:

@@ -326,8 +326,8 @@ def integrate(
         The variable integrated over: ln(1+t), t, or s with ds = L dt.
     chart : {"auto", "cartesian", "log-angle"}
     integrator : str
-        ``"auto"``; diffrax: ``tsit5 dopri5 dopri8 bosh3 heun``, implicit ``kvaerno3/4/5
-        kencarp3/4/5``; scipy: ``rk45 dop853 lsoda radau bdf``.
+        ``"auto"``; diffrax: ``tsit5 dopri5 dopri8 bosh3 heun``, implicit ``kvaerno3/4/5``; scipy:
+        ``rk45 dop853 lsoda radau bdf``.
     rtol : float
         Relative tolerance. Local errors are kept a factor ten below it, so that the accumulated
         error usually stays below; an error bar comes from a second, tighter solve, never from here.

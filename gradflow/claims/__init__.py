@@ -1,20 +1,17 @@
 """Claims: statements of the sources, held against what the package measures."""
 
 from gradflow.claims.base import (
-    Bound,
     Claim,
     Control,
     ControlVerdict,
-    Equality,
     Evidence,
     Hypothesis,
     Measurement,
     Outcome,
-    Qualitative,
     Status,
     Verdict,
-    sharpest_factor,
 )
+from gradflow.claims.kinds import Bound, Equality, Qualitative, sharpest_factor
 from gradflow.claims.lab import Lab
 from gradflow.claims.registry import REGISTRY, Registry, claims, register, verify, weigh
 from gradflow.claims.sources import SOURCES, Source, cite

@@ -27,7 +27,7 @@ from gradflow.validation import check_integer, fail
 #: ``progress(claim, verdict)``: called with None when a claim starts, with its verdict at the end.
 Progress = Callable[[Claim, Verdict | None], None]
 
-_FRAMEWORK = {"base", "lab", "registry", "sources"}
+_FRAMEWORK = {"base", "kinds", "lab", "registry", "sources"}
 
 
 class Registry:

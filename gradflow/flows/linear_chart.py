@@ -55,7 +55,7 @@ class LinearLogAngleChart(AbstractChart):
     r"""State :math:`(\ln R,\ \ln\tan(\theta/2))`; see the module's docstring."""
 
     reduction: AbstractLinearReduction
-    depth: int = eqx.field(static=True)
+    depth: Array | int
     frame: np.ndarray | None
     outer_vectors: tuple[np.ndarray, ...] | None
 
@@ -111,7 +111,8 @@ class LinearLogAngleChart(AbstractChart):
         return "log-angle"
 
     def core(self) -> LinearLogAngleChart:
-        return LinearLogAngleChart(self.reduction, self.depth, None, None)
+        # an array, so that nets of every depth share one compiled program
+        return LinearLogAngleChart(self.reduction, jnp.asarray(float(self.depth)), None, None)
 
     def encode(self, params: Any) -> np.ndarray:
         assert self.frame is not None
@@ -136,7 +137,7 @@ class LinearLogAngleChart(AbstractChart):
         if self.depth == 1 and self.outer_vectors is None:
             return LinearParams(np.exp(log_radius) * unit)
         assert self.outer_vectors is not None
-        sigma = np.exp(log_radius / self.depth)[..., None]
+        sigma = np.exp(log_radius / float(self.depth))[..., None]
         if self.depth == 1:
             return DeepLinearParams((sigma * unit[..., None, :],))
         rows = self.outer_vectors
@@ -177,4 +178,4 @@ class LinearLogAngleChart(AbstractChart):
         dy = self.velocity(y)
         decay = jnp.exp(-jnp.abs(y[1]))
         turn = jnp.abs(dy[1]) * 2 * decay / (1 + decay**2)
-        return turn * (1 + t) / jnp.sqrt(1.0 * self.depth)
+        return turn * (1 + t) / jnp.sqrt(self.depth)

@@ -1,4 +1,4 @@
-r"""Spherically symmetric laws of the data x in R^d, and what the reduced flows need to know of them.
+r"""Spherically symmetric laws of the data x in R^d, and what the reduced flows need of them.
 
 A law is invariant under every orthogonal map, so it is fixed by the law of :math:`|x|`.  Written
 :math:`x = r\,U` with U uniform on the unit sphere, the radius of its k-dimensional marginal is
@@ -37,6 +37,7 @@ from gradflow.models.radial import (
     Nodes,
     RadialFunctions,
     fit_radial,
+    log1p_ratio,
     radial_functions,
     radial_values,
 )
@@ -641,7 +642,7 @@ class StudentT(SphericalLaw):
         return {"law": self.name, "dim": self.dim, "nu": self.nu, "scale": self.scale}
 
 
-# -- laws given by the radius -----------------------------------------------------------------------
+# -- laws given by the radius -------------------------------------------------------------------
 
 
 class _Radius(NamedTuple):
@@ -733,7 +734,7 @@ def _compress(radius: Nodes, sphere: Nodes, smallest: float) -> Nodes:
     The product rule is replaced by one on few points per octave: the adjoint of interpolation at
     Chebyshev points. Products below ``smallest`` are dropped.
     """
-    terms = 18
+    terms = 22
     blocks = np.array_split(np.arange(radius.node.size), max(1, radius.node.size // 16))
     first = int(np.floor(np.log2(smallest)))
     panels = int(np.ceil(np.log2(radius.node.max() * sphere.node.max()))) + 1 - first
@@ -785,8 +786,8 @@ class RadialLaw(SphericalLaw):
     -----
     Refused: mass at 0 or at negative values, an infinite mean (c0), an infinite E[1/|x|] (p0). With
     tails heavier than every fifth moment the small-argument end is tabulated down to 2^-100 over
-    the median and continued by the two leading powers, fitted. ``p2``, ``p4`` need E|x|^-3, E|x|^-5 to be
-    finite and are nan otherwise, even where the marginal happens to be smooth.
+    the median and continued by the two leading powers, fitted. ``p2`` and ``p4`` need E|x|^-3 and
+    E|x|^-5 to be finite and are nan otherwise, even where the marginal happens to be smooth.
     """
 
     name: ClassVar[str] = "radial"
@@ -1045,11 +1046,10 @@ def _radius_fit(law: RadialLaw) -> Fit:
         found = radial_values(m, marginal, planar)
         if gap > 0:
             # the radius itself; node - low is exact, so the decay is too
-            u = np.outer(m, rule.node / unit)
-            with np.errstate(under="ignore"):
-                e = np.exp(-u)
-                ratio = np.where(e > 1e-17, np.log1p(e) / np.maximum(e, 1e-300), 1.0)
-                found["g"] = (ratio * np.exp(-np.outer(m, rule.offset / unit))) @ rule.weight
+            e = np.exp(-np.outer(m, rule.node / unit))
+            decay = np.exp(-np.outer(m, rule.offset / unit))
+            found["g"] = (log1p_ratio(e) * decay) @ rule.weight
+            found["dg"] = (decay / (1 + e)) @ (rule.weight * rule.node / unit)
         return found
 
     edge = 2.0**lowest

@@ -18,7 +18,8 @@ both ends times a ratio :math:`T` that is smooth, positive and never far from co
 ``H``                   :math:`(1-\zeta)\,T`
 ``psi_prime``           :math:`\zeta\,T`
 ``psi_bar``             :math:`m\,\zeta\,T`
-``g``                   :math:`e^{-\text{gap}\,m}(1-\zeta)^q\,T`
+``g``                   :math:`e^{-\text{gap}\,m}(1-\zeta)^{2q}\,T`
+``-g'``                 :math:`e^{-\text{gap}\,m}(1-\zeta)^{3q}\,T`
 ======================  =================================================
 
 :math:`T` is a piecewise Chebyshev series.  Two layouts of the panels exist:
@@ -53,7 +54,8 @@ TERMS = 15
 #: Chebyshev terms per binary octave of the ``"octave"`` layout.
 OCTAVE_TERMS = 22
 
-_NAMES = ("h", "dh", "h_complement", "H", "psi_prime", "psi_bar", "g")
+# "dg" is -g', kept beside the seven because a derivative of the series of g loses digits at small m
+_NAMES = ("h", "dh", "h_complement", "H", "psi_prime", "psi_bar", "g", "dg")
 _ROW = {name: row for row, name in enumerate(_NAMES)}
 _LN2 = float(np.log(2.0))
 
@@ -87,7 +89,7 @@ class RadialFunctions(eqx.Module):
     c0: Array
     p0: Array
     kappa: Array
-    _table: Array  # (7 * terms * panels,): function, then term, then panel
+    _table: Array  # (8 * terms * panels,): function, then term, then panel
     _unit: Array  # m * unit is dimensionless
     _pole: Array  # c of zeta = m/(m+c)
     _gap: Array  # g has the factor exp(-gap m unit)
@@ -134,8 +136,8 @@ class RadialFunctions(eqx.Module):
         zeta, rest = u / total, self._pole / total
         if self._layout == "rational":
             y = self._panels * zeta
-            panel = jnp.minimum(y.astype(jnp.int32), self._panels - 1)
-            return panel, 2 * (y - panel) - 1, zeta, rest
+            whole = jnp.minimum(jnp.floor(y), self._panels - 1)
+            return whole.astype(jnp.int32), 2 * (y - whole) - 1, zeta, rest
         highest = self._lowest + self._panels
         inside = jnp.clip(u, 2.0**self._lowest, np.nextafter(2.0**highest, 0.0))
         # The exponent field of the float is the octave; its mantissa is the place inside it.
@@ -175,20 +177,21 @@ class RadialFunctions(eqx.Module):
         elif name == "H":
             value = rest * ratio
         else:
-            value = jnp.exp(-self._gap * u) * (1 - self._power + self._power * rest * rest) * ratio
+            decay = rest * rest if name == "g" else rest * rest * rest
+            value = jnp.exp(-self._gap * u) * (1 - self._power + self._power * decay) * ratio
         if self._layout == "octave":
             lowest = 2.0**self._lowest
             value = jnp.where(u < lowest, self._small(name, jnp.minimum(u, lowest)), value)
-        if name in ("h", "h_complement", "psi_prime"):
+        if name in ("h", "h_complement", "psi_prime", "dg"):
             return value * self._unit
         return value * self._unit**2 if name == "dh" else value
 
     def _small(self, name: str, u: Array) -> Array:
         """The two leading powers of u (dimensionless) below the lowest octave, for the unit law."""
-        planar = name in ("psi_prime", "psi_bar", "g")
+        planar = name in ("psi_prime", "psi_bar", "g", "dg")
         a, b = (self._end[0], self._end[1]) if planar else (self._end[2], self._end[3])
         delta = self._end[4]
-        log = jnp.log(jnp.maximum(u, 1e-300))
+        log = jnp.where(u > 0, jnp.log(jnp.where(u > 0, u, 1.0)), -690.0)
         v = delta * log
         tiny = jnp.abs(v) < 1e-8
         # (u^delta - 1)/delta, which is ln u at delta = 0
@@ -197,12 +200,12 @@ class RadialFunctions(eqx.Module):
             return u * (a + b * power)
         if name == "dh":
             return -(a + b * (power + jnp.exp(v)))
-        if name == "h":
-            return self.c0 / self._unit / jnp.pi - u * (a + b * power)
+        slope = self.c0 / self._unit / (2 if planar else jnp.pi)
+        if name in ("h", "dg"):
+            return slope - u * (a + b * power)
         integral = u * u * (a / 2 + b * (power - 0.5) / (2 + delta))
         if name == "psi_bar":
             return integral
-        slope = self.c0 / self._unit / (2 if planar else jnp.pi)
         return _LN2 - slope * u + integral
 
 
@@ -211,7 +214,7 @@ def _float(value: ArrayLike) -> Array:
 
 
 # Derivatives: where the derivative of one function is another one, it is used as such, which
-# keeps full accuracy; the others (dh, g, psi_prime) are differentiated through their series.
+# keeps full accuracy; the others (dh, psi_prime) are differentiated through their series.
 # The functions are constants of the problem: the leaves of `radial` carry no tangent.
 
 
@@ -239,8 +242,15 @@ def _dh(radial: RadialFunctions, R: Array) -> Array:
     return radial._value("dh", R)
 
 
+@jax.custom_jvp
 def _g(radial: RadialFunctions, m: Array) -> Array:
     return radial._value("g", m)
+
+
+@_g.defjvp
+def _g_jvp(primals, tangents):
+    radial, m = primals
+    return _g(radial, m), -radial._value("dg", m) * tangents[1]
 
 
 def _psi_prime(radial: RadialFunctions, m: Array) -> Array:
@@ -308,7 +318,8 @@ def radial_values(
     Returns
     -------
     dict
-        Arrays (n,) for ``h``, ``-dh``, ``h_complement``, ``H``, ``psi_prime``, ``psi_bar``, ``g``.
+        Arrays (n,) for ``h``, ``-dh``, ``h_complement``, ``H``, ``psi_prime``, ``psi_bar``, ``g``
+        and ``-g'``.
     """
     out = {name: np.empty(m.shape) for name in _NAMES}
     x, wx = marginal
@@ -327,8 +338,14 @@ def radial_values(
         out["H"][part] = np.log1p(e) @ wx
         u = m[part, None] * rho
         e = np.exp(-u)
-        # ln(1+e^-u) e^{gap m}; e^-u (ln(1+e^-u)/e^-u), so that nothing underflows first
-        out["g"][part] = (np.log1p(e) if gap == 0 else _log1p_over(e, u, gap * m[part])) @ wr
+        if gap == 0:
+            out["g"][part] = np.log1p(e) @ wr
+            out["dg"][part] = (e / (1 + e)) @ (wr * rho)
+        else:
+            # the decay is taken out before anything underflows
+            rest = np.exp(gap * m[part, None] - u)
+            out["g"][part] = (log1p_ratio(e) * rest) @ wr
+            out["dg"][part] = (rest / (1 + e)) @ (wr * rho)
         if c0 is None:
             out["h_complement"][part] = (np.expm1(-z) / (-2 * (1 + np.exp(-z)))) @ (wx * x)
             out["psi_prime"][part] = (np.expm1(-u) / (-2 * (1 + e))) @ (wr * rho)
@@ -340,16 +357,15 @@ def radial_values(
     return out
 
 
-def _log1p_over(e: np.ndarray, u: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """ln(1+e^-u) e^shift with e = e^-u."""
-    ratio = np.where(e > 1e-17, np.log1p(e) / np.maximum(e, 1e-300), 1.0)
-    return ratio * np.exp(shift[:, None] - u)
+def log1p_ratio(e: np.ndarray) -> np.ndarray:
+    """ln(1+e)/e for 0 <= e <= 1."""
+    return np.where(e > 1e-17, np.log1p(e) / np.maximum(e, 1e-300), 1.0)
 
 
 class Fit(NamedTuple):
     """Chebyshev tables of one law at unit length scale (NumPy; see :class:`RadialFunctions`)."""
 
-    table: np.ndarray  # (7, terms, panels)
+    table: np.ndarray  # (8, terms, panels)
     c0: float
     p0: float
     pole: float
@@ -384,7 +400,7 @@ def _panel_points(
 
 
 def chebyshev_coefficients(values: np.ndarray) -> np.ndarray:
-    """Coefficients (..., terms) of the interpolant through values (..., terms) at first-kind points."""
+    """Coefficients (..., terms) of the interpolant through values at first-kind points."""
     terms = values.shape[-1]
     angle = (np.arange(terms) + 0.5) * np.pi / terms
     matrix = np.cos(np.outer(angle, np.arange(terms))) * (2 / terms)
@@ -419,7 +435,8 @@ def fit_radial(
     octaves : tuple of int
         log2 of the ends of the tabulated range, for ``"octave"``.
     gap, power : float
-        ``g`` is tabulated relative to ``exp(-gap m) (1-zeta)^(2 power)``; power is 0 or 1.
+        ``g`` is tabulated relative to ``exp(-gap m) (1-zeta)^(2 power)``, and its derivative
+        with one power more; power is 0 or 1.
     end : tuple
         A, B (planar), A, B (marginal) and delta of the small-argument form.
     """
@@ -435,6 +452,7 @@ def fit_radial(
         "psi_prime": zeta,
         "psi_bar": m * zeta,
         "g": rest**2 if power else np.ones_like(m),
+        "dg": rest**3 if power else np.ones_like(m),
     }
     found = values(m)
     table = np.empty((len(_NAMES), terms, panels))
@@ -450,15 +468,15 @@ def radial_functions(fit: Fit, unit: float) -> RadialFunctions:
     _, terms, panels = fit.table.shape
     with jax.ensure_compile_time_eval():
         return RadialFunctions(
-            c0=jnp.asarray(c0),
-            p0=jnp.asarray(p0),
-            kappa=jnp.asarray(np.pi**2 * p0 / 6),
-            _table=jnp.asarray(fit.table.ravel()),
-            _unit=jnp.asarray(float(unit)),
-            _pole=jnp.asarray(fit.pole),
-            _gap=jnp.asarray(fit.gap),
-            _power=jnp.asarray(fit.power),
-            _end=jnp.asarray(fit.end),
+            c0=jnp.asarray(c0, jnp.float64),
+            p0=jnp.asarray(p0, jnp.float64),
+            kappa=jnp.asarray(np.pi**2 * p0 / 6, jnp.float64),
+            _table=jnp.asarray(fit.table.ravel(), jnp.float64),
+            _unit=jnp.asarray(float(unit), jnp.float64),
+            _pole=jnp.asarray(fit.pole, jnp.float64),
+            _gap=jnp.asarray(fit.gap, jnp.float64),
+            _power=jnp.asarray(fit.power, jnp.float64),
+            _end=jnp.asarray(fit.end, jnp.float64),
             _layout=fit.layout,
             _terms=terms,
             _panels=panels,

@@ -8,6 +8,10 @@ with a speed factor F and an angular pull P: the linear predictor is N=1, F=1, P
 ReLU neuron N=1, F=1/2, P=c0/(2 pi), and so on.  What was dropped is of order theta^2 relative.
 """
 
+# sympy's own annotations are too narrow to check against.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,7 +19,7 @@ from functools import lru_cache
 
 import sympy as sp
 
-from gradflow.symbolic.balance import Separated, Term, in_time, integrate_terms, separate
+from gradflow.symbolic.balance import Separated, Term, in_time, separate
 from gradflow.symbolic.derivation import Rate, Step
 from gradflow.symbolic.expansion import Expansion
 from gradflow.symbolic.notation import R, equation, expr, lambda0, t
@@ -56,6 +60,7 @@ def aligned(
     factor: sp.Expr = sp.S.One,
     pull: sp.Expr,
     scale: sp.Expr = sp.S.One,
+    letter: sp.Symbol = R,
     condition: str,
 ) -> Aligned:
     """Derive norm, log-angle and loss of an aligned flow.
@@ -68,6 +73,8 @@ def aligned(
         N, F, P of the module's formula.
     scale : Expr
         The reported norm is R/scale (R = (1+alpha) |w| for a leaky pair).
+    letter : Symbol
+        The name of this R in the steps.
     condition : str
         Put into the notes.
     """
@@ -82,54 +89,51 @@ def aligned(
     rates = {
         "norm": Rate.of("norm", norm, series["norm"], f"norm; {condition}"),
         "log_angle": Rate.of(
-            "log_angle", lam, series["log_angle"], f"lambda = -ln tan(theta/2); {condition}"
+            "log_angle", lam, series["log_angle"], f"λ = -ln tan(θ/2); {condition}"
         ),
         "loss": Rate.of("loss", sp.Function("L")(t), series["loss"], f"risk; {condition}"),
-        "angle_of_norm": _angle_of_norm(angle, scale, condition),
+        "angle_of_norm": _angle_of_norm(angle, letter, condition),
     }
     exponent, constant = law.leading()
     if sp.simplify(exponent - series["norm"].exponent) != 0:
         raise AssertionError("dominant balance and the series in t disagree")
-    total = sum(c * (sp.log(R) if p == 0 else R**p) for c, p in angle[:3])
+    total = sum(c * (sp.log(letter) if p == 0 else letter**p) for c, p in angle[:3])
+    name = str(letter)
     steps = (
         Step(
             "Separate the variables once the angle is negligible and integrate 1/h term by term; "
-            "tau is fixed by the start.",
-            law.implicit(),
+            "τ is fixed by the start.",
+            law.implicit(letter),
         ),
         Step(
-            "Dominant balance R = constant * t^exponent: equal powers of t, then equal prefactors.",
-            equation(norm, constant * t**exponent),
+            f"Dominant balance {name} = constant t^exponent: equal powers of t, then equal "
+            "prefactors.",
+            equation(sp.Function(name)(t), constant * t**exponent),
         ),
         Step(
-            "The log-angle along R: d lambda/dR = lambda'/R', integrated term by term, up to a "
-            "constant lambda0 fixed by the start.",
-            equation(sp.Function("lambda")(R), sp.Symbol("lambda0") + expr(total)),
+            f"The log-angle λ = -ln tan(θ/2) along {name}: dλ/d{name} = λ'/{name}', integrated "
+            "term by term, up to a constant λ0 fixed by the start.",
+            equation(sp.Function("lambda")(letter), lambda0 + expr(total)),
         ),
     )
     return Aligned(law, angle, rates, steps)
 
 
-def _angle_of_norm(angle: tuple[Term, ...], scale: sp.Expr, condition: str) -> Rate:
+def _angle_of_norm(angle: tuple[Term, ...], letter: sp.Symbol, condition: str) -> Rate:
     """ln theta ~ -A R^2 + B ln R + const as a rate in the variable R (the unscaled norm)."""
     leading, power = angle[0]
-    coefficient = angle[1][0]
-    note = "ln theta along R" + ("" if scale == 1 else f", R = ({sp.sstr(scale)})|w|")
     return Rate(
         "angle_of_norm",
-        sp.log(sp.Function("theta")(R)),
-        R,
+        sp.log(sp.Function("theta")(letter)),
+        letter,
         power,
         -leading,
         ((-power, 1), (-power, 0)),
-        (sp.simplify(coefficient / leading), (lambda0 - sp.log(2)) / leading),
-        f"{note}; {condition}",
+        (sp.cancel(angle[1][0] / leading), expr((lambda0 - sp.log(2)) / leading)),
+        f"ln θ along {letter}; {condition}",
     )
 
 
 def gaussian_decay(angle: tuple[Term, ...]) -> tuple[sp.Expr, sp.Expr]:
     """(A, B) of theta ~ C R^B exp(-A R^2)."""
     return angle[0][0], expr(sp.simplify(-angle[1][0]))
-
-
-__all__ = ["Aligned", "aligned", "gaussian_decay", "integrate_terms", "integrated", "norm_law"]

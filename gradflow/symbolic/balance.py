@@ -6,6 +6,10 @@ as a series in two small quantities, eps = 1/t (the start, through tau) and eta 
 t by substitution.  Nothing here knows a network.
 """
 
+# sympy's own annotations are too narrow to check against.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -83,7 +87,9 @@ class Separated:
         base = sp.powsimp(sp.simplify(rate / self.speed * R**self.power))
         coefficient, power = base.as_independent(R)
         exponent = sp.simplify(R * sp.diff(power, R) / power)
-        return [(coefficient * i, exponent - 2 * j) for j, i in enumerate(self.inverse[: order + 1])]
+        return [
+            (coefficient * i, exponent - 2 * j) for j, i in enumerate(self.inverse[: order + 1])
+        ]
 
 
 def separate(rate: sp.Expr, bracket: sp.Expr, order: int = 3) -> Separated:

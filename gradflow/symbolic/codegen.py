@@ -3,6 +3,10 @@
 ``radial`` is any object with methods h, psi_prime, psi_bar (elementwise, jittable) and a field c0.
 """
 
+# sympy's own annotations are too narrow to check against.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,9 @@
 """Balanced deep linear nets: f(x) = W_N ... W_1 x, end-to-end vector w_e = (W_N ... W_1)^T."""
 
+# sympy's own annotations are too narrow to check against.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 from functools import lru_cache, reduce
@@ -90,7 +94,7 @@ def derive_deep_linear(depth: int | None = None) -> Derivation:
     new_speed = nt.expr(along * speed)
     new_turn = nt.expr(sp.powsimp(across * turn))
     new_log_turn = nt.expr(sp.powsimp(sp.simplify(across * log_turn)))
-    note = "t -> infinity" + (", N not 2 in the corrections" if depth is None else "")
+    note = "t -> ∞" + (", N ≠ 2 in the corrections" if depth is None else "")
     near = aligned(expansion, depth=n, pull=-new_log_turn / power, condition=note)
     norm, angle = sp.Function("R")(t), sp.Function("theta")(t)
     now = {R: norm, theta: angle}
@@ -108,28 +112,27 @@ def derive_deep_linear(depth: int | None = None) -> Derivation:
         *definition_steps("logistic", "w_e.x, w_e = (W_N ... W_1)^T"),
         *symmetry_steps(),
         Step(
-            "As for the linear predictor, the force on w_e (g = -grad L, what = w_e/R) is",
+            "As for the linear predictor, the force on w_e (g = -grad L, ŵ = w_e/R) is",
             equation(g, c0 / sp.pi * sp.Symbol("v") - (c0 / sp.pi - h(R)) * unit),
         ),
         Step(
-            "Layer flow W_j' = A(j)^T g^T B(j)^T with A(j) = W_N..W_(j+1), B(j) = W_(j-1)..W_1, "
-            "so that (product rule, A A^T is a number)",
+            "Layer flow W_j' = A_j^T g^T B_j^T with A_j = W_N..W_(j+1), B_j = W_(j-1)..W_1, so "
+            "that by the product rule (A(j)² stands for A_j A_j^T, a number, B(j)² for B_j^T B_j)",
             equation(
                 sp.Derivative(sp.Function("w_e")(t), t),
                 sp.Sum(left(j) * left(j) * right(j) * right(j) * g, (j, 1, n)),
             ),
         ),
         Step(
-            "where A(j)A(j) stands for A(j) A(j)^T and B(j)B(j) for B(j)^T B(j). Balanced layers "
-            "stay balanced and are rank one with one singular value sigma: A A^T = "
-            "sigma^(2(N-j)), B^T B = sigma^(2(j-1)) what what^T for j > 1 and the identity for "
-            "j = 1. Summed along w_e:",
+            "Balanced layers stay balanced and are rank one with one singular value σ: A_j A_j^T = "
+            "σ^(2(N-j)), B_j^T B_j = σ^(2(j-1)) ŵŵ^T for j > 1 and the identity for j = 1. Summed "
+            "along w_e:",
             equation(
                 sp.Sum(sigma ** (2 * (n - j)) * sigma ** (2 * (j - 1)), (j, 1, n)), layer_sum(n)
             ),
         ),
         Step(
-            "Across w_e only the first layer acts. With R = sigma^N (checked entry by entry with "
+            "Across w_e only the first layer acts. With R = σ^N (checked entry by entry with "
             "explicit matrices at N = 2 and 3):",
             equation(
                 sp.Derivative(sp.Function("w_e")(t), t),
@@ -144,7 +147,7 @@ def derive_deep_linear(depth: int | None = None) -> Derivation:
     shown = "N" if depth is None else str(depth)
     return Derivation(
         name="deep-linear",
-        title=f"Balanced deep linear net, depth {shown}, logistic loss, spherically symmetric inputs",
+        title=f"Balanced deep linear net, depth {shown}, logistic loss",
         options={"depth": depth},
         assumptions=(
             *ASSUMPTIONS,

@@ -1,5 +1,9 @@
 """What a derivation hands back: steps, equations, rates, and ways to read and to run them."""
 
+# sympy's own annotations are too narrow to check against.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -116,7 +120,9 @@ class Rate:
             missing = {str(symbol) for symbol in value.free_symbols}
             if what == "coefficient" or missing & _START:
                 return None
-            raise fail(what, expression, "is not a number yet", f"pass {', '.join(sorted(missing))}")
+            raise fail(
+                what, expression, "is not a number yet", f"pass {', '.join(sorted(missing))}"
+            )
 
         exponent = number(self.exponent, "exponent")
         assert exponent is not None

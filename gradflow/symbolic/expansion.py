@@ -9,6 +9,10 @@ an asymptotic series (its error is of the order of the first term left out; it n
 For the logistic loss m_j = Gamma(2j+2) eta(2j+2), eta the Dirichlet eta function.
 """
 
+# sympy's own annotations are too narrow to check against.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -125,8 +129,8 @@ def expand(loss: str = "logistic") -> Expansion:
     """Derive the expansion of h for one loss."""
     check_choice("loss", loss, LOSSES)
     moments = tuple(moment(loss, j) for j in range(ORDER + 1))
-    coefficients = [
-        2 * TAYLOR[j] / sp.factorial(2 * j) * moments[j] for j in range(ORDER + 1)
-    ]
-    ratios = {k: sp.simplify(c / coefficients[0]) for k, c in zip(RATIOS, coefficients[1:], strict=True)}
+    coefficients = [2 * TAYLOR[j] / sp.factorial(2 * j) * moments[j] for j in range(ORDER + 1)]
+    ratios = {
+        k: sp.simplify(c / coefficients[0]) for k, c in zip(RATIOS, coefficients[1:], strict=True)
+    }
     return Expansion(loss, moments, expr(coefficients[0]), ratios)

@@ -1,5 +1,9 @@
 """The two-neuron flow in Cartesian coordinates of any dimension, generated from the sectors."""
 
+# sympy's own annotations are too narrow to check against.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -65,9 +69,7 @@ def cartesian_field(slope: sp.Expr, outer: str) -> Callable[[Any], Callable[...,
             norm1, norm2 = jnp.linalg.norm(first), jnp.linalg.norm(second)
             unit1, unit2 = first / norm1, second / norm2
             # |w1 - u2| and |w1 + u2| of the units: accurate for nearly (anti)parallel neurons.
-            angle = 2 * jnp.arctan2(
-                jnp.linalg.norm(unit1 - unit2), jnp.linalg.norm(unit1 + unit2)
-            )
+            angle = 2 * jnp.arctan2(jnp.linalg.norm(unit1 - unit2), jnp.linalg.norm(unit1 + unit2))
             on_v, f11, f12, f21, f22 = compiled(norm1, norm2, angle)
             return (
                 on_v * direction + f11 * unit1 + f12 * unit2,

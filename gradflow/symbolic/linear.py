@@ -1,5 +1,9 @@
 """The linear predictor f(x) = w.x on spherically symmetric inputs with labels sgn(v.x)."""
 
+# sympy's own annotations are too narrow to check against.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -16,9 +20,9 @@ from gradflow.symbolic.notation import Mean, R, c0, dot, equation, h, phi, rho, 
 from gradflow.validation import check_choice
 
 ASSUMPTIONS = (
-    "x in R^d is spherically symmetric, d >= 2; only its projection rho (cos phi, sin phi) on "
-    "span(v, w) enters, with phi uniform and independent of rho, E rho = c0 finite.",
-    "y = sgn(v.x), |v| = 1; theta = angle(w, v), R = |w| > 0, 0 < theta < pi.",
+    "x in R^d is spherically symmetric, d ≥ 2; only its projection ρ (cos φ, sin φ) on "
+    "span(v, w) enters, with φ uniform and independent of ρ, Eρ = c0 finite.",
+    "y = sgn(v.x), |v| = 1; θ = angle(w, v), R = |w| > 0, 0 < θ < π.",
     "For the expansions: the density p of x1 = v.x is smooth at 0 with p(0) = p0 > 0.",
 )
 
@@ -126,8 +130,8 @@ def symmetry_steps() -> list[Step]:
             equation(-nt.y * slope(nt.y * f), nt.y / 2 - sp.tanh(f / 2) / 2),
         ),
         Step(
-            "E rho = c0 leaves an angular integral, over the half circle where y = 1 (the other "
-            "half gives the same): E[y x] = (2 c0/pi) v.",
+            "Eρ = c0 leaves an angular integral, over the half circle where y = 1 (the other "
+            "half gives the same): E[y x] = (2c0/π) v.",
             equation(
                 Mean(sp.Symbol("y") * dot("v", "x")),
                 2 * c0 * circle / (2 * sp.pi),
@@ -146,7 +150,7 @@ def symmetry_steps() -> list[Step]:
             ),
         ),
         Step(
-            "where xi = |x1| and h is",
+            "where ξ = |x1| and h is",
             equation(h(R), Mean(nt.xi / (1 + sp.exp(R * nt.xi)))),
         ),
     ]
@@ -155,7 +159,7 @@ def symmetry_steps() -> list[Step]:
 
 def _logistic(expansion: Expansion) -> Derivation:
     speed, turn, log_turn = polar_flow()
-    near = aligned(expansion, pull=-log_turn * R, condition="t -> infinity")
+    near = aligned(expansion, pull=-log_turn * R, condition="t -> ∞")
     norm, angle = sp.Function("R")(t), sp.Function("theta")(t)
     now = {R: norm, theta: angle}
     force_symbol = sp.Symbol("-∇L")
@@ -163,15 +167,15 @@ def _logistic(expansion: Expansion) -> Derivation:
     steps = [*definition_steps("logistic", "w.x"), *symmetry_steps()]
     steps += [
         Step(
-            "So the force, in any dimension, is (what is the unit vector along w)",
+            "So the force, in any dimension, is (ŵ is the unit vector along w)",
             equation(force_symbol, c0 / sp.pi * v - (c0 / sp.pi - h(R)) * unit),
         ),
         Step(
-            "whose normal part is that of (c0/pi) v whatever |w|. In polar coordinates:",
+            "whose normal part is that of (c0/π) v whatever |w|. In polar coordinates:",
             equation(sp.Derivative(norm, t), speed.subs(now)),
         ),
         Step(
-            "and, from theta' = -(c0/pi) sin(theta)/R,",
+            "and, from θ' = -(c0/π) sin(θ)/R,",
             equation(
                 sp.Derivative(sp.log(sp.tan(angle / 2)), t, evaluate=False), log_turn.subs(R, norm)
             ),
@@ -184,7 +188,7 @@ def _logistic(expansion: Expansion) -> Derivation:
     ]
     return Derivation(
         name="linear",
-        title="Linear predictor, logistic loss, spherically symmetric inputs",
+        title="Linear predictor, logistic loss",
         options={"loss": "logistic"},
         assumptions=ASSUMPTIONS,
         steps=tuple(steps),
@@ -224,9 +228,7 @@ def cartesian_field(depth: sp.Expr) -> Callable[[Any], Callable[..., Any]]:
     cosine = sp.Symbol("cosine")
     pull = c0 / sp.pi
     on_v = R ** (2 - 2 / depth) * pull
-    on_unit = R ** (2 - 2 / depth) * (
-        -(pull - h(R)) + (depth - 1) * (pull * cosine - pull + h(R))
-    )
+    on_unit = R ** (2 - 2 / depth) * (-(pull - h(R)) + (depth - 1) * (pull * cosine - pull + h(R)))
 
     def build(radial: Any) -> Callable[..., Any]:
         import jax.numpy as jnp
@@ -261,7 +263,7 @@ def _other(loss: str, expansion: Expansion) -> Derivation:
         raise AssertionError("int_0^a e(z) dz is not (l(-a) - l(a))/2")
     slope_at_zero = sp.simplify(sp.limit(half_difference / shift, shift, 0))
     pull = 2 * c0 / sp.pi * slope_at_zero
-    near = aligned(expansion, pull=pull, condition="t -> infinity, once R theta << 1")
+    near = aligned(expansion, pull=pull, condition="t -> ∞, once Rθ ≪ 1")
     norm, angle = sp.Function("R")(t), sp.Function("theta")(t)
     slope, ell = sp.Function("lprime"), sp.Function("l")
     kick = R * rho * sp.sin(theta)
@@ -280,11 +282,11 @@ def _other(loss: str, expansion: Expansion) -> Derivation:
             equation(sp.Derivative(angle, t), turn),
         ),
         Step(
-            "For R rho sin(theta) << 1 this is linear in theta:",
+            "For Rρ sin(θ) ≪ 1 this is linear in θ:",
             equation(sp.Derivative(angle, t), -pull * angle / R),
         ),
         Step(
-            "Along the teacher (theta = 0) the radial speed is h(R) = E[|x1| (-l'(R|x1|))]; its "
+            "Along the teacher (θ = 0) the radial speed is h(R) = E[|x1| (-l'(R|x1|))]; its "
             "expansion at large R, by Taylor coefficients of the density of x1 at 0:",
             expansion.equations()["h_expansion"],
         ),
@@ -292,7 +294,7 @@ def _other(loss: str, expansion: Expansion) -> Derivation:
     ]
     return Derivation(
         name="linear",
-        title=f"Linear predictor, {loss} loss, spherically symmetric inputs",
+        title=f"Linear predictor, {loss} loss",
         options={"loss": loss},
         assumptions=ASSUMPTIONS,
         steps=tuple(steps),

@@ -1,5 +1,9 @@
 """Derivations as text for a terminal and as LaTeX."""
 
+# sympy's own annotations are too narrow to check against.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 import textwrap
@@ -29,25 +33,30 @@ def _indent(block: str, by: int = _INDENT) -> str:
 
 
 def _groups(equation: sp.Eq, room: int) -> list[str]:
-    """The equation cut at top-level plus signs into blocks that fit ``room`` columns."""
-    terms = sp.Add.make_args(equation.rhs)
-    terms = equation.rhs.as_ordered_terms() if len(terms) > 1 else list(terms)
-    blocks: list[str] = []
-    current: list[sp.Expr] = []
+    """The equation cut at top-level signs into blocks that fit ``room`` columns."""
+    is_sum = isinstance(equation.rhs, sp.Add)
+    terms = equation.rhs.as_ordered_terms() if is_sum else [equation.rhs]
+    groups: list[list[sp.Expr]] = []
 
-    def shown(chosen: list[sp.Expr]) -> str:
-        total = sp.Add(*chosen, evaluate=False) if len(chosen) > 1 else chosen[0]
-        if not blocks:
+    def shown(chosen: list[sp.Expr], first: bool) -> str:
+        if first:
+            total = sp.Add(*chosen, evaluate=False) if len(chosen) > 1 else chosen[0]
             return _pretty(sp.Eq(equation.lhs, total, evaluate=False))
-        return _pretty(total)
+        # A later block starts with its sign, taken out of its first term.
+        sign = "- " if chosen[0].could_extract_minus_sign() else "+ "
+        chosen = [-term for term in chosen] if sign == "- " else chosen
+        total = sp.Add(*chosen, evaluate=False) if len(chosen) > 1 else chosen[0]
+        return _prefixed(_pretty(total), sign)
 
     for term in terms:
-        if current and columns(shown([*current, term])) > room:
-            blocks.append(shown(current))
-            current = []
-        current.append(term)
-    blocks.append(shown(current))
-    return blocks
+        alone = bool(groups) and len(groups) > 1 and groups[-1][0].could_extract_minus_sign()
+        fits = groups and columns(shown([*groups[-1], term], len(groups) == 1)) <= room
+        # A block led by a minus sign holds one term: the sign must not seem to cover more.
+        if groups and fits and not alone:
+            groups[-1].append(term)
+        else:
+            groups.append([term])
+    return [shown(group, i == 0) for i, group in enumerate(groups)]
 
 
 def equation_text(equation: Any, width: int) -> str:
@@ -57,10 +66,10 @@ def equation_text(equation: Any, width: int) -> str:
     if columns(block) <= room:
         return _indent(block)
     if isinstance(equation, sp.Eq):
-        blocks = _groups(equation, room - 8)
-        if all(columns(one) <= room - 6 for one in blocks):
+        blocks = _groups(equation, room - 4)
+        if all(columns(one) <= room - 2 for one in blocks):
             return "\n".join(
-                [_indent(blocks[0]), *(_indent(_prefixed(one), _INDENT + 2) for one in blocks[1:])]
+                [_indent(blocks[0]), *(_indent(one, _INDENT + 2) for one in blocks[1:])]
             )
     flat = sp.sstr(equation.rhs) if isinstance(equation, sp.Eq) else sp.sstr(equation)
     head = f"{sp.sstr(equation.lhs)} = " if isinstance(equation, sp.Eq) else ""
@@ -69,11 +78,11 @@ def equation_text(equation: Any, width: int) -> str:
     )
 
 
-def _prefixed(block: str) -> str:
-    """Put a plus sign before the line a multi-line block is centred on."""
+def _prefixed(block: str, sign: str) -> str:
+    """Put a sign before the line that a multi-line block is centred on."""
     lines = block.splitlines()
     middle = len(lines) // 2
-    return "\n".join(("+ " if i == middle else "  ") + line for i, line in enumerate(lines))
+    return "\n".join((sign if i == middle else "  ") + line for i, line in enumerate(lines))
 
 
 def _paragraph(sentence: str, width: int, first: str, rest: str) -> str:
@@ -85,7 +94,9 @@ def correction_words(rate: Rate) -> str:
     parts = []
     for power, log_power in rate.corrections:
         v = str(rate.variable)
-        log = "" if not log_power else f"ln({v})" + ("" if log_power == 1 else f"^{log_power}") + " "
+        log = (
+            "" if not log_power else f"ln({v})" + ("" if log_power == 1 else f"^{log_power}") + " "
+        )
         parts.append(f"{log}{v}^({sp.sstr(power).replace('**', '^')})")
     return ", ".join(parts)
 
@@ -125,12 +136,23 @@ def as_text(derivation: Derivation, width: int = 100) -> str:
 
 # -- LaTeX ------------------------------------------------------------------------------------
 
+_MATHS = {
+    "->": r"\to", "s̄": r"\bar s", "h̄": r"\bar h", "k̄": r"\bar k", "ŵ": r"\hat w", "∞": r"\infty",
+    "∝": r"\propto", "≥": r"\ge", "≤": r"\le", "≪": r"\ll", "≠": r"\ne", "²": "^2", "α": r"\alpha",
+    "γ": r"\gamma", "Δ": r"\Delta", "θ": r"\theta", "κ": r"\kappa", "λ": r"\lambda", "ξ": r"\xi",
+    "π": r"\pi", "ρ": r"\rho", "σ": r"\sigma", "τ": r"\tau", "φ": r"\varphi", "Φ": r"\Phi",
+    "ψ": r"\psi", "Ψ": r"\Psi",
+}  # fmt: skip
 _ESCAPES = {"%": r"\%", "&": r"\&", "#": r"\#", "_": r"\_", "^": r"\^{}", "~": r"\textasciitilde{}"}
 _LATEX_LIMIT = 110
 
 
 def _words(sentence: str) -> str:
-    return "".join(_ESCAPES.get(character, character) for character in sentence)
+    """Running text with its special characters escaped and its Greek letters in math mode."""
+    escaped = "".join(_ESCAPES.get(character, character) for character in sentence)
+    for plain, command in _MATHS.items():
+        escaped = escaped.replace(plain, f"${command}$")
+    return escaped.replace("$$", "")
 
 
 def equation_latex(equation: Any, relation: str = "=") -> str:

@@ -1,5 +1,9 @@
 """Regimes of the two-neuron flow: symmetric, decoupled (ReLU), and the leaky slow mode."""
 
+# sympy's own annotations are too narrow to check against.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -11,10 +15,9 @@ from gradflow.symbolic.aligned import Aligned, aligned
 from gradflow.symbolic.derivation import Derivation, Rate, Step
 from gradflow.symbolic.expansion import expand
 from gradflow.symbolic.linear import decay_equations, polar_flow
-from gradflow.symbolic.notation import M, R, alpha, c0, equation, expr, h, t, theta, versine
+from gradflow.symbolic.notation import M, R, alpha, c0, equation, expr, t, theta
 from gradflow.symbolic.slow_mode import leaky
-from gradflow.symbolic.two_neuron import R1, R2, T1, T2, a1, gamma, r1, sigma
-from gradflow.symbolic.two_neuron import planar_forces
+from gradflow.symbolic.two_neuron import T1, T2, gamma, planar_forces, sigma
 from gradflow.symbolic.wedges import pulls
 
 __all__ = ["combine", "decoupled", "leaky", "symmetric"]
@@ -61,6 +64,7 @@ def symmetric(base: Derivation, slope: sp.Expr | None, outer: str) -> Derivation
         factor=clock,
         pull=clock * c0 / sp.pi,
         scale=gain,
+        letter=M,
         condition="w2 = -w1, t -> ∞; R = " + ("|w1|" if outer == "fixed" else "|a||w1|"),
     )
     norm, angle = sp.Function("R")(t), sp.Function("theta")(t)
@@ -74,11 +78,11 @@ def symmetric(base: Derivation, slope: sp.Expr | None, outer: str) -> Derivation
         ),
         Step("and across it,", equation(sp.Symbol("F_across"), across.subs(now))),
         Step(
-            f"so the vector of norm M below follows {what} (checked by substitution)"
+            f"so the vector (1+α)w1, of norm M, follows {what} (checked by substitution)"
             + (" (balanced: |a| = |w|, R = |a||w|)," if outer == "trained" else ","),
             equation(M, gain * R),
         ),
-        Step("in the rescaled time", equation(sp.Symbol("t_linear"), clock * t)),
+        Step("in the rescaled time", equation(sp.Symbol("T"), clock * t)),
         *near.steps,
     )
     return replace(
@@ -89,7 +93,7 @@ def symmetric(base: Derivation, slope: sp.Expr | None, outer: str) -> Derivation
         equations={
             "symmetric_norm": equation(sp.Derivative(norm, t), rate[0].subs(now)),
             "symmetric_angle": equation(sp.Derivative(angle, t), rate[1].subs(now)),
-            "time_change": equation(sp.Symbol("t_linear"), clock * t),
+            "time_change": equation(sp.Symbol("T"), clock * t),
             **expand("logistic").equations(),
         },
         rates=near.rates,
@@ -120,9 +124,7 @@ def decoupled_law(outer: str) -> tuple[sp.Expr, sp.Expr, Aligned]:
         table |= {mine["C"]: sp.S.Zero, mine["S"]: sp.S.Zero}
     kept = [sp.expand(f.subs(table)) for f in forces[:2]]
     # s_p = 0 for ReLU, but S(M_p, s_p) and the like are written with the sums: nothing is left.
-    along, across = (
-        expr(k.subs({names["p"]["M"]: R, T1: theta}).doit()) for k in kept
-    )
+    along, across = (expr(k.subs({names["p"]["M"]: R, T1: theta}).doit()) for k in kept)
     if (along.free_symbols | across.free_symbols) - {R, theta, c0}:
         raise AssertionError("the neurons do not decouple")
     half_speed, half_turn, _ = polar_flow()
@@ -155,7 +157,7 @@ def decoupled(base: Derivation, slope: sp.Expr | None, outer: str) -> Derivation
     now = {R: norm, theta: angle}
     # Two starts: Phi(R1) - Phi(R2) = b (tau1 - tau2), and Phi' = R^(a-1) to leading order.
     law = near.law
-    gap = law.speed * (nt.tau1 - nt.tau2) / R ** law.power
+    gap = law.speed * (nt.tau1 - nt.tau2) / R**law.power
     first, constant = law.leading()
     gap_in_time = sp.powsimp(gap.subs(R, constant * t**first))
     gap_exponent = sp.simplify(t * sp.diff(gap_in_time, t) / gap_in_time)
@@ -234,6 +236,3 @@ def combine(base: Derivation, parts: dict[str, Derivation]) -> Derivation:
         rates=rates,
         options={**base.options, "regime": None},
     )
-
-
-__all__ += ["R1", "R2", "a1", "r1", "versine", "h"]

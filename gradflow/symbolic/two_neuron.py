@@ -1,18 +1,21 @@
 """Two hidden nodes f = phi(w1.x) - phi(w2.x) on spherically symmetric inputs, logistic loss."""
 
+# sympy's own annotations are too narrow to check against.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false, reportIndexIssue=false
+
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import sympy as sp
 
 from gradflow.symbolic import notation as nt
-from gradflow.symbolic.derivation import Derivation, Step
-from gradflow.symbolic.expansion import LOSSES, expand
-from gradflow.symbolic.notation import M, Mean, alpha, c0, dot, equation, expr, h, t, versine, z
-from gradflow.symbolic.wedges import Pull, components, invariants, like_sector, pulls, s, sbar
+from gradflow.symbolic.derivation import Derivation
+from gradflow.symbolic.expansion import expand
+from gradflow.symbolic.notation import M, alpha, c0, equation, expr, h, t, versine
+from gradflow.symbolic.wedges import Pull, components, invariants, pulls, s, sbar
 from gradflow.validation import check_choice, fail
 
 REGIMES = ("generic", "symmetric", "decoupled", "leaky")
@@ -22,7 +25,8 @@ r1, r2, a1, a2 = sp.symbols("r1 r2 a1 a2", positive=True)
 gamma, sigma = sp.Symbol("gamma", nonnegative=True), sp.Symbol("sigma", real=True)
 
 ASSUMPTIONS = (
-    "x in R^d is spherically symmetric, d ≥ 2, E|projection on a plane| = c0; y = sgn(v.x), |v| = 1.",
+    "x in R^d is spherically symmetric, d ≥ 2, E|x| = c0 for its planar projection; y = sgn(v.x), "
+    "|v| = 1.",
     "f = φ(w1.x) - φ(w2.x), φ(z) = max(z, α z), 0 ≤ α ≤ 1; u2 = -w2, so both w1 and u2 are to "
     "reach v; R1 = |w1|, R2 = |u2|, γ the angle between them.",
     "Planar coordinates: w1, u2 and v in one plane, θ1, θ2 the signed angles from v.",
@@ -154,23 +158,6 @@ def planar_forces(slope: sp.Expr) -> tuple[tuple[sp.Expr, ...], dict[str, dict[s
     return tuple(expr(value.subs(table)) for value in total), names
 
 
-@lru_cache(maxsize=1)
-def teacher_share() -> sp.Expr:
-    """Checks that v's coefficient is the sum of the like sectors' c0 shares, (1+alpha) c0/2 pi.
-
-    E[y f]/2 = ((1+alpha)/2) (1/2) E[y (w1-w2).x] because E[y |w.x|] = 0, with E[y x] = (2c0/pi) v.
-    """
-    from gradflow.symbolic.linear import half_circle_mean
-
-    odd_part = (1 - alpha * (-1)) / 2  # (phi(1) - phi(-1))/2
-    coefficient = odd_part * c0 * half_circle_mean(sp.cos(nt.phi)) / 2
-    along, _ = like_sector()
-    shares = (1 + alpha) * sp.expand(along).coeff(c0) * c0
-    if sp.simplify(coefficient - shares) != 0:
-        raise AssertionError("the teacher's pull and the sectors' c0 shares differ")
-    return expr(sp.factor(coefficient))
-
-
 def _definitions(slope: sp.Expr, names: dict[str, dict[str, sp.Symbol]]) -> dict[sp.Symbol, Any]:
     """Abbreviation -> expression in R1, R2, gamma."""
     table: dict[sp.Symbol, Any] = {}
@@ -192,6 +179,13 @@ def expanded(expression: sp.Expr, definitions: dict[sp.Symbol, Any]) -> sp.Expr:
         chosen = {k: v for k, v in definitions.items() if str(k).startswith(wanted)}
         expression = expr(expression.subs(chosen, simultaneous=True))
     return expression
+
+
+def _by_angle(total: sp.Expr) -> sp.Expr:
+    """The force collected by the sines and cosines it projects with, for display."""
+    plain = sp.expand(total.replace(versine, lambda angle: 1 - sp.cos(angle)))
+    waves = sorted(plain.atoms(sp.sin, sp.cos), key=str)
+    return expr(sp.collect(plain, waves, sp.factor_terms))
 
 
 @lru_cache(maxsize=16)
@@ -222,10 +216,21 @@ def generic(slope: sp.Expr, outer: str) -> Derivation:
     def full() -> tuple[sp.Expr, ...]:
         return tuple(expanded(e, definitions).subs(geometry).subs(product) for e in symbolic)
 
+    names_of_forces = sp.symbols("F_1r F_1theta F_2r F_2theta")
+    short = (
+        (names_of_forces[0], names_of_forces[1] / R1, names_of_forces[2], names_of_forces[3] / R2)
+        if outer == "fixed"
+        else (
+            a1 * names_of_forces[0], a1 * names_of_forces[1] / r1, r1 * names_of_forces[0],
+            a2 * names_of_forces[2], a2 * names_of_forces[3] / r2, r2 * names_of_forces[2],
+        )
+    )  # fmt: skip
     flow = {
         f"flow_{q}": equation(sp.Derivative(sp.Function(str(q))(t), t), e)
-        for q, e in zip(state, symbolic, strict=True)
+        for q, e in zip(state, short, strict=True)
     }
+    for symbol, force in zip(names_of_forces, forces, strict=True):
+        flow[str(symbol)] = equation(symbol, _by_angle(force))
     shown = {
         f"definition_{symbol}": equation(symbol, value)
         for symbol, value in definitions.items()
@@ -241,8 +246,8 @@ def generic(slope: sp.Expr, outer: str) -> Derivation:
     )
     return Derivation(
         name="two-neuron",
-        title=f"Two hidden nodes, slope α = {sp.sstr(slope).replace('alpha', 'α')}, {outer} outer "
-        "weights, logistic loss",
+        title=f"Two hidden nodes, slope {sp.sstr(slope).replace('alpha', 'α')}, {outer} outer weights, "
+        "logistic loss",
         options={"regime": "generic", "outer": outer, "slope": slope},
         assumptions=ASSUMPTIONS
         + (
@@ -250,7 +255,7 @@ def generic(slope: sp.Expr, outer: str) -> Derivation:
             if outer == "trained"
             else ()
         ),
-        steps=tuple(_generic_steps(slope, outer)),
+        steps=tuple(generic_steps(slope, outer)),
         equations={
             **flow,
             **extra,
@@ -264,98 +269,3 @@ def generic(slope: sp.Expr, outer: str) -> Derivation:
         expansion=expand("logistic").equations()["h_expansion"],
         cartesian=cartesian_field(slope, outer),
     )
-
-
-@lru_cache(maxsize=16)
-def _generic_steps(slope: sp.Expr, outer: str) -> list[Step]:
-    f, psi = sp.Symbol("f"), sp.Function("psi")
-    identity = sp.log(2 * sp.cosh(z / 2)) - z / 2
-    if sp.simplify(sp.expand_log((LOSSES["logistic"] - identity).diff(z)).rewrite(sp.exp)) != 0:
-        raise AssertionError("ln(1+e^-z) = ln 2cosh(z/2) - z/2")
-    along, across = like_sector()
-    other = [p for p in pulls(alpha) if p.label == "0"][0]
-    k_p, k_m, pull0, pulla = sp.symbols("K_p K_m Z_0 Z_a")
-    vector = sp.Symbol("v")
-    what = sp.Symbol("what")
-    steps = [
-        Step(
-            "The risk, by definition, with f = φ(w1.x) - φ(w2.x) and y = sgn(v.x).",
-            equation(sp.Symbol("L"), Mean(LOSSES["logistic"].subs(z, nt.y * f))),
-        ),
-        Step(
-            "Take the part of the loss that is odd in z away; ψ is even, so y leaves it.",
-            equation(LOSSES["logistic"], psi(z) - z / 2),
-        ),
-        Step("with", equation(psi(z), sp.log(2 * sp.cosh(z / 2)))),
-        Step(
-            "φ(z) = (1+α)z/2 + (1-α)|z|/2 and E[y|w.x|] = 0 (odd under x -> -x), E[y x] = "
-            "(2c0/π) v: the teacher enters linearly, in every dimension.",
-            equation(
-                sp.Symbol("L"),
-                Mean(psi(f)) - teacher_share() * (dot("v", "w1") - dot("v", "w2")),
-            ),
-        ),
-        Step(
-            "With u2 = -w2, f is linear on each sector of signs of (w1.x, u2.x): w_p.x for (+,+), "
-            "w_m.x for (-,-), W_0.x for (+,-), α W_0.x for (-,+), where",
-            equation(sp.Symbol("w_p"), sp.Symbol("w1") + slope * sp.Symbol("u2")),
-        ),
-        Step("and", equation(sp.Symbol("w_m"), slope * sp.Symbol("w1") + sp.Symbol("u2"))),
-        Step("and", equation(sp.Symbol("W_0"), sp.Symbol("w1") + sp.Symbol("u2"))),
-        Step(
-            "On a sector, x = ρ (cos, sin) around W: radial averages first. The average over ρ of "
-            "ρ ψ'(ρ m) is Ψ'(m), the derivative of",
-            equation(nt.Psibar(M), Mean(sp.log(sp.cosh(nt.rho * M / 2)))),
-        ),
-        Step(
-            "Angular integrals along W give the wedge function C",
-            equation(nt.C(M, nt.a), nt.C.definition(M, nt.a)),
-        ),
-        Step(
-            "and those across W (a primitive exists) the wedge function S.",
-            equation(nt.S(M, nt.a), nt.S.definition(M, nt.a)),
-        ),
-        Step(
-            "u -> π-u leaves the integrand of C unchanged, and a half circle gives half of "
-            "c0/π - h(M): reflection beyond a right angle.",
-            equation(nt.C(M, sp.pi - nt.a), (c0 / sp.pi - h(M)) / 2 - nt.C(M, nt.a)),
-        ),
-        Step(
-            "Sector (+,-), at angles s, s̄ = γ-s from W to w1, u2; along W and, times the normal n "
-            "(towards u2), across it: E[1 ψ'(W.x) x] = Z(M,s), with components",
-            equation(sp.Symbol("Z_along"), other.along),
-        ),
-        Step("and", equation(sp.Symbol("Z_across"), other.across)),
-        Step(
-            "Sectors (+,+) and (-,-), in the same way: along W",
-            equation(sp.Symbol("P_along"), along),
-        ),
-        Step("and across it", equation(sp.Symbol("P_across"), across)),
-        Step(
-            "Hence, with K = (c0/2π)(v - ŵ) + (h(M)/2) ŵ + Z(M,s) for w_p and for w_m,",
-            equation(sp.Symbol("K_p"), c0 / (2 * sp.pi) * (vector - what) + h(M) / 2 * what
-                     + sp.Symbol("Z_p")),
-        ),
-        Step(
-            "the exact force on w1 (Z_0 of W_0, Z_a of α W_0) is",
-            equation(sp.Symbol("F_1"), k_p + slope * k_m - pull0 - slope * pulla),
-        ),
-        Step("and on u2", equation(sp.Symbol("F_2"), slope * k_p + k_m - pull0 - slope * pulla)),
-        Step(
-            "so the difference moves with (1-α); at α = 1, w1 + w2 = w1 - u2 is conserved.",
-            equation(sp.Symbol("F_1") - sp.Symbol("F_2"), sp.factor((1 - slope) * (k_p - k_m))),
-        ),
-    ]
-    if outer == "trained":
-        steps.append(
-            Step(
-                "Trained outer weights: the force is evaluated at ai wi; wi' = ai Fi and",
-                equation(
-                    sp.Derivative(sp.Function("a_i")(t), t), dot("w_i", "F_i")
-                ),
-            )
-        )
-    return steps
-
-
-__all__ = ["derive_two_neuron", "expanded", "generic", "planar_forces", "replace"]

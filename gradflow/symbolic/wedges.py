@@ -5,6 +5,10 @@ each of four sectors of the plane span(w1, u2).  Angles are measured from w1 tow
 the angle between them), s from w1 to the vector W at hand and sbar = gamma - s from W to u2.
 """
 
+# sympy's own annotations are too narrow to check against.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -12,7 +16,6 @@ from functools import lru_cache
 
 import sympy as sp
 
-from gradflow.symbolic import notation as nt
 from gradflow.symbolic.notation import C, M, Psibar, Psiprime, S, c0, expr, h, omega, u
 
 s, sbar = sp.symbols("s sbar", nonnegative=True)
@@ -62,14 +65,14 @@ def reflect(expression: sp.Expr) -> sp.Expr:
 
 @lru_cache(maxsize=1)
 def like_sector() -> tuple[sp.Expr, sp.Expr]:
-    """The force of the sector w1.x > 0, u2.x > 0 (or both < 0): directions sbar-pi/2 ... pi/2-s."""
+    """The force of the sector w1.x > 0, u2.x > 0 (or both < 0): sbar-pi/2 ... pi/2-s."""
     along, across = arc(sbar - sp.pi / 2, sp.pi / 2 - s)
     return reflect(along), _in_s(across)
 
 
 @lru_cache(maxsize=1)
 def unlike_sector() -> tuple[sp.Expr, sp.Expr]:
-    """The force of the sector w1.x > 0 > u2.x (or the reverse): directions -s-pi/2 ... sbar-pi/2."""
+    """The force of the sector w1.x > 0 > u2.x (or the reverse): -s-pi/2 ... sbar-pi/2."""
     along, across = arc(-s - sp.pi / 2, sbar - sp.pi / 2)
     return along, _in_s(across)
 
@@ -123,7 +126,8 @@ def invariants(
 ) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
     """|W|, s and sbar for W = c1 w1 + c2 u2, |w1| = first, |u2| = second."""
     one, two = sides[0] * first, sides[1] * second
-    size = sp.sqrt(one**2 + two**2 + 2 * one * two * sp.cos(gamma))
+    # one^2 + two^2 + 2 one two cos(gamma), written so that rounding cannot make it negative
+    size = sp.sqrt((one - two) ** 2 + 4 * one * two * sp.cos(gamma / 2) ** 2)
     if two == 0:
         return one, sp.S.Zero, gamma
     if one == 0:
