@@ -1,8 +1,8 @@
 r"""Named observables of a trajectory: what to read, in which units, by which formula.
 
 An observable reads a *path*: anything with ``params`` (a pytree whose arrays carry time first) and
-``risk``. A :class:`~gradflow.trajectory.Trajectory` also offers quantities that its chart knows more
-exactly than cartesian parameters can say (angles of e^{-10000}); these are read first.
+``risk``. A :class:`~gradflow.trajectory.Trajectory` also offers quantities that its chart knows
+more exactly than cartesian parameters can say (angles of e^{-10000}); these are read first.
 
 A new observable is one decorated function.
 """
@@ -223,7 +223,8 @@ def log_loss(path: Any) -> np.ndarray:
 @observable("loss", long_name="risk")
 def loss(path: Any) -> np.ndarray:
     """L(theta(t))."""
-    if _from_chart(path, "log_loss") is not None:
+    # One source for both, also after a round trip through a file.
+    if "log_loss" in getattr(path, "exact", {}) or _from_chart(path, "log_loss") is not None:
         return np.exp(observe(path, "log_loss"))
     return map_rows(_risk_value, path.risk, path.params)
 
@@ -249,9 +250,7 @@ def _tree_norm(tree: Any) -> np.ndarray:
     return top * np.sqrt(np.sum((flat / top[:, None]) ** 2, axis=1))
 
 
-@observable(
-    "neuron_norms", unit="weight", long_name="norm of each neuron", dims=("time", "neuron")
-)
+@observable("neuron_norms", unit="weight", long_name="norm of each neuron", dims=("time", "neuron"))
 def neuron_norms(path: Any) -> np.ndarray:
     """|w_k(t)|, shape (time, K)."""
     vectors = neuron_vectors(path)
@@ -282,9 +281,7 @@ def log_tan_half_angle(path: Any) -> np.ndarray:
     return np.where(along >= 0, ahead, behind)
 
 
-@observable(
-    "cos_angle", long_name="cosine of the angle to the own target", dims=("time", "neuron")
-)
+@observable("cos_angle", long_name="cosine of the angle to the own target", dims=("time", "neuron"))
 def cos_angle(path: Any) -> np.ndarray:
     """cos theta_k = -tanh(ln tan(theta_k/2)), shape (time, K)."""
     return -np.tanh(observe(path, "log_tan_half_angle"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +69,7 @@ def describe_tree(tree: Any) -> tuple[Any, list[np.ndarray]]:
             return {"kind": "array"}
         name = type(node).__name__
         if name in _param_classes():
-            fields = list(node.__dataclass_fields__)
+            fields = [f.name for f in dataclasses.fields(cast(Any, node))]
             items = [walk(getattr(node, f)) for f in fields]
             return {"kind": "module", "name": name, "keys": fields, "items": items}
         raise fail("params", node, "cannot be stored", "use dicts, lists and tuples of arrays")
@@ -148,10 +149,8 @@ def risk_from_description(description: Mapping[str, Any]) -> Any:
         teacher = description["teacher"]
         return PopulationRisk(
             network_from_description(description["net"]),
-            loss_from_description(description["loss"]),
+            cast(Any, loss_from_description(description["loss"])),
             law_from_description(description["law"]),
             LinearTeacher(jnp.asarray(teacher["direction"], jnp.float64)),
         )
-    raise fail(
-        "risk", kind, "cannot be rebuilt from a file", "pass it: gf.load(path, risk=...)"
-    )
+    raise fail("risk", kind, "cannot be rebuilt from a file", "pass it: gf.load(path, risk=...)")

@@ -1,4 +1,4 @@
-"""Integrate a risk's gradient flow, and keep what came out: :func:`integrate`, :class:`Trajectory`."""
+"""Integrate a risk's gradient flow (:func:`integrate`) and keep it (:class:`Trajectory`)."""
 
 from __future__ import annotations
 
@@ -141,14 +141,12 @@ class Trajectory:
         return " -> ".join(self.chart_names)
 
     def __repr__(self) -> str:
-        if len(self):
-            span = f"t = {self.t[0]:.6g} ... {self.t[-1]:.6g}"
-        else:
-            span = "nothing recorded"
+        span = f"t = {self.t[0]:.6g} ... {self.t[-1]:.6g}" if len(self) else "nothing recorded"
         work = ", ".join(f"{int(self.stats[k])} {k}" for k in ("steps", "rejected", "rhs"))
         return (
             f"Trajectory of {getattr(self.risk, 'name', type(self.risk).__name__)}\n"
-            f"  {len(self)} points, {span}, stopped at t = {self.t_final:.6g} by {self.stopped_by}\n"
+            f"  {len(self)} points, {span}, "
+            f"stopped at t = {self.t_final:.6g} by {self.stopped_by}\n"
             f"  {self.integrator}, clock {self.clock_name}, chart {self.chart}, "
             f"rtol = {self.rtol:g}, atol = {'scaled' if self.atol is None else f'{self.atol:g}'}\n"
             f"  {work}, {self.stats['run_seconds']:.3g} s + "
@@ -373,9 +371,7 @@ def integrate(
     return trajectory
 
 
-def _assemble(
-    risk: Any, params: Any, clock_name: str, settings: Settings, done: Run
-) -> Trajectory:
+def _assemble(risk: Any, params: Any, clock_name: str, settings: Settings, done: Run) -> Trajectory:
     save = settings.save
     by_steps = not isinstance(save, Points)
     stages: list[_Stage] = []
@@ -385,7 +381,9 @@ def _assemble(
         stages.append(_Stage(flow, solution.s[skip:], solution.Y[skip:]))
     kept = [stage for stage in stages if stage.s.shape[0]]
     pieces = [_read(stage.flow, stage.s, stage.Y) for stage in (kept or stages[:1])]
-    merged = {key: np.concatenate([p[key] for p in pieces]) for key in ("t", "log_t", "clock", "energy")}
+    merged = {
+        key: np.concatenate([p[key] for p in pieces]) for key in ("t", "log_t", "clock", "energy")
+    }
     if isinstance(save, Points):
         # The times asked for, not their round trip through the clock.
         asked = np.array(save.values)[: merged["t"].shape[0]]
@@ -394,7 +392,9 @@ def _assemble(
         if save.kind == "t":
             with np.errstate(divide="ignore"):
                 merged["log_t"] = np.log(asked)
-    all_params = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[p["params"] for p in pieces])
+    all_params = jax.tree.map(
+        lambda *leaves: np.concatenate(leaves), *[p["params"] for p in pieces]
+    )
     last_flow, last = done.stages[-1]
     end = _read(last_flow, np.array([last.s_final]), last.Y_final[None])
     events = _events(done)

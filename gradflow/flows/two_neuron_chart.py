@@ -82,6 +82,9 @@ def slow_mode(forms: Array, b: Array, radial: RadialFunctions, s: Array, d: Arra
     return determinant / fast, 2 * half_gap, 0.5 * jnp.arctan2(-delta, cross)
 
 
+_slow_mode = eqx.filter_jit(slow_mode)
+
+
 def cap_rate(radial: RadialFunctions, m: Array) -> Array:
     """k(M) = (c0/pi - h(M)) / (2M), the rate at which a cap's linear form loses its perpendicular part."""
     return 0.5 * radial.h_complement(m) / m
@@ -194,10 +197,11 @@ class TwoNeuronChart(AbstractChart):
         return self._place().params(z, np.exp(-lam)[..., None, None] * q, b)
 
     def exact(self, y: np.ndarray) -> dict[str, np.ndarray]:
-        z, q, lam, _ = self._unpack(y)
+        z, q, lam, b = self._unpack(y)
         log_p = _log_norm(q) - lam[..., None]
         return {
-            "log_tan_half_angle": _log_half_angle(z, log_p),
+            # a neuron whose outer weight has changed sign has changed its target too
+            "log_tan_half_angle": _log_half_angle(np.where(np.asarray(b) >= 0, z, -z), log_p),
             "neuron_norms": np.hypot(z, np.exp(np.minimum(log_p, 700.0))),
             "log_perpendicular": log_p,
             "cap_mean": _caps(np.asarray(self.reduction.forms), _numpy_b(y, self), z).mean(axis=-1),
@@ -274,7 +278,7 @@ class TwoNeuronChart(AbstractChart):
             directions = q / np.hypot(q[:, 0], q[:, 1])[:, None]
             modes = _log_norm(q) - lam
         else:
-            _, _, offset = slow_mode(
+            _, _, offset = _slow_mode(
                 self.reduction.forms, self.fixed_outer, self.reduction.radial, jnp.asarray(mean), jnp.asarray(diff)
             )
             angle = -0.25 * np.pi + float(offset)

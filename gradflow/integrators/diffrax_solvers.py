@@ -22,7 +22,6 @@ import time
 from typing import Any, NamedTuple
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +52,7 @@ _SEGMENT = 20_000
 
 #: Step-size controller: a trace of proportional control, which rejects fewer steps on decaying
 #: problems and costs no steps elsewhere.
-_PID = {"pcoeff": 0.1, "icoeff": 0.9}
+_PID: dict[str, Any] = {"pcoeff": 0.1, "icoeff": 0.9}
 
 _EXPLICIT = {
     "tsit5": diffrax.Tsit5,
@@ -324,7 +323,8 @@ class DiffraxIntegrator(AbstractIntegrator):
     Parameters
     ----------
     name : str
-        ``tsit5``, ``dopri5``, ``dopri8``, ``bosh3``, ``heun`` (explicit); ``kvaerno3/4/5`` (implicit).
+        Explicit: ``tsit5``, ``dopri5``, ``dopri8``, ``bosh3``, ``heun``; implicit:
+        ``kvaerno3``, ``kvaerno4``, ``kvaerno5``.
 
     Notes
     -----

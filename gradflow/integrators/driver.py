@@ -1,4 +1,4 @@
-"""Run a flow through its stages with any integrator: checks at the door, tolerances, bookkeeping."""
+"""Run a flow through its stages with any integrator: checks at the door, tolerances, counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -84,7 +84,7 @@ def check_settings(
     max_steps: Any = 1_000_000,
     progress: Any = None,
 ) -> Settings:
-    """Check every numerical argument; a ``ValueError`` names the argument, its value and the fix."""
+    """Check every numerical argument; a ``ValueError`` names argument, value and fix."""
     check_choice("integrator", integrator, [*integrator_names(), "auto"])
     rtol = check_rtol(rtol)
     if atol is not None:
@@ -98,12 +98,12 @@ def check_settings(
         rtol=rtol,
         atol=atol,
         max_steps=check_integer("max_steps", max_steps, minimum=1),
-        progress=progress,
+        progress=cast(Any, progress),
     )
 
 
 def start_scale(params: Any) -> float:
-    """Size of the smallest block of the start: over the arrays of ``params``, the least max |entry|.
+    """Size of the smallest block of the start: the least max |entry| over the arrays of ``params``.
 
     Zero blocks do not count.
     """

@@ -1,9 +1,9 @@
 """scipy's solvers behind the contract: RK45, DOP853, LSODA, Radau, BDF.
 
-The field and its Jacobian are compiled; the loop is scipy's ``OdeSolver``, stepped from here so that
-steps can be capped, saved and interrupted. scipy's interpolants are less accurate than its steps
-(hundreds of tolerances for DOP853), so one-step methods reach stops and save points by a step from
-the last point; the multistep methods (LSODA, BDF) interpolate with their own polynomial.
+The field and its Jacobian are compiled; the loop is scipy's ``OdeSolver``, stepped from here so
+that steps can be capped, saved and interrupted. scipy's interpolants are less accurate than its
+steps (hundreds of tolerances for DOP853), so one-step methods reach stops and save points by a step
+from the last point; the multistep methods (LSODA, BDF) interpolate with their own polynomial.
 """
 
 from __future__ import annotations
@@ -55,6 +55,11 @@ def _probe(flow: Any, events: tuple[Any, ...], measure: Any, s: Any, Y: Any) -> 
     values = [jnp.asarray(event(flow, s, Y), jnp.float64) for event in events]
     values.append(s if measure is None else jnp.asarray(measure(flow, s, Y), jnp.float64))
     return jnp.stack(values)
+
+
+def _root(function: Any, a: float, b: float, **options: Any) -> float:
+    root: Any = optimize.brentq(function, a, b, **options)
+    return float(root)
 
 
 class ScipyIntegrator(AbstractIntegrator):
@@ -170,7 +175,7 @@ class ScipyIntegrator(AbstractIntegrator):
             before = values
             values = probe(solver.t, solver.y)
             limit = solver.t
-            dense = None
+            dense: Any = None
             crossed = (values[:-1] >= 0) & (before[:-1] < 0)
             if np.any(crossed):
                 dense = exact_curve(s, Y, solver.dense_output())
@@ -181,7 +186,7 @@ class ScipyIntegrator(AbstractIntegrator):
                 if dense is None:
                     dense = exact_curve(s, Y, solver.dense_output())
                 target = pending.pop(0)
-                at = target if measure is None else optimize.brentq(
+                at = target if measure is None else _root(
                     lambda x, goal=target, curve=dense: probe(x, curve(x))[-1] - goal, s, limit,
                     xtol=1e-300, rtol=1e-14,
                 )  # fmt: skip
@@ -221,10 +226,9 @@ class ScipyIntegrator(AbstractIntegrator):
         best, which = b, int(np.argmax(crossed))
         for k in np.flatnonzero(crossed):
             value = lambda x, k=k: probe(x, dense(x))[k]
-            if value(a) < 0 <= value(b):
-                root = optimize.brentq(value, a, b, xtol=1e-300, rtol=1e-14)
-            else:  # the curve's end differs from the step's by rounding
-                root = b
+            # The curve's end differs from the step's by rounding, so the sign is asked again.
+            bracketed = value(a) < 0 <= value(b)
+            root = _root(value, a, b, xtol=1e-300, rtol=1e-14) if bracketed else b
             if root <= best:
                 best, which = float(root), int(k)
         return best, which

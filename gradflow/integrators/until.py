@@ -121,15 +121,15 @@ class AbstractUntil(abc.ABC):
         if not isinstance(other, AbstractUntil):
             return NotImplemented
         parts = [*_parts(self), *_parts(other)]
-        return Any_(tuple(parts))
+        return FirstOf(tuple(parts))
 
 
 def _parts(until: AbstractUntil) -> tuple[AbstractUntil, ...]:
-    return until.parts if isinstance(until, Any_) else (until,)
+    return until.parts if isinstance(until, FirstOf) else (until,)
 
 
 @dataclass(frozen=True)
-class Any_(AbstractUntil):
+class FirstOf(AbstractUntil):
     """The first of several conditions; made by ``|``."""
 
     parts: tuple[AbstractUntil, ...]
@@ -268,7 +268,7 @@ def gradient(value: float) -> AbstractUntil:
 def direction(tol: float) -> AbstractUntil:
     r"""Stop when the direction u of the parameters turns slower than ``tol``.
 
-    The rate is per unit of ln(1+t): :math:`\\|(I-uu^\\top)\\dot\\theta\\|(1+t)/\\|\\theta\\|`. It says
+    The rate is per unit of ln(1+t): :math:`\|(I-uu^\top)\dot\theta\|(1+t)/\|\theta\|`. It says
     how fast the direction moves, not how far it is from its limit.
     """
     return Threshold("direction", check_positive("tol", tol))

@@ -22,7 +22,7 @@ import functools
 import math
 import warnings
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -284,7 +284,7 @@ def _check_moment(k: Any) -> int:
 
 
 class SphericalLaw(abc.ABC):
-    r"""Base of the spherically symmetric laws; instances are frozen, hashable and comparable.
+    r"""Base of the spherically symmetric laws; instances are constant, hashable and comparable.
 
     Attributes
     ----------
@@ -796,11 +796,13 @@ class RadialLaw(SphericalLaw):
 
     def __init__(self, dim: int, radius: Any) -> None:
         self.dim = _check_dim(dim)
-        if isinstance(radius, (int, float, np.number)) and not isinstance(radius, bool):
+        number = isinstance(radius, (int, float, np.number)) and not isinstance(radius, bool)
+        if number:
             self.radius = check_positive("radius", radius)
             self._rule = _Radius(np.array([self.radius]), np.zeros(1), np.ones(1), self.radius, 1.0)
             self._discrete, self._tail, self._low_power = True, math.inf, math.inf
             return
+        radius = cast(Any, radius)
         if not (hasattr(radius, "dist") and hasattr(radius, "support")):
             raise fail(
                 "radius",
@@ -1050,6 +1052,7 @@ def _radius_fit(law: RadialLaw) -> Fit:
             decay = np.exp(-np.outer(m, rule.offset / unit))
             found["g"] = (log1p_ratio(e) * decay) @ rule.weight
             found["dg"] = (decay / (1 + e)) @ (rule.weight * rule.node / unit)
+            found["d2psi"] = (decay / (1 + e) ** 2) @ (rule.weight * (rule.node / unit) ** 2)
         return found
 
     edge = 2.0**lowest

@@ -20,6 +20,7 @@ both ends times a ratio :math:`T` that is smooth, positive and never far from co
 ``psi_bar``             :math:`m\,\zeta\,T`
 ``g``                   :math:`e^{-\text{gap}\,m}(1-\zeta)^{2q}\,T`
 ``-g'``                 :math:`e^{-\text{gap}\,m}(1-\zeta)^{3q}\,T`
+``psi''``               :math:`e^{-\text{gap}\,m}(1-\zeta)^{4q}\,T`
 ======================  =================================================
 
 :math:`T` is a piecewise Chebyshev series.  Two layouts of the panels exist:
@@ -54,8 +55,9 @@ TERMS = 15
 #: Chebyshev terms per binary octave of the ``"octave"`` layout.
 OCTAVE_TERMS = 22
 
-# "dg" is -g', kept beside the seven because a derivative of the series of g loses digits at small m
-_NAMES = ("h", "dh", "h_complement", "H", "psi_prime", "psi_bar", "g", "dg")
+# "dg" is -g' and "d2psi" is Psi'', kept for the derivatives: the slope of a series is accurate
+# relative to the function over its argument only.
+_NAMES = ("h", "dh", "h_complement", "H", "psi_prime", "psi_bar", "g", "dg", "d2psi")
 _ROW = {name: row for row, name in enumerate(_NAMES)}
 _LN2 = float(np.log(2.0))
 
@@ -89,7 +91,7 @@ class RadialFunctions(eqx.Module):
     c0: Array
     p0: Array
     kappa: Array
-    _table: Array  # (8 * terms * panels,): function, then term, then panel
+    _table: Array  # (9 * terms * panels,): function, then term, then panel
     _unit: Array  # m * unit is dimensionless
     _pole: Array  # c of zeta = m/(m+c)
     _gap: Array  # g has the factor exp(-gap m unit)
@@ -177,18 +179,18 @@ class RadialFunctions(eqx.Module):
         elif name == "H":
             value = rest * ratio
         else:
-            decay = rest * rest if name == "g" else rest * rest * rest
+            decay = rest ** {"g": 2, "dg": 3, "d2psi": 4}[name]
             value = jnp.exp(-self._gap * u) * (1 - self._power + self._power * decay) * ratio
         if self._layout == "octave":
             lowest = 2.0**self._lowest
             value = jnp.where(u < lowest, self._small(name, jnp.minimum(u, lowest)), value)
         if name in ("h", "h_complement", "psi_prime", "dg"):
             return value * self._unit
-        return value * self._unit**2 if name == "dh" else value
+        return value * self._unit**2 if name in ("dh", "d2psi") else value
 
     def _small(self, name: str, u: Array) -> Array:
         """The two leading powers of u (dimensionless) below the lowest octave, for the unit law."""
-        planar = name in ("psi_prime", "psi_bar", "g", "dg")
+        planar = name in ("psi_prime", "psi_bar", "g", "dg", "d2psi")
         a, b = (self._end[0], self._end[1]) if planar else (self._end[2], self._end[3])
         delta = self._end[4]
         log = jnp.where(u > 0, jnp.log(jnp.where(u > 0, u, 1.0)), -690.0)
@@ -198,8 +200,9 @@ class RadialFunctions(eqx.Module):
         power = log * jnp.where(tiny, 1 + v / 2, jnp.expm1(v) / jnp.where(tiny, 1.0, v))
         if name in ("psi_prime", "h_complement"):
             return u * (a + b * power)
-        if name == "dh":
-            return -(a + b * (power + jnp.exp(v)))
+        if name in ("dh", "d2psi"):
+            slope = a + b * (power + jnp.exp(v))
+            return -slope if name == "dh" else slope
         slope = self.c0 / self._unit / (2 if planar else jnp.pi)
         if name in ("h", "dg"):
             return slope - u * (a + b * power)
@@ -214,7 +217,7 @@ def _float(value: ArrayLike) -> Array:
 
 
 # Derivatives: where the derivative of one function is another one, it is used as such, which
-# keeps full accuracy; the others (dh, psi_prime) are differentiated through their series.
+# keeps full accuracy; dh and Psi'' themselves are differentiated through their series.
 # The functions are constants of the problem: the leaves of `radial` carry no tangent.
 
 
@@ -250,13 +253,29 @@ def _g(radial: RadialFunctions, m: Array) -> Array:
 @_g.defjvp
 def _g_jvp(primals, tangents):
     radial, m = primals
-    return _g(radial, m), -radial._value("dg", m) * tangents[1]
+    return _g(radial, m), -_dg(radial, m) * tangents[1]
 
 
+@jax.custom_jvp
+def _dg(radial: RadialFunctions, m: Array) -> Array:
+    return radial._value("dg", m)
+
+
+@jax.custom_jvp
 def _psi_prime(radial: RadialFunctions, m: Array) -> Array:
-    # copysign would lose the derivative at 0; multiplying by the sign keeps it for m != 0, and
-    # m = 0 counts as positive.
-    return jnp.where(m < 0, -1.0, 1.0) * radial._value("psi_prime", jnp.where(m < 0, -m, m))
+    return jnp.where(m < 0, -1.0, 1.0) * radial._value("psi_prime", jnp.abs(m))
+
+
+@_dg.defjvp
+def _dg_jvp(primals, tangents):
+    radial, m = primals
+    return _dg(radial, m), -radial._value("d2psi", m) * tangents[1]
+
+
+@_psi_prime.defjvp
+def _psi_prime_jvp(primals, tangents):
+    radial, m = primals
+    return _psi_prime(radial, m), radial._value("d2psi", jnp.abs(m)) * tangents[1]
 
 
 @_h.defjvp
@@ -318,12 +337,15 @@ def radial_values(
     Returns
     -------
     dict
-        Arrays (n,) for ``h``, ``-dh``, ``h_complement``, ``H``, ``psi_prime``, ``psi_bar``, ``g``
-        and ``-g'``.
+        Arrays (n,) for ``h``, ``-dh``, ``h_complement``, ``H``, ``psi_prime``, ``psi_bar``, ``g``,
+        ``-g'`` and ``psi''``.
     """
     out = {name: np.empty(m.shape) for name in _NAMES}
     x, wx = marginal
     rho, wr = planar
+    # far out in a heavy tail x^2 may overflow, where the kernels have long been zero
+    with np.errstate(over="ignore", invalid="ignore"):
+        wxx, wrr = (np.where(np.isfinite(w * r * r), w * r * r, 0.0) for r, w in (marginal, planar))
     rows = max(1, 400_000 // max(x.size, rho.size))
     for start in range(0, m.size, rows):
         part = slice(start, start + rows)
@@ -331,21 +353,20 @@ def radial_values(
         e = np.exp(-z)
         f = e / (1 + e)
         out["h"][part] = f @ (wx * x)
-        with np.errstate(over="ignore", invalid="ignore"):
-            weight = wx * x * x
-        # far out in a heavy tail x^2 may overflow, where the kernel has long been zero
-        out["dh"][part] = (f / (1 + e)) @ np.where(np.isfinite(weight), weight, 0.0)
+        out["dh"][part] = (f / (1 + e)) @ wxx
         out["H"][part] = np.log1p(e) @ wx
         u = m[part, None] * rho
         e = np.exp(-u)
         if gap == 0:
             out["g"][part] = np.log1p(e) @ wr
             out["dg"][part] = (e / (1 + e)) @ (wr * rho)
+            out["d2psi"][part] = (e / (1 + e) ** 2) @ wrr
         else:
             # the decay is taken out before anything underflows
             rest = np.exp(gap * m[part, None] - u)
             out["g"][part] = (log1p_ratio(e) * rest) @ wr
             out["dg"][part] = (rest / (1 + e)) @ (wr * rho)
+            out["d2psi"][part] = (rest / (1 + e) ** 2) @ wrr
         if c0 is None:
             out["h_complement"][part] = (np.expm1(-z) / (-2 * (1 + np.exp(-z)))) @ (wx * x)
             out["psi_prime"][part] = (np.expm1(-u) / (-2 * (1 + e))) @ (wr * rho)
@@ -365,7 +386,7 @@ def log1p_ratio(e: np.ndarray) -> np.ndarray:
 class Fit(NamedTuple):
     """Chebyshev tables of one law at unit length scale (NumPy; see :class:`RadialFunctions`)."""
 
-    table: np.ndarray  # (8, terms, panels)
+    table: np.ndarray  # (9, terms, panels)
     c0: float
     p0: float
     pole: float
@@ -435,8 +456,8 @@ def fit_radial(
     octaves : tuple of int
         log2 of the ends of the tabulated range, for ``"octave"``.
     gap, power : float
-        ``g`` is tabulated relative to ``exp(-gap m) (1-zeta)^(2 power)``, and its derivative
-        with one power more; power is 0 or 1.
+        ``g`` is tabulated relative to ``exp(-gap m) (1-zeta)^(2 power)``, and its two derivatives
+        with one and two powers more; power is 0 or 1.
     end : tuple
         A, B (planar), A, B (marginal) and delta of the small-argument form.
     """
@@ -453,6 +474,7 @@ def fit_radial(
         "psi_bar": m * zeta,
         "g": rest**2 if power else np.ones_like(m),
         "dg": rest**3 if power else np.ones_like(m),
+        "d2psi": rest**4 if power else np.ones_like(m),
     }
     found = values(m)
     table = np.empty((len(_NAMES), terms, panels))

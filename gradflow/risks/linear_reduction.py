@@ -1,22 +1,29 @@
 r"""A linear predictor on spherically symmetric data, reduced to (R, θ) for every margin loss.
 
-For :math:`f(x)=w\cdot x`, :math:`y=\mathrm{sgn}(v\cdot x)`, :math:`R=|w|` and θ the angle from w to v, the
-predictor is right (:math:`yf=|f|`) outside two opposite wedges of angle θ and wrong (:math:`yf=-|f|`) inside.
+For :math:`f(x)=w\cdot x`, :math:`y=\mathrm{sgn}(v\cdot x)`, :math:`R=|w|` and θ the angle from w
+to v, the
+predictor is right (:math:`yf=|f|`) outside two opposite wedges of angle θ and wrong
+(:math:`yf=-|f|`) inside.
 With :math:`G(m)=E\,\ell(\rho m)`, :math:`g=-G'` over the radius ρ of the 2-D marginal,
 
 .. math::
     L &= E\,\ell(R|x_1|)+\tfrac1\pi\int_0^\theta[G(-R\sin\beta)-G(R\sin\beta)]\,d\beta,\\
-    F_R=-\partial_RL &= h_\ell(R)-\tfrac1\pi\int_0^\theta[g(R\sin\beta)+g(-R\sin\beta)]\sin\beta\,d\beta,
+    F_R=-\partial_RL &=
+    h_\ell(R)-\tfrac1\pi\int_0^\theta[g(R\sin\beta)+g(-R\sin\beta)]\sin\beta\,d\beta,
         \qquad h_\ell(R)=-E[|x_1|\,\ell'(R|x_1|)],\\
     F_\theta=\tfrac1R\partial_\theta L &= \tfrac1{\pi R}[G(-R\sin\theta)-G(R\sin\theta)],
 
-and the flow is :math:`R'=F_R`, :math:`(\ln\tan\tfrac\theta2)'=-A/R` with :math:`A=F_\theta/\sin\theta`.
+and the flow is :math:`R'=F_R`, :math:`(\ln\tan\tfrac\theta2)'=-A/R` with
+:math:`A=F_\theta/\sin\theta`.
 Logistic loss: :math:`\ell'(z)+\ell'(-z)=-1` makes everything elementary (`lin2021faster`),
 
-.. math:: L=H(R)+\tfrac{c_0}\pi R(1-\cos\theta),\quad F_R=h(R)-\tfrac{c_0}\pi(1-\cos\theta),\quad A=\tfrac{c_0}\pi.
+.. math:: L=H(R)+\tfrac{c_0}\pi R(1-\cos\theta),\quad F_R=h(R)-\tfrac{c_0}\pi(1-\cos\theta),\quad
+A=\tfrac{c_0}\pi.
 
-For θ > π/2 the integrals run over the complement, :math:`L=E\,\ell(-R|x_1|)-\tfrac1\pi\int_0^{\pi-\theta}`, so
-that no sum loses more than one bit, except F_R where it really changes sign. Derived here for other losses.
+For θ > π/2 the integrals run over the complement,
+:math:`L=E\,\ell(-R|x_1|)-\tfrac1\pi\int_0^{\pi-\theta}`, so
+that no sum loses more than one bit, except F_R where it really changes sign. Derived here for
+other losses.
 """
 
 from __future__ import annotations
@@ -124,7 +131,8 @@ class AbstractLinearReduction(eqx.Module):
         r"""dL/dw of shape (d,), at any scale of w.
 
         :math:`-\nabla L=(F_R\cos\theta+A\sin^2\theta)\,v+(F_R-A\cos\theta)\,w_\perp/R`,
-        :math:`w_\perp=w-(v\cdot w)v`. At w = 0 it is :math:`\ell'(0)\,E[yx]=-(2c_0/\pi)|\ell'(0)|\,v`.
+        :math:`w_\perp=w-(v\cdot w)v`. At w = 0 it is
+        :math:`\ell'(0)\,E[yx]=-(2c_0/\pi)|\ell'(0)|\,v`.
         """
         along, across, log_R, lam = _polar(w, v)
         radial, rate = self.radial_force(log_R, lam), self.angular_rate(log_R, lam)
@@ -190,7 +198,7 @@ class LogisticLinear(AbstractLinearReduction):
         return self.radial.h(jnp.exp(log_R)) - self._rate() * versine
 
     def angular_rate(self, log_R: Array, lam: Array) -> Array:
-        return self._rate() + 0.0 * lam
+        return jnp.broadcast_to(self._rate(), jnp.shape(lam))
 
     def value(self, log_R: Array, lam: Array) -> Array:
         return jnp.exp(self.log_value(log_R, lam))

@@ -1,6 +1,7 @@
 r"""Expectations of a margin loss over one radius of a spherically symmetric law.
 
-For a margin loss :math:`\ell` and s one of the radii :math:`|x_1|`, :math:`\rho` (2-D marginal) or r
+For a margin loss :math:`\ell` and s one of the radii :math:`|x_1|`, :math:`\rho` (2-D marginal) or
+r
 (3-D marginal), every reduced risk is an angular integral of
 
 .. math:: G(m)=E\,\ell(sm),\qquad g(m)=-G'(m)=-E[s\,\ell'(sm)],\qquad m\in\mathbb R,
@@ -12,7 +13,8 @@ and, because the labels are odd in x, of the two combinations that never cancel 
 :class:`RadialMoments` tabulates them once as Chebyshev series on binary octaves of m, so that an
 evaluation costs a look-up and twenty-two multiplications instead of a sum over hundreds of nodes.
 On the wrong side, m < 0, the exponential loss grows like :math:`e^{s_{max}|m|}` (bounded inputs) or
-:math:`e^{\sigma^2m^2/2}` (Gaussian); that factor, :math:`e^{\mathrm{growth}(m)}`, is kept apart, so that
+:math:`e^{\sigma^2m^2/2}` (Gaussian); that factor, :math:`e^{\mathrm{growth}(m)}`, is kept apart,
+so that
 logarithms of the risk never overflow.
 """
 
@@ -171,7 +173,9 @@ def radial_moments(loss: AbstractMarginLoss, law: SphericalLaw, dimension: int) 
     with jax.ensure_compile_time_eval():
         rule = (law.marginal_rule, law.planar_rule, law.spatial_rule)[dimension - 1]()
         partial = (
-            law.marginal_partial_moment, law.planar_partial_moment, law.spatial_partial_moment
+            law.marginal_partial_moment,
+            law.planar_partial_moment,
+            law.spatial_partial_moment,
         )[dimension - 1]
         node, weight = (np.asarray(part, dtype=np.float64) for part in rule)
         radius = _Radius(node, weight, partial, largest_radius(law), dimension)
@@ -183,11 +187,13 @@ def radial_moments(loss: AbstractMarginLoss, law: SphericalLaw, dimension: int) 
         elif isinstance(loss, Exponential) and np.isfinite(radius.largest):
             rows, growth = _bounded_exponential_rows(radius), (radius.largest, 0.0)
         elif isinstance(loss, Exponential) and law.name == "gaussian":
-            sigma = float(law.scale)
+            sigma = float(getattr(law, "scale", 1.0))
             rows, growth = _gaussian_exponential_rows(radius, sigma), (0.0, 0.5 * sigma**2)
         elif float(loss.log_of_margin(jnp.asarray(-1e6))) > 1e3:
             raise fail(
-                "law", law.name, f"the {loss.name} loss has an infinite or unknown mean under it",
+                "law",
+                law.name,
+                f"the {loss.name} loss has an infinite or unknown mean under it",
                 "pass a bounded law such as gf.UniformSphere(d), gf.Gaussian(d), or gf.logistic",
             )
         else:
@@ -210,10 +216,8 @@ def radial_moments(loss: AbstractMarginLoss, law: SphericalLaw, dimension: int) 
 
 def largest_radius(law: SphericalLaw) -> float:
     """The largest \\|x\\| of a law, inf if it is unbounded."""
-    radius = getattr(law, "radius", np.inf)
-    if hasattr(radius, "support"):
-        radius = radius.support()[1]
-    return float(radius)
+    radius: Any = getattr(law, "radius", np.inf)
+    return float(radius.support()[1] if hasattr(radius, "support") else radius)
 
 
 def _tabulate(

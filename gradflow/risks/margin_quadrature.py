@@ -2,29 +2,36 @@ r"""Two neurons on spherically symmetric data with any margin loss, by angular q
 
 For :math:`f(x)=a_1\varphi(w_1\cdot x)+a_2\varphi(w_2\cdot x)`, :math:`\varphi(z)=\max(z,\alpha z)`,
 :math:`y=\mathrm{sgn}(v\cdot x)`, the output is :math:`f=\rho F(\phi)` in polar coordinates of
-span(w₁, w₂), and F is a sinusoid :math:`A\cdot e(\phi)` on each of the four sectors between the lines
+span(w₁, w₂), and F is a sinusoid :math:`A\cdot e(\phi)` on each of the four sectors between the
+lines
 :math:`w_k\cdot x=0`. If v lies in the plane,
 
 .. math:: L=\tfrac1{2\pi}\int G(y(\phi)F(\phi))\,d\phi,\qquad G(m)=E\,\ell(\rho m).
 
 Otherwise let :math:`v=v_\parallel+v_\perp n` and let :math:`\tau=\pm1` be the sign of
-:math:`v_\parallel\cdot e(\phi)`. Seen from the 3-D marginal (radius r, polar angle η from n), the label is
-τ except for :math:`\eta<\eta^*` or :math:`\pi-\eta<\eta^*`, :math:`\tan\eta^*=v_\perp/|v_\parallel\cdot e(\phi)|`,
-where it is the sign of :math:`n\cdot x`. With :math:`G_3(m)=E\,\ell(rm)` and :math:`S=\tau F` the integrand becomes
+:math:`v_\parallel\cdot e(\phi)`. Seen from the 3-D marginal (radius r, polar angle η from n), the
+label is
+τ except for :math:`\eta<\eta^*` or :math:`\pi-\eta<\eta^*`,
+:math:`\tan\eta^*=v_\perp/|v_\parallel\cdot e(\phi)|`,
+where it is the sign of :math:`n\cdot x`. With :math:`G_3(m)=E\,\ell(rm)` and :math:`S=\tau F` the
+integrand becomes
 
 .. math:: K=G(S)+\mathrm{sgn}(S)\,W(|S|),\quad
     W(s)=\tfrac12\int_0^{\eta^*}[G_3(-s\sin\eta)-G_3(s\sin\eta)]\sin\eta\,d\eta\ge0,
 
 which never loses more than one bit. Differentiated under the integral, :math:`K'=-g(S)+W'(|S|)`,
-:math:`W'=\tfrac12\int_0^{\eta^*}d_3(s\sin\eta)\sin^2\eta\,d\eta` with :math:`d_3(m)=g_3(m)+g_3(-m)`, and
+:math:`W'=\tfrac12\int_0^{\eta^*}d_3(s\sin\eta)\sin^2\eta\,d\eta` with
+:math:`d_3(m)=g_3(m)+g_3(-m)`, and
 
 .. math::
     \partial_{a_k}L&=\tfrac1{2\pi}\int\tau K'\,\varphi(w_k\cdot e)\,d\phi,\\
     \partial_{w_k}L&=\tfrac{a_k}{2\pi}\int\varphi'(w_k\cdot e)\Bigl[\tau K'e
         -\tfrac n2\int_0^{\eta^*}d_3(|F|\sin\eta)\sin\eta\cos\eta\,d\eta\Bigr]d\phi.
 
-Nodes: the circle is broken where w_k·x, F or v∥·x changes sign (and, for the hinge on a bounded law, where the
-largest input reaches the kink), and each panel is graded from both ends on the distance to the nearest
+Nodes: the circle is broken where w_k·x, F or v∥·x changes sign (and, for the hinge on a bounded
+law, where the
+largest input reaches the kink), and each panel is graded from both ends on the distance to the
+nearest
 singularity, 1/|A| or v⊥. Derived here; the setting is that of `lin2021faster`.
 """
 
@@ -80,8 +87,8 @@ class TwoNeuronQuadrature(eqx.Module):
     slope : float
         α in [0, 1] of the activation φ(z) = max(z, αz).
     order, inner_order : int
-        Nodes on each of the four parts of a panel of the circle, and on each of the two parts of
-        the wedge in η.
+        Nodes of the graded part of a panel end (half as many on the plain part next to it), and of
+        each of the two parts of the wedge in η (default 24, hinge 40).
 
     Raises
     ------
@@ -90,13 +97,14 @@ class TwoNeuronQuadrature(eqx.Module):
 
     Notes
     -----
-    Error about 1e-11 of the largest gradient entry for |a_k||w_k| from 1e-6 to 1e3, as long as a growing
+    Error about 1e-11 of the largest gradient entry for |a_k||w_k| from 1e-6 to 1e3, as long as a
+    growing
     loss stays below e^100 or so. φ'(0) = α, so that a neuron w_k = 0 gets the gradient of slope α.
     """
 
     planar: RadialMoments
     spatial: RadialMoments | None
-    slope: float = eqx.field(static=True)
+    slope: Array
     order: int = eqx.field(static=True)
     inner_order: int = eqx.field(static=True)
 
@@ -105,14 +113,16 @@ class TwoNeuronQuadrature(eqx.Module):
         loss: AbstractMarginLoss,
         law: SphericalLaw,
         slope: float,
-        order: int = 32,
-        inner_order: int = 24,
+        order: int = 80,
+        inner_order: int | None = None,
     ):
         if not 0 <= slope <= 1:
             raise fail("slope", slope, "is not the slope of a leaky ReLU", "pass 0 <= slope <= 1")
         self.planar = radial_moments(loss, law, 2)
         self.spatial = radial_moments(loss, law, 3) if law.dim > 2 else None
-        self.slope, self.order, self.inner_order = float(slope), order, inner_order
+        self.slope, self.order = jnp.asarray(float(slope)), order
+        # e^{-1/(2m^2)}, the start of the hinge's Gaussian moments, asks for more nodes.
+        self.inner_order = inner_order or (40 if self.planar.hinge else 24)
 
     def value(self, w: Array, a: Array, v: Array) -> Array:
         """L at inner weights w of shape (2, d), outer weights a of shape (2,), unit v of shape (d,).
@@ -150,7 +160,7 @@ class TwoNeuronQuadrature(eqx.Module):
         return jax.lax.cond(plane.v_normal > 0, lambda: wedge(plane, nodes), lambda: zero)
 
     def _wedge(self, plane: _Plane, nodes: _Nodes) -> tuple[Array, Array, Array, Array]:
-        """sin η, cos η, weights and the margins |F| sin η of the wedge at every node of the circle."""
+        """sin η, cos η, weights and margins |F| sin η of the wedge at every node of the circle."""
         assert self.spatial is not None
         size = jnp.abs(nodes.output)
         angle = jnp.arctan2(plane.v_normal, jnp.abs(plane.v @ nodes.direction))
@@ -245,9 +255,11 @@ class TwoNeuronQuadrature(eqx.Module):
             return scale * jnp.sinh(top * x) ** 2, w * top * scale * jnp.sinh(2.0 * top * x)
         top = jnp.arcsinh(0.5 * half / scale)
         near, near_weight = scale * jnp.sinh(top * x), w * top * scale * jnp.cosh(top * x)
+        x, w = (jnp.asarray(part)[None, :] for part in gauss(self.order // 2))
         far, far_weight = 0.5 * half * (1.0 + x), 0.5 * half * w
         return (
-            jnp.concatenate([near, far], axis=1), jnp.concatenate([near_weight, far_weight], axis=1)
+            jnp.concatenate([near, far], axis=1),
+            jnp.concatenate([near_weight, far_weight], axis=1),
         )
 
     def _singularity(self, plane: _Plane, form: Array, end: Array) -> Array:
@@ -269,7 +281,9 @@ class TwoNeuronQuadrature(eqx.Module):
             mean, cosine, sine = self._kink_form(plane, form)
             double = e[0] ** 2 - e[1] ** 2, 2.0 * e[0] * e[1]
             scale = jnp.abs(mean) + jnp.hypot(cosine, sine)
-            apart = jnp.abs(mean + cosine * double[0] + sine * double[1]) / jnp.maximum(scale, _TINY)
+            apart = jnp.abs(mean + cosine * double[0] + sine * double[1]) / jnp.maximum(
+                scale, _TINY
+            )
             other = (plane.v_normal > 0) & (apart > 1e-9)
             distance = jnp.where(other, jnp.minimum(distance, apart), distance)
         return distance
@@ -290,13 +304,14 @@ def _value_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     if da is not None:
         tangent = tangent + jnp.sum(outer * da)
     if dv is not None:
-        # L is invariant under rotating w and v together: that fixes its derivative along the sphere.
+        # L is invariant under rotating w and v together: that fixes its derivative along the
+        sphere.
         along = (w @ v) @ inner - (inner @ v) @ w
         tangent = tangent - jnp.dot(along, dv)
     return risk._direct_value(w, a, v), tangent
 
 
-def _gate(z: Array, slope: float) -> Array:
+def _gate(z: Array, slope: Array) -> Array:
     return jnp.where(z > 0, 1.0, slope)
 
 

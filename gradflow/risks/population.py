@@ -18,6 +18,7 @@ from gradflow.models.activations import LeakyReLU
 from gradflow.models.laws import SphericalLaw
 from gradflow.models.losses import AbstractMarginLoss, logistic
 from gradflow.models.networks import DeepLinear, LinearParams, LinearPredictor, TwoLayer
+from gradflow.models.radial import RadialFunctions
 from gradflow.models.teachers import LinearTeacher
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.linear_reduction import AbstractLinearReduction, linear_reduction
@@ -98,26 +99,15 @@ class PopulationRisk(AbstractRisk):
         """The linear net's vector :math:`w_e` with :math:`f(x)=w_e\\cdot x`, shape (d,)."""
         return params.weight if isinstance(params, LinearParams) else self.net.end_to_end(params)
 
-    def _planar(self, params: Any) -> tuple[TwoNeuronReduction, PlanarState, Array, Array]:
-        """Reduction, state, frame and signs of a two-neuron net with logistic loss."""
-        signs = jnp.where(params.outer >= 0, 1.0, -1.0)
-        slope = self.net.activation.slope
-        reduction = TwoNeuronReduction.with_traced_signs(self.law.radial, slope, signs)
-        omega = signs[:, None] * params.inner
-        v = jnp.asarray(self.teacher.direction)
-        frame = jax.lax.stop_gradient(planar_frame(omega, v))
-        state = PlanarState(omega @ v, omega @ frame[1:].T, jnp.zeros(()), signs * params.outer)
-        return reduction, state, frame, signs
-
     def __call__(self, params: Any) -> Array:
         params = self.net.as_params(params)
         v = jnp.asarray(self.teacher.direction)
         if isinstance(self.reduction, AbstractLinearReduction):
-            return self.reduction.value_of(self.end_to_end(params), v)
+            return _linear_value(self.reduction, self.end_to_end(params), v)
         if isinstance(self.reduction, TwoNeuronQuadrature):
-            return self.reduction.value(params.inner, params.outer, v)
-        reduction, state, _, _ = self._planar(params)
-        return reduction.value(state)
+            return _quadrature_value(self.reduction, params.inner, params.outer, v)
+        slope = jnp.asarray(self.net.activation.slope)
+        return _planar_value(self.reduction.radial, slope, params.inner, params.outer, v)
 
     def log(self, params: Any) -> Array:
         return jnp.log(self(params))
@@ -127,16 +117,14 @@ class PopulationRisk(AbstractRisk):
         v = jnp.asarray(self.teacher.direction)
         if isinstance(self.reduction, AbstractLinearReduction):
             w, pull_back = jax.vjp(self.end_to_end, params)
-            return self.net.freeze(pull_back(self.reduction.gradient_of(w, v))[0])
+            return self.net.freeze(pull_back(_linear_gradient(self.reduction, w, v))[0])
         if isinstance(self.reduction, TwoNeuronQuadrature):
-            inner, outer = self.reduction.gradient(params.inner, params.outer, v)
+            inner, outer = _quadrature_gradient(self.reduction, params.inner, params.outer, v)
         else:
-            reduction, state, frame, signs = self._planar(params)
-            force_z, force_q = reduction.force(state)
-            force = force_z[:, None] * v[None, :] + force_q @ frame[1:]
-            # e_i = a_i w_i: dL/dw_i = -a_i F_i, dL/da_i = -w_i . F_i
-            inner = -params.outer[:, None] * force
-            outer = -jnp.sum(params.inner * force, axis=-1)
+            slope = jnp.asarray(self.net.activation.slope)
+            inner, outer = _planar_gradient(
+                self.reduction.radial, slope, params.inner, params.outer, v
+            )
         zero = jax.tree.map(jnp.zeros_like, params)
         filled = eqx.tree_at(lambda p: (p.inner, p.outer), zero, (inner, outer))
         return self.net.freeze(filled)
@@ -154,3 +142,56 @@ class PopulationRisk(AbstractRisk):
             "law": self.law.describe(),
             "teacher": self.teacher.describe(),
         }
+
+
+# Compiled once for all laws of one layout, all slopes and signs; one program a shape.
+
+
+@eqx.filter_jit
+def _linear_value(reduction: AbstractLinearReduction, w: Array, v: Array) -> Array:
+    return reduction.value_of(w, v)
+
+
+@eqx.filter_jit
+def _linear_gradient(reduction: AbstractLinearReduction, w: Array, v: Array) -> Array:
+    return reduction.gradient_of(w, v)
+
+
+@eqx.filter_jit
+def _quadrature_value(reduction: TwoNeuronQuadrature, inner: Array, outer: Array, v: Array) -> Array:
+    return reduction.value(inner, outer, v)
+
+
+@eqx.filter_jit
+def _quadrature_gradient(reduction: TwoNeuronQuadrature, inner: Array, outer: Array, v: Array):
+    return reduction.gradient(inner, outer, v)
+
+
+def _planar(radial: RadialFunctions, slope: Array, inner: Array, outer: Array, v: Array):
+    """Reduction, state and frame of a two-neuron net with logistic loss."""
+    signs = jnp.where(outer >= 0, 1.0, -1.0)
+    reduction = TwoNeuronReduction.with_traced_signs(radial, slope, signs)
+    omega = signs[:, None] * inner
+    # The risk depends on inner products only, so the frame's own motion does not matter.
+    frame = jax.lax.stop_gradient(planar_frame(omega, v))
+    state = PlanarState(omega @ v, omega @ frame[1:].T, jnp.zeros(()), signs * outer)
+    return reduction, state, frame
+
+
+@eqx.filter_jit
+def _planar_value(
+    radial: RadialFunctions, slope: Array, inner: Array, outer: Array, v: Array
+) -> Array:
+    reduction, state, _ = _planar(radial, slope, inner, outer, v)
+    return reduction.value(state)
+
+
+@eqx.filter_jit
+def _planar_gradient(
+    radial: RadialFunctions, slope: Array, inner: Array, outer: Array, v: Array
+) -> tuple[Array, Array]:
+    reduction, state, frame = _planar(radial, slope, inner, outer, v)
+    force_z, force_q = reduction.force(state)
+    force = force_z[:, None] * v[None, :] + force_q @ frame[1:]
+    # e_i = a_i w_i: dL/dw_i = -a_i F_i, dL/da_i = -w_i . F_i
+    return -outer[:, None] * force, -jnp.sum(inner * force, axis=-1)

@@ -121,7 +121,7 @@ class TwoNeuronReduction(eqx.Module):
         self.active = tuple((bool(row[1] != 0), bool(row[0] != 0)) for row in forms)
 
     @classmethod
-    def with_traced_signs(cls, radial: RadialFunctions, slope: float, signs: Array) -> TwoNeuronReduction:
+    def with_traced_signs(cls, radial: RadialFunctions, slope: Array | float, signs: Array) -> TwoNeuronReduction:
         """The same reduction for signs known only at run time (every sector is then computed)."""
         plus = jnp.where(signs > 0, 1.0, slope)
         minus = jnp.where(signs > 0, slope, 1.0)

@@ -66,15 +66,17 @@ def derive(name: str, **options: Any) -> Derivation:
                 f"is not an option of derive({name!r})",
                 "choose one of " + ", ".join(OPTIONS[name]),
             )
+    # The type belongs to the key: 2 == 2.0 == True would otherwise share a cache entry.
+    key = tuple((option, type(value), value) for option, value in sorted(options.items()))
     try:
-        return _derive(name, tuple(sorted(options.items())))
+        return _derive(name, key)
     except TypeError:
         # lru_cache needs hashable options; the builders below name the offending argument.
-        return _derive.__wrapped__(name, tuple(sorted(options.items())))
+        return _derive.__wrapped__(name, key)
 
 
 @lru_cache(maxsize=64)
-def _derive(name: str, options: tuple[tuple[str, Any], ...]) -> Derivation:
+def _derive(name: str, options: tuple[tuple[str, type, Any], ...]) -> Derivation:
     """Build one derivation (cached: the result is immutable)."""
     from gradflow.symbolic import deep_linear, linear, two_neuron
 
@@ -83,7 +85,7 @@ def _derive(name: str, options: tuple[tuple[str, Any], ...]) -> Derivation:
         "deep-linear": deep_linear.derive_deep_linear,
         "two-neuron": two_neuron.derive_two_neuron,
     }
-    return builders[name](**dict(options))
+    return builders[name](**{option: value for option, _, value in options})
 
 
 def __getattr__(attribute: str) -> Any:

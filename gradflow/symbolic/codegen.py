@@ -39,12 +39,13 @@ def wedge_pull(radial: Any, m: Any, angle: Any) -> Any:
     import jax.numpy as jnp
 
     nodes, weights = _gauss_legendre()
-    m, angle = jnp.asarray(m, float), jnp.asarray(angle, float)
+    m, angle = jnp.broadcast_arrays(jnp.asarray(m, float), jnp.asarray(angle, float))
     acute = jnp.where(angle > jnp.pi / 2, jnp.pi - angle, angle)
     stretch = jnp.arcsinh(m * acute / 2)
     flat = stretch < 1e-4  # then the map is the identity to 1e-9 of a smooth integrand's argument
     safe = jnp.where(flat, 1.0, stretch)
-    where = jnp.asarray(nodes)
+    where = jnp.expand_dims(jnp.asarray(nodes), tuple(range(m.ndim)))
+    weights = jnp.expand_dims(jnp.asarray(weights), tuple(range(m.ndim)))
     x = safe[..., None] * where
     at = jnp.where(
         flat[..., None],
@@ -57,7 +58,7 @@ def wedge_pull(radial: Any, m: Any, angle: Any) -> Any:
         (acute * safe / jnp.sinh(safe))[..., None] * jnp.cosh(x),
     )
     values = radial.psi_prime(m[..., None] * jnp.sin(at)) * jnp.sin(at) * slope
-    near = jnp.sum(jnp.asarray(weights) * values, axis=-1) / (2 * jnp.pi)
+    near = jnp.sum(weights * values, axis=-1) / (2 * jnp.pi)
     return jnp.where(angle > jnp.pi / 2, radial.c0 / (2 * jnp.pi) - radial.h(m) / 2 - near, near)
 
 
@@ -92,6 +93,9 @@ def compile_expressions(
 ) -> Callable[..., list[Any]]:
     """``sympy.lambdify`` with common subexpressions shared and c0 taken from ``radial``.
 
+    All calls of one special function are evaluated as one array, which keeps the compiled
+    program (and its compile time) small.
+
     Raises
     ------
     ValueError
@@ -103,11 +107,44 @@ def compile_expressions(
         raise fail(
             names, None, "is still a symbol in the vector field", "derive with a number for it"
         )
-    numeric = {**functions(radial), **(extra or {})}
-    generated = sp.lambdify(
-        [nt.c0, *arguments], list(expressions), modules=[numeric, "jax"], cse=True
+    numeric = functions(radial)
+    helpers = {name: numeric.pop(name) for name in ("versine",)} | (extra or {})
+    batches = []
+    for cls in (nt.h, nt.C, nt.S, nt.Psibar, nt.Psiprime):
+        calls = sorted(set().union(*(e.atoms(cls) for e in expressions)), key=sp.default_sort_key)
+        if calls:
+            batches.append((cls.__name__, calls, [sp.Dummy() for _ in calls]))
+    known = [nt.c0, *arguments]
+    modules = [helpers, "jax"]
+    inside = [
+        sp.lambdify(known, [call.args for call in calls], modules=modules, cse=True)
+        for _, calls, _ in batches
+    ]
+    table = {
+        call: dummy
+        for _, calls, dummies in batches
+        for call, dummy in zip(calls, dummies, strict=True)
+    }
+    dummies = [dummy for _, _, some in batches for dummy in some]
+    outside = sp.lambdify(
+        [*known, *dummies], [e.xreplace(table) for e in expressions], modules=modules, cse=True
     )
-    return lambda *values: generated(radial.c0, *values)
+
+    def evaluate(*values: Any) -> list[Any]:
+        import jax.numpy as jnp
+
+        results: list[Any] = []
+        for (name, _, _), arguments_of in zip(batches, inside, strict=True):
+            rows = arguments_of(radial.c0, *values)
+            columns = (
+                jnp.stack([jnp.asarray(v, float) for v in column])
+                for column in zip(*rows, strict=True)
+            )
+            batch = numeric[name](*columns)
+            results.extend(batch[i] for i in range(len(rows)))
+        return outside(radial.c0, *values, *results)
+
+    return evaluate
 
 
 def array_field(
@@ -121,7 +158,7 @@ def array_field(
 
     def derivative(values: Any) -> Any:
         """d state/dt for a state array of shape (n,), in the order of ``Derivation.state``."""
-        values = jnp.asarray(values)
+        values = jnp.asarray(values, float)
         if values.shape != (length,):
             raise fail("state", values.shape, "has the wrong shape", f"pass shape ({length},)")
         return jnp.stack([jnp.asarray(v, float) for v in compiled(*values)])

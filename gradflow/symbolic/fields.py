@@ -78,14 +78,14 @@ def cartesian_field(slope: sp.Expr, outer: str) -> Callable[[Any], Callable[...,
 
         def fixed(weights: Any, direction: Any) -> Any:
             """dW/dt, rows w1' and w2', for weights (2, d) and teacher direction v (d,)."""
-            weights, direction = jnp.asarray(weights), jnp.asarray(direction)
+            weights, direction = jnp.asarray(weights, float), jnp.asarray(direction, float)
             one, two = forces(weights[0], -weights[1], direction)
             return jnp.stack([one, -two])
 
         def trained(weights: Any, direction: Any, outer_weights: Any) -> tuple[Any, Any]:
             """(dW/dt (2, d), da/dt (2,)) for outer weights a = (a1, -a2), a1, a2 > 0."""
-            weights, direction = jnp.asarray(weights), jnp.asarray(direction)
-            size = jnp.abs(jnp.asarray(outer_weights))
+            weights, direction = jnp.asarray(weights, float), jnp.asarray(direction, float)
+            size = jnp.abs(jnp.asarray(outer_weights, float))
             one, two = forces(size[0] * weights[0], -size[1] * weights[1], direction)
             inner = jnp.stack([size[0] * one, -size[1] * two])
             return inner, jnp.stack([jnp.dot(weights[0], one), jnp.dot(weights[1], two)])

@@ -162,12 +162,12 @@ def _logistic(expansion: Expansion) -> Derivation:
     near = aligned(expansion, pull=-log_turn * R, condition="t -> ∞")
     norm, angle = sp.Function("R")(t), sp.Function("theta")(t)
     now = {R: norm, theta: angle}
-    force_symbol = sp.Symbol("-∇L")
+    force_symbol = sp.Symbol("F")
     v, unit = sp.Symbol("v"), sp.Symbol("what")
     steps = [*definition_steps("logistic", "w.x"), *symmetry_steps()]
     steps += [
         Step(
-            "So the force, in any dimension, is (ŵ is the unit vector along w)",
+            "So the force F = -grad L, in any dimension, is (ŵ is the unit vector along w)",
             equation(force_symbol, c0 / sp.pi * v - (c0 / sp.pi - h(R)) * unit),
         ),
         Step(
@@ -239,7 +239,7 @@ def cartesian_field(depth: sp.Expr) -> Callable[[Any], Callable[..., Any]]:
 
         def derivative(weights: Any, direction: Any) -> Any:
             """dw/dt for weights w (d,) and teacher direction v (d,)."""
-            weights, direction = jnp.asarray(weights), jnp.asarray(direction)
+            weights, direction = jnp.asarray(weights, float), jnp.asarray(direction, float)
             norm = jnp.linalg.norm(weights)
             unit = weights / norm
             first, second = compiled(norm, jnp.dot(unit, direction))

@@ -127,9 +127,9 @@ def leaky(base: Derivation, slope: sp.Expr | None, outer: str) -> Derivation:
     found, pieces, mode = _series(value), tail(value), modes(value)
     q = found["q"]
     expansion = expand("logistic")
-    law = norm_law(expansion, sp.S.One, (1 + value) ** 2 / 2)  # S' = (1+alpha)^2 h(S)/2
+    law = norm_law(expansion, sp.S.One, expr(sp.factor(pieces["S"] / h_mean)))
     # (ln|d|)' = -(1-alpha)^2 k(S) along S: two parts of k.
-    slow = -pieces["log_d"].coeff(k_mean)
+    slow = expr(-sp.diff(pieces["log_d"], k_mean))
     angle = list(integrated(law.along(slow * c0 / (2 * sp.pi) / R)))  # from c0/2 pi
     # from -h/2: (1-alpha)^2 (h/2)/S / S' = q/S exactly, i.e. + q ln S
     if sp.cancel(slow / 2 / pieces["S"] * h_mean - q) != 0:

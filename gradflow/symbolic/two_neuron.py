@@ -15,6 +15,7 @@ from gradflow.symbolic import notation as nt
 from gradflow.symbolic.derivation import Derivation
 from gradflow.symbolic.expansion import expand
 from gradflow.symbolic.notation import M, alpha, c0, equation, expr, h, t, versine
+from gradflow.symbolic.two_neuron_steps import generic_steps
 from gradflow.symbolic.wedges import Pull, components, invariants, pulls, s, sbar
 from gradflow.validation import check_choice, fail
 
@@ -244,10 +245,10 @@ def generic(slope: sp.Expr, outer: str) -> Derivation:
         if outer == "trained"
         else {}
     )
+    shown_slope = sp.sstr(slope).replace("alpha", "α")
     return Derivation(
         name="two-neuron",
-        title=f"Two hidden nodes, slope {sp.sstr(slope).replace('alpha', 'α')}, {outer} outer weights, "
-        "logistic loss",
+        title=f"Two hidden nodes, slope {shown_slope}, {outer} outer weights, logistic loss",
         options={"regime": "generic", "outer": outer, "slope": slope},
         assumptions=ASSUMPTIONS
         + (

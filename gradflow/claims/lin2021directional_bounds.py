@@ -1,0 +1,241 @@
+r"""Published bounds on the flow of the linear predictor: angle before and after T, and norm.
+
+T is the first time at which :math:`-w\cdot\nabla L=R[h(R)-\tfrac{c_0}\pi(1-\cos\theta)]` crosses zero upward; T = 0 if
+the norm grows from the start. The bounds are in `gradflow.claims.lin2021_bounds`, in the coordinate
+:math:`X=-2\ln\tan(\theta/2)`, in which :math:`\cos\theta=1-2/(e^X+1)` does not saturate. Since exactly
+:math:`X'=2c_0/(\pi R)`, both angle bounds are statements on R: :math:`R\le\|w(0)\|` up to T, and
+:math:`R^2\le\|w(T)\|^2+0.6(t-T)` after it. Source: `lin2021directional`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradflow.claims import lin2021_bounds as published
+from gradflow.claims.base import Control, Hypothesis, Measurement
+from gradflow.claims.kinds import Bound
+from gradflow.claims.lab import Lab
+from gradflow.claims.lin2021_common import COARSE, FINE, Instance, instance, linear_path
+from gradflow.claims.lin2021directional import (
+    ALL,
+    CIRCLE,
+    GAUSSIAN,
+    SOURCE,
+    SPHERE,
+    Instances,
+    hypotheses,
+    several,
+)
+from gradflow.claims.registry import register
+from gradflow.models.laws import Gaussian
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+def radial_speed(one: Instance, log_radius: np.ndarray, log_tan: np.ndarray) -> np.ndarray:
+    r""":math:`-\hat w\cdot\nabla L=h(R)-\tfrac{c_0}\pi(1-\cos\theta)`, h by quadrature over the law."""
+    node, weight = one.law.marginal_rule(1e6)
+    x = np.outer(np.exp(np.atleast_1d(log_radius)), node)
+    pull = np.exp(-np.logaddexp(0, x)) @ (weight * node)
+    return pull - one.law.c0 / np.pi * (1 + np.tanh(np.atleast_1d(log_tan)))
+
+
+def turning_time(lab: Lab, one: Instance) -> float:
+    """T: when the norm stops shrinking and starts to grow; 0 if it grows from the start."""
+
+    def build() -> float:
+        if radial_speed(one, np.log([one.radius]), np.array([one.log_tan]))[0] >= 0:
+            return 0.0
+        # Up to T the angle falls at least as fast as at the start.
+        scale = np.pi * one.radius / one.law.c0
+        high = scale * (10 + abs(one.log_tan) + 2 * abs(np.log(one.radius)))
+        times = np.geomspace(1e-6, 1.0, 32) * high
+        low = 0.0
+        for _ in range(4):
+            path = linear_path(lab, one, times=times)
+            speed = radial_speed(one, path.log_radius, path.log_tan)
+            if not np.any(speed >= 0):
+                raise RuntimeError(f"the norm still shrinks at t = {times[-1]:g} for {one}")
+            first = int(np.argmax(speed >= 0))
+            low, high = (times[first - 1] if first else low), times[first]
+            times = low + (high - low) * np.arange(1, 33) / 32
+        # What is left is 1e-6 of the first interval, over which the speed is linear.
+        return float(high)
+
+    return lab.get(("turning time", one), build)
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A piece of a path: times since its beginning, X there, and R, ln tan(θ/2) where it begins."""
+
+    t: np.ndarray
+    x: np.ndarray
+    radius: float
+    log_tan: float
+
+
+def _early(lab: Lab, one: Instance, rtol: float) -> _Stretch:
+    times = turning_time(lab, one) * np.geomspace(1e-3, 1, 64)
+    path = linear_path(lab, one, times=times, rtol=rtol)
+    return _Stretch(times, -2 * path.log_tan, one.radius, one.log_tan)
+
+
+def _late(lab: Lab, one: Instance, rtol: float) -> _Stretch:
+    turn = turning_time(lab, one)
+    since = np.geomspace(1e-2, 1e8, 63)
+    path = linear_path(lab, one, times=turn + np.append(0.0, since), rtol=rtol)
+    # t - T as it was rounded on adding T
+    since = path.t[1:] - turn
+    return _Stretch(since, -2 * path.log_tan[1:], float(path.radius[0]), float(path.log_tan[0]))
+
+
+Piece = Callable[[Lab, Instance, float], _Stretch]
+#: (instance, stretch, factor) -> the bound on X, its growth multiplied by the factor.
+Formula = Callable[[Instance, _Stretch, float], np.ndarray]
+
+
+def _angle_bound(
+    some: tuple[Instance, ...], piece: Piece, formula: Formula, control: Formula, because: str,
+    *, extra: tuple[Hypothesis, ...] = (), **fields,
+) -> Bound:  # fmt: skip
+    def bound_of(formula: Formula) -> Callable[[Lab, float], Measurement]:
+        def bound(lab: Lab, factor: float) -> Measurement:
+            fine, coarse = (
+                np.concatenate([formula(one, piece(lab, one, rtol), factor) for one in some])
+                for rtol in (FINE, COARSE)
+            )
+            return Measurement.from_solves(coarse, fine)
+
+        return bound
+
+    def measure(lab: Lab) -> Measurement:
+        pieces = [(one, piece(lab, one, FINE)) for one in some]
+        coarse = np.concatenate([piece(lab, one, COARSE).x for one in some])
+        labels = [f"t={t:.3g}, {one}" for one, part in pieces for t in part.t]
+        return Measurement.from_solves(
+            coarse, np.concatenate([part.x for _, part in pieces]), labels=labels
+        )
+
+    def sharp(lab: Lab) -> float:
+        best = np.inf
+        for one in some:
+            part = piece(lab, one, COARSE)
+            rest = formula(one, part, 0.0)
+            best = min(best, np.min((part.x - rest) / (formula(one, part, 1.0) - rest)))
+        return float(best)
+
+    return Bound(
+        measure=measure,
+        bound=bound_of(formula),
+        sharp=sharp,
+        hypotheses=(*hypotheses(some), *extra),
+        control=Control.replacing(because, bound=bound_of(control)),
+        **fields,
+    )
+
+
+def _shrinking(some: tuple[Instance, ...]) -> Hypothesis:
+    def check(lab: Lab) -> tuple[bool, str]:
+        grown = [str(one) for one in some if turning_time(lab, one) == 0]
+        return not grown, "T = 0 for " + "; ".join(grown)
+
+    return Hypothesis("the norm shrinks at first", check)
+
+
+def flow_early(
+    some: Instances = (CIRCLE, GAUSSIAN, SPHERE), *, id: str = f"{SOURCE}/flow-bound-before-T"
+) -> Bound:
+    """cos θ ≥ 1 - 2/(e^{A₁t+B₁}+1) for t ≤ T."""
+    some = several(some)
+
+    def stated(one: Instance, part: _Stretch, factor: float) -> np.ndarray:
+        return published.flow_early(factor * part.t, one.law.c0, part.radius, part.log_tan)
+
+    def smaller(one: Instance, part: _Stretch, factor: float) -> np.ndarray:
+        # half of ‖w(0)‖: the norm does not shrink at once
+        return published.flow_early(factor * part.t, one.law.c0, part.radius / 2, part.log_tan)
+
+    return _angle_bound(
+        some, _early, stated, smaller, "half of ‖w(0)‖ in A1",
+        extra=(_shrinking(some),),
+        id=id, title="angle while the norm shrinks", provenance="published",
+        statement="t <= T: cos θ >= 1 - 2/(e^(A1 t + B1) + 1), A1 = 2c0/(π‖w(0)‖), "
+        "B1 = -2 ln tan(θ(0)/2)",
+    )  # fmt: skip
+
+
+def flow_late(some: Instances = ALL, *, id: str = f"{SOURCE}/flow-bound-after-T") -> Bound:
+    """cos θ ≥ 1 - 2/(e^{A₂√(t-T+C₂)+B₂}+1) for t > T, with the corrected A₂."""
+    some = several(some)
+
+    def form(name: published.Form) -> Formula:
+        def bound(one: Instance, part: _Stretch, factor: float) -> np.ndarray:
+            # The value at T stays; only the growth from there is multiplied.
+            where = (one.law.c0, part.radius, part.log_tan, name)
+            start = published.flow_late(0.0, *where)
+            return start + factor * (published.flow_late(part.t, *where) - start)
+
+        return bound
+
+    return _angle_bound(
+        some, _late, form("corrected"), form("printed"), "as printed: A2 = 4c0/√(0.6π)",
+        id=id, title="angle while the norm grows", provenance="corrected",
+        statement="t > T: cos θ >= 1 - 2/(e^(A2 √(t - T + C2) + B2) + 1), C2 = ‖w(T)‖²/0.6, "
+        "B2 = -2 ln tan(θ(T)/2) - 4c0‖w(T)‖/(0.6π); A2 = 4c0/(√0.6 π), printed 4c0/√(0.6π)",
+        quick=True,
+    )  # fmt: skip
+
+
+#: A start along which the norm grows at nearly the fastest rate there is.
+FAST = instance(Gaussian(3), [1e-3, 0.0, 1.0])
+
+
+def norm_upper(
+    some: Instances = (FAST, *ALL), *, id: str = f"{SOURCE}/norm-upper-bound"
+) -> Bound:
+    """‖w‖² ≤ ‖w(0)‖² + 0.6 t."""
+    some = several(some)
+    times = np.geomspace(1e-2, 1e8, 64)
+
+    def bound(lab: Lab, factor: float) -> np.ndarray:
+        parts = [published.log_norm_upper(factor * times, one.radius, 1) for one in some]
+        return np.concatenate(parts)
+
+    def measure(lab: Lab) -> Measurement:
+        fine, coarse = (
+            np.concatenate([linear_path(lab, one, times=times, rtol=r).log_radius for one in some])
+            for r in (FINE, COARSE)
+        )
+        labels = [f"t={t:.3g}, {one}" for one in some for t in times]
+        return Measurement.from_solves(coarse, fine, extra=_EPS, labels=labels)
+
+    def sharp(lab: Lab) -> float:
+        growth = [
+            np.max((linear_path(lab, one, times=times, rtol=COARSE).radius ** 2 - one.radius**2)
+                   / (0.6 * times))
+            for one in some
+        ]  # fmt: skip
+        return float(max(growth))
+
+    def half(lab: Lab, factor: float) -> np.ndarray:
+        return bound(lab, factor * 0.5 * lab.once(sharp))
+
+    return Bound(
+        id=id,
+        title="norm, upper bound",
+        statement="‖w(t)‖² <= ‖w(0)‖² + 0.6 t, as 2 z/(1+e^z) <= 0.557",
+        provenance="published",
+        hypotheses=hypotheses(some, angle=False),
+        measure=measure,
+        bound=bound,
+        sharp=sharp,
+        side="upper",
+        control=Control.replacing("half the growth that is seen", bound=half),
+    )
+
+
+register([flow_early(), flow_late(), norm_upper()])

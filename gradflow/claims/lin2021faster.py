@@ -1,0 +1,518 @@
+r"""Claims of `lin2021faster` on balanced deep linear nets and spherically symmetric data.
+
+With :math:`w_e=(W_N\cdots W_1)^\top`, :math:`R=\|w_e\|`, θ its angle to the teacher,
+:math:`X=-2\ln\tan(\theta/2)` and the logistic loss,
+
+.. math:: R'=NR^{2-2/N}\bigl[h(R)-\tfrac{c_0}\pi(1-\cos\theta)\bigr],\qquad X'=\tfrac{2c_0}\pi R^{1-2/N}.
+
+Derived: :math:`R\sim((N+2)\kappa t)^{N/(N+2)}`, :math:`-\ln\tan(\theta/2)\sim\tfrac{c_0}\pi\tfrac{N+2}{2N}
+((N+2)\kappa)^{(N-2)/(N+2)}t^{2N/(N+2)}`, :math:`\kappa=\pi^2p_0/6`; for N=2 the angle law is exact at all t.
+Published: the bounds of `gradflow.claims.lin2021_bounds`. Every factory takes instances
+(`gradflow.claims.lin2021_common.instance`), so that a claim can be stated about one's own law and start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradflow.claims import lin2021_bounds as bounds
+from gradflow.claims.base import Control, Hypothesis, Measurement
+from gradflow.claims.kinds import Bound, Equality
+from gradflow.claims.lab import Lab
+from gradflow.claims.lin2021_common import (
+    COARSE,
+    FINE,
+    Instance,
+    balanced,
+    derived_rate,
+    instance,
+    linear_path,
+    logistic_loss,
+    measured_power,
+    not_aligned,
+    not_opposed,
+    path_and_noise,
+)
+from gradflow.claims.registry import register
+from gradflow.integrators import until
+from gradflow.models.laws import Gaussian, UniformBall, UniformSphere
+from gradflow.symbolic import derive
+from gradflow.trajectory import Trajectory, integrate
+
+SOURCE = "lin2021faster"
+_SAMPLES = 128
+
+
+def _hypotheses(ones: Sequence[Instance]) -> list[Hypothesis]:
+    checks = (logistic_loss, balanced, not_opposed, not_aligned)
+    return [check(one) for one in ones for check in checks]
+
+
+def deeper_than(one: Instance, depth: int) -> Hypothesis:
+    """The net has more than ``depth`` layers."""
+    return Hypothesis(f"N > {depth}", lambda lab: (one.depth > depth, f"N = {one.depth}"))
+
+
+# -- exact rates --------------------------------------------------------------------------------
+
+
+def exact_angle(ones: Sequence[Instance], name: str = "angle-exact-N2") -> Equality:
+    """N=2: the log-angle is linear in t from the start on, whatever the norm does."""
+
+    def slopes(lab: Lab, used: Sequence[Instance]) -> Measurement:
+        parts, noises, labels = [], [], []
+        for one in used:
+            path, value, noise = path_and_noise(lab, one, "log_tan")
+            parts.append((one.log_tan - value) / path.t)
+            noises.append((noise + 1e-15 * abs(one.log_tan)) / path.t)
+            labels += [f"{one}, t={t:.3g}" for t in path.t]
+        return Measurement(np.concatenate(parts), np.concatenate(noises), labels)
+
+    def predict(lab: Lab) -> np.ndarray:
+        return np.repeat([derived_rate(one, "log_angle").constant for one in ones], _SAMPLES)
+
+    def two_layers(lab: Lab) -> tuple[bool, str]:
+        return all(one.depth == 2 for one in ones), f"N = {[one.depth for one in ones]}"
+
+    deeper = [one.but(depth=3) for one in ones]
+    return Equality(
+        id=f"{SOURCE}/{name}",
+        title="two layers: exponential alignment at one rate, from the start on",
+        statement="N=2: -ln tan(θ(t)/2) = -ln tan(θ(0)/2) + (c0/π) t at every t",
+        provenance="derived",
+        hypotheses=[Hypothesis("N = 2", two_layers), *_hypotheses(ones)],
+        predict=predict,
+        measure=lambda lab: slopes(lab, ones),
+        tolerance=1e-10,
+        control=Control.replacing("three layers", measure=lambda lab: slopes(lab, deeper)),
+        quick=True,
+    )
+
+
+_QUANTITIES = {
+    "norm": ("norm", "‖w_e‖ ~ ((N+2)κt)^(N/(N+2))"),
+    "log_angle": (
+        "angle",
+        "-ln tan(θ/2) ~ (c0/π)((N+2)/2N)((N+2)κ)^((N-2)/(N+2)) t^(2N/(N+2))",
+    ),
+    "loss": ("loss", "L ~ κ/‖w_e‖"),
+}
+
+
+def growth(
+    ones: Sequence[Instance], quantity: str, part: str, *, tolerance: float, quick: bool = False
+) -> Equality:
+    """Exponent or leading constant of ``norm``, ``log_angle`` or ``loss`` as t → ∞.
+
+    Parameters
+    ----------
+    ones : sequence of Instance
+        All of one depth.
+    quantity : {"norm", "log_angle", "loss"}
+    part : {"exponent", "constant"}
+    tolerance : float
+        Relative.
+    """
+    depth = ones[0].depth
+    short, formula = _QUANTITIES[quantity]
+    which = ("exponent", "constant").index(part)
+
+    def measure(lab: Lab) -> Measurement:
+        found = [measured_power(lab, one, quantity)[which] for one in ones]
+        return Measurement([e.value for e in found], [e.error for e in found], [*map(str, ones)])
+
+    def predict(lab: Lab) -> list[float]:
+        return [getattr(derived_rate(one, quantity), part) for one in ones]
+
+    def one_layer_more(lab: Lab) -> list[float]:
+        rate = derive("deep-linear").rates[quantity]
+        return [getattr(rate.evaluate(one.law, N=depth + 1), part) for one in ones]
+
+    return Equality(
+        id=f"{SOURCE}/{short}-{part}-N{depth}",
+        title=f"{part} of the {short}'s law, {depth} layers",
+        statement=f"N={depth}: {formula}, κ = π²p0/6",
+        provenance="derived",
+        hypotheses=_hypotheses(ones),
+        predict=predict,
+        measure=measure,
+        tolerance=tolerance,
+        control=Control.replacing(f"the law of {depth + 1} layers", predict=one_layer_more),
+        quick=quick,
+    )
+
+
+# -- published bounds ---------------------------------------------------------------------------
+
+
+class Turn(NamedTuple):
+    """The time T from which the norm grows, and the state there."""
+
+    t: float
+    log_radius: float
+    log_tan: float
+
+
+def turning_point(lab: Lab, one: Instance) -> Turn:
+    r"""T, the first upward crossing of :math:`-w\cdot\nabla L=0`; 0 if the norm grows from the start."""
+
+    def force(log_radius: np.ndarray, log_tan: np.ndarray) -> np.ndarray:
+        versine = 1 + np.tanh(log_tan)
+        return np.asarray(one.law.radial.h(np.exp(log_radius))) - one.law.c0 / np.pi * versine
+
+    def build() -> Turn:
+        if force(np.log([one.radius]), np.array([one.log_tan]))[0] >= 0:
+            return Turn(0.0, float(np.log(one.radius)), one.log_tan)
+        times = np.geomspace(1e-6, 1e6, _SAMPLES)
+        for _ in range(6):
+            path = linear_path(lab, one, times=times)
+            grows = force(path.log_radius, path.log_tan) >= 0
+            if not grows.any():
+                raise ValueError(f"the norm does not grow before t={times[-1]:g}")
+            after = int(np.argmax(grows))
+            before = times[after - 1] if after else 0.0
+            if times[after] - before <= 1e-12 * times[after]:
+                break
+            times = np.linspace(before, times[after], _SAMPLES + 1)[1:]
+        return Turn(times[after], path.log_radius[after], path.log_tan[after])
+
+    return lab.get(("turning point", one), build)
+
+
+def _bound(
+    one: Instance,
+    *,
+    quantity: str,
+    times: Callable[[Lab], np.ndarray],
+    curve: Callable[[Lab, np.ndarray, float], np.ndarray],
+    sharp: Callable[[Lab, np.ndarray, np.ndarray], float],
+    sign: float = 1.0,
+    **fields: Any,
+) -> Bound:
+    """A bound on ``sign`` times a path's quantity; ``sharp`` reads a solve by another integrator."""
+
+    def measure(lab: Lab) -> Measurement:
+        at = times(lab)
+        path, value, noise = path_and_noise(lab, one, quantity, times=at)
+        labels = [f"t={t:.4g}" for t in path.t]
+        return Measurement(sign * value, abs(sign) * noise, labels)
+
+    def best(lab: Lab) -> float:
+        at = times(lab)
+        other = linear_path(lab, one, times=at, integrator="dop853")
+        return sharp(lab, at, sign * getattr(other, quantity))
+
+    hypotheses = [deeper_than(one, 2), *_hypotheses([one]), *fields.pop("hypotheses", ())]
+    return Bound(
+        measure=measure,
+        bound=lambda lab, factor: curve(lab, times(lab), factor),
+        sharp=best,
+        hypotheses=hypotheses,
+        **fields,
+    )
+
+
+def early_angle_bound(one: Instance, *, name: str = "angle-bound-early") -> Bound:
+    """Lower bound on the angle while the norm shrinks, corrected; the control is as printed."""
+
+    def times(lab: Lab) -> np.ndarray:
+        return turning_point(lab, one).t * np.arange(1, _SAMPLES + 1) / _SAMPLES
+
+    def curve(lab: Lab, t: np.ndarray, factor: float, form: bounds.Form = "corrected"):
+        full = bounds.deep_early(t, one.law.c0, one.radius, one.log_tan, one.depth, form)
+        return -2 * one.log_tan + factor * (full + 2 * one.log_tan)
+
+    def sharp(lab: Lab, t: np.ndarray, x: np.ndarray) -> float:
+        return float(np.min((x + 2 * one.log_tan) / (curve(lab, t, 1.0) + 2 * one.log_tan)))
+
+    def shrinks(lab: Lab) -> tuple[bool, str]:
+        return turning_point(lab, one).t > 0, "the norm grows from the start on"
+
+    return _bound(
+        one,
+        quantity="log_tan",
+        sign=-2.0,
+        times=times,
+        curve=curve,
+        sharp=sharp,
+        id=f"{SOURCE}/{name}-N{one.depth}",
+        title=f"angle while the norm shrinks, {one.depth} layers",
+        statement="t <= T, N > 2: cosθ >= 1 - 2/(C1 (A1 t/B1 + 1)^a + 1), A1=(N-2)c0, "
+        "B1=‖w_e(0)‖^(2/N-1), C1=cot²(θ0/2); corrected a=2/((N-2)π), printed a=2c0/π",
+        provenance="corrected",
+        hypotheses=[Hypothesis("T > 0", shrinks)],
+        tolerance=1e-12,
+        control=Control.replacing(
+            "exponent as printed, a = 2c0/π",
+            bound=lambda lab, factor: curve(lab, times(lab), factor, "printed"),
+        ),
+    )
+
+
+def late_angle_bound(
+    one: Instance, *, name: str = "angle-bound-late", t_end: float = 1e6
+) -> Bound:
+    """Lower bound on the angle from T on, corrected; the control is as printed."""
+
+    def times(lab: Lab) -> np.ndarray:
+        turn = turning_point(lab, one).t
+        return turn + np.geomspace(1e-3 * max(turn, 1.0), t_end, _SAMPLES)
+
+    def curve(lab: Lab, t: np.ndarray, factor: float, form: bounds.Form = "corrected"):
+        turn = turning_point(lab, one)
+        radius = np.exp(turn.log_radius)
+        full = bounds.deep_late(t - turn.t, one.law.c0, radius, turn.log_tan, one.depth, form)
+        return -2 * turn.log_tan + factor * (full + 2 * turn.log_tan)
+
+    def sharp(lab: Lab, t: np.ndarray, x: np.ndarray) -> float:
+        start = 2 * turning_point(lab, one).log_tan
+        return float(np.min((x + start) / (curve(lab, t, 1.0) + start)))
+
+    return _bound(
+        one,
+        quantity="log_tan",
+        sign=-2.0,
+        times=times,
+        curve=curve,
+        sharp=sharp,
+        id=f"{SOURCE}/{name}-N{one.depth}",
+        title=f"angle while the norm grows, {one.depth} layers",
+        statement="t > T, N > 2: cosθ >= 1 - 2/(e^(A2 (t-T) + B2) + 1), B2=-2 ln tan(θ(T)/2); "
+        "corrected A2=(2c0/π)‖w_e(T)‖^(1-2/N), printed exponent 2-2/N (fails if ‖w_e(T)‖ > 1)",
+        provenance="corrected",
+        tolerance=1e-12,
+        control=Control.replacing(
+            "exponent as printed, 2-2/N",
+            bound=lambda lab, factor: curve(lab, times(lab), factor, "printed"),
+        ),
+    )
+
+
+def _from_start(t_end: float) -> Callable[[Lab], np.ndarray]:
+    return lambda lab: np.geomspace(1e-2, t_end, _SAMPLES)
+
+
+def upper_angle_bound(
+    one: Instance, *, name: str = "angle-bound-upper", t_end: float = 1e6
+) -> Bound:
+    """Upper bound on the alignment at every time."""
+
+    def curve(lab: Lab, t: np.ndarray, factor: float) -> np.ndarray:
+        full = bounds.deep_upper(t, one.law.c0, one.radius, one.log_tan, one.depth)
+        return -2 * one.log_tan + factor * (full + 2 * one.log_tan)
+
+    def sharp(lab: Lab, t: np.ndarray, x: np.ndarray) -> float:
+        return float(np.max((x + 2 * one.log_tan) / (curve(lab, t, 1.0) + 2 * one.log_tan)))
+
+    return _bound(
+        one,
+        quantity="log_tan",
+        sign=-2.0,
+        side="upper",
+        times=_from_start(t_end),
+        curve=curve,
+        sharp=sharp,
+        id=f"{SOURCE}/{name}-N{one.depth}",
+        title=f"angle, bound from the other side, {one.depth} layers",
+        statement="N > 2: cosθ <= 1 - 2/(e^(F[(0.6t+D)^(N/2) - D^(N/2)] + E) + 1), "
+        "D=‖w_e(0)‖^(2/N), E=-2 ln tan(θ0/2), F=4c0/(0.6Nπ)",
+        provenance="published",
+        tolerance=1e-12,
+        control=Control.perturbed(),
+    )
+
+
+def norm_bound(one: Instance, side: str, *, t_end: float = 1e6) -> Bound:
+    """Published bounds on ln ‖w_e‖; the factor multiplies the term that grows with t."""
+    root, law = 2 / one.depth, one.law
+
+    def upper(lab: Lab, t: np.ndarray, factor: float) -> np.ndarray:
+        return bounds.log_norm_upper(factor * t, one.radius, one.depth)
+
+    def lower(lab: Lab, t: np.ndarray, factor: float) -> np.ndarray:
+        return bounds.log_norm_lower(factor * t, law.c0, one.radius, one.depth)
+
+    def spent(lab: Lab, t: np.ndarray, log_radius: np.ndarray) -> float:
+        if side == "upper":
+            return float(np.max((np.exp(root * log_radius) - one.radius**root) / (0.6 * t)))
+        gained = np.exp((root - 1) * log_radius) - one.radius ** (root - 1)
+        return float(np.max(gained / ((one.depth - 2) * law.c0 * t)))
+
+    formula = {
+        "upper": "‖w_e(t)‖ <= (‖w_e(0)‖^(2/N) + 0.6t)^(N/2)",
+        "lower": "‖w_e(t)‖ >= (‖w_e(0)‖^(2/N-1) + (N-2)c0 t)^(-N/(N-2))",
+    }[side]
+    return _bound(
+        one,
+        quantity="log_radius",
+        times=_from_start(t_end),
+        curve={"upper": upper, "lower": lower}[side],
+        sharp=spent,
+        side=side,
+        tighten="down",
+        id=f"{SOURCE}/norm-bound-{side}-N{one.depth}",
+        title=f"norm, {side} bound, {one.depth} layers",
+        statement=f"N > 2: {formula}",
+        provenance="published",
+        tolerance=1e-12,
+        control=Control.perturbed(),
+    )
+
+
+# -- the reduction itself, against the layers' own flow -----------------------------------------
+
+
+def layer_flow(lab: Lab, one: Instance, times: np.ndarray, rtol: float) -> Trajectory:
+    """The flow of all layers in cartesian coordinates, by a solver other than the reduced path's."""
+
+    def build() -> Trajectory:
+        return integrate(
+            one.risk,
+            one.params,
+            until=until.time(float(times[-1])),
+            chart="cartesian",
+            integrator="dop853",
+            rtol=rtol,
+            save_at=times,
+            throw=True,
+        )
+
+    return lab.get(("layer flow", one, times.tobytes(), rtol), build)
+
+
+def _layers(path: Trajectory) -> list[np.ndarray]:
+    return [np.asarray(layer) for layer in path.params.layers]
+
+
+def reduction_holds(one: Instance, *, t_end: float = 100.0, name: str = "reduction") -> Equality:
+    r"""The layers' flow against the two reduced equations.
+
+    Angles are compared while they exceed :math:`2e^{-8}`: cartesian coordinates lose the rest.
+    """
+    times = np.geomspace(0.05, t_end, 32)
+
+    def reduced(lab: Lab, used: Instance) -> tuple[np.ndarray, np.ndarray]:
+        """Norms, then gains of the log-angle where it is still large; and their error."""
+        path, radius, noise = path_and_noise(lab, used, "radius", times=times)
+        _, log_tan, angle_noise = path_and_noise(lab, used, "log_tan", times=times)
+        seen = log_tan > -8
+        value = np.concatenate([radius, used.log_tan - log_tan[seen]])
+        return value, np.concatenate([noise, angle_noise[seen] + 4e-16 * abs(used.log_tan)])
+
+    def measure(lab: Lab) -> Measurement:
+        wanted, noise = reduced(lab, one)
+        count = wanted.size - times.size
+        found = []
+        for rtol in (COARSE, FINE):
+            path = layer_flow(lab, one, times, rtol)
+            angle = path.observe("log_tan_half_angle")[:count, 0]
+            found.append(
+                np.concatenate([path.observe("neuron_norms")[:, 0], one.log_tan - angle])
+            )
+        labels = [f"‖w_e‖, t={t:.3g}" for t in times]
+        labels += [f"angle, t={t:.3g}" for t in times[:count]]
+        return Measurement.from_solves(found[0], found[1], extra=noise, labels=labels)
+
+    def other_depth(lab: Lab) -> np.ndarray:
+        path = linear_path(lab, one.but(depth=one.depth + 1), times=times)
+        count = reduced(lab, one)[0].size - times.size
+        return np.concatenate([path.radius, one.log_tan - path.log_tan[:count]])
+
+    return Equality(
+        id=f"{SOURCE}/{name}-N{one.depth}",
+        title=f"all layers against two equations, {one.depth} layers",
+        statement="balanced layers: R' = N R^(2-2/N) [h(R) - (c0/π)(1-cosθ)], "
+        "(ln tan(θ/2))' = -(c0/π) R^(1-2/N), compared with W_j' = -∂L/∂W_j",
+        provenance="derived",
+        hypotheses=_hypotheses([one]),
+        predict=lambda lab: reduced(lab, one)[0],
+        measure=measure,
+        tolerance=1e-8,
+        control=Control.replacing("the equations of one layer more", predict=other_depth),
+    )
+
+
+def balancedness_kept(
+    one: Instance, *, t_end: float = 100.0, name: str = "balancedness"
+) -> Equality:
+    """Conservation of W_{j+1}ᵀ W_{j+1} - W_j W_jᵀ from layers that are not balanced."""
+    times = np.geomspace(0.05, t_end, 32)
+
+    def gaps(layers: Sequence[np.ndarray], sign: float = -1.0) -> np.ndarray:
+        parts = []
+        for before, after in zip(layers, layers[1:], strict=False):
+            gap = np.swapaxes(after, -1, -2) @ after + sign * before @ np.swapaxes(before, -1, -2)
+            upper = np.triu_indices(gap.shape[-1])
+            parts.append(gap[..., upper[0], upper[1]].ravel())
+        return np.concatenate(parts)
+
+    def measure(lab: Lab, sign: float = -1.0) -> Measurement:
+        coarse, fine = (
+            gaps([w[-1] for w in _layers(layer_flow(lab, one, times, rtol))], sign)
+            for rtol in (COARSE, FINE)
+        )
+        return Measurement.from_solves(coarse, fine, labels=[f"entry {i}" for i in range(fine.size)])
+
+    def start(lab: Lab) -> np.ndarray:
+        return gaps([np.asarray(w) for w in one.params.layers])
+
+    def unbalanced(lab: Lab) -> tuple[bool, str]:
+        return bool(np.abs(start(lab)).max() > 1e-6), "balanced layers: nothing but zeros to compare"
+
+    return Equality(
+        id=f"{SOURCE}/{name}-N{one.depth}",
+        title=f"balancedness is conserved, {one.depth} layers",
+        statement="W_{j+1}ᵀ W_{j+1} - W_j W_jᵀ is constant along the flow",
+        provenance="published",
+        citation="du2018balanced",
+        hypotheses=[Hypothesis("layers not balanced", unbalanced)],
+        predict=start,
+        measure=measure,
+        tolerance=1e-9,
+        relative=False,
+        control=Control.replacing(
+            "the sum of the two products in place of their difference",
+            measure=lambda lab: measure(lab, 1.0),
+        ),
+    )
+
+
+# -- the instances of the package ---------------------------------------------------------------
+
+
+def _instances(depth: int) -> list[Instance]:
+    return [
+        instance(Gaussian(2), [0.6, -0.8], depth=depth),
+        instance(UniformSphere(3), [0.3, 0.5, -0.4], [0.0, 0.6, 0.8], depth=depth),
+        instance(UniformBall(4), [1.0, -0.2, 0.5, 0.3], depth=depth),
+    ]
+
+
+def _unbalanced_layers() -> list[np.ndarray]:
+    rng = np.random.default_rng(3)
+    return [0.6 * rng.normal(size=shape) for shape in ((2, 2), (2, 2), (1, 2))]
+
+
+@register
+def deep_linear_claims() -> list[Equality | Bound]:
+    """The claims on balanced deep linear nets at the package's own instances."""
+    found: list[Equality | Bound] = [exact_angle(_instances(2))]
+    for depth in (2, 3, 4, 6):
+        ones = _instances(depth)
+        for quantity in ("norm", "log_angle"):
+            found.append(growth(ones, quantity, "exponent", tolerance=1e-10))
+            found.append(growth(ones, quantity, "constant", tolerance=1e-8))
+    found.append(growth(_instances(3), "loss", "constant", tolerance=1e-8))
+    for depth in (4, 6):
+        far = instance(UniformSphere(2), [3.0, -4.0], depth=depth)
+        found += [early_angle_bound(far), late_angle_bound(far)]
+    near = instance(UniformSphere(2), [0.6, -0.8], depth=4)
+    found += [upper_angle_bound(near), norm_bound(near, "upper"), norm_bound(near, "lower")]
+    wide = instance(Gaussian(3), [1.0, 2.0, -2.0], depth=3)
+    found += [upper_angle_bound(wide), norm_bound(wide, "upper"), norm_bound(wide, "lower")]
+    found.append(reduction_holds(instance(Gaussian(2), [0.6, -0.8], depth=3)))
+    found.append(balancedness_kept(instance(Gaussian(2), _unbalanced_layers(), depth=3)))
+    return found

@@ -1,0 +1,201 @@
+"""Every integrator against a matrix exponential, and the loop's own promises."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.linalg import expm
+
+import gradflow.integrators.scipy_solvers  # noqa: F401  (registers)
+from gradflow.integrators import diffrax_solvers
+from gradflow.integrators.base import (
+    Problem,
+    integrator_names,
+    make_integrator,
+    register_integrator,
+)
+
+N = 4
+_M = np.random.default_rng(0).normal(size=(N, N))
+A = -(_M @ _M.T) / N - 0.05 * np.eye(N)
+Y0 = np.random.default_rng(1).normal(size=N)
+
+EXPLICIT = ["tsit5", "dopri5", "dopri8", "bosh3", "heun"]
+IMPLICIT = ["kvaerno3", "kvaerno5"]
+SCIPY = ["rk45", "dop853", "lsoda", "radau", "bdf"]
+LOW_ORDER = {"bosh3", "heun", "kvaerno3"}
+
+
+class Linear(eqx.Module):
+    matrix: jax.Array
+
+    def field(self, s, Y):
+        return self.matrix @ Y
+
+
+class BelowSquare(eqx.Module):
+    threshold: jax.Array
+
+    def __call__(self, flow, s, Y):
+        return self.threshold - jnp.sum(Y * Y)
+
+
+class Blowup(eqx.Module):
+    power: jax.Array
+
+    def field(self, s, Y):
+        return Y * Y * self.power
+
+
+FLOW = Linear(jnp.asarray(A))
+EVENT = BelowSquare(jnp.asarray(0.1))
+
+
+def problem(rtol=1e-8, **kwargs):
+    return Problem(
+        FLOW, Y0, 0.0, 10.0, rtol, np.full(N, rtol * np.abs(Y0).max()), np.ones(N, bool), **kwargs
+    )
+
+
+def exact(s):
+    return expm(A * s) @ Y0
+
+
+def test_all_integrators_are_tested_here():
+    assert set(integrator_names()) >= {*EXPLICIT, *IMPLICIT, "kvaerno4", *SCIPY}
+
+
+@pytest.mark.parametrize("name", [*EXPLICIT, *IMPLICIT, *SCIPY])
+def test_matrix_exponential_with_stop_and_save_points(name):
+    rtol = 1e-5 if name in LOW_ORDER else 1e-8
+    save = np.linspace(0.0, 10.0, 5)
+    solution = make_integrator(name).solve(problem(rtol, save=save, events=(EVENT,)))
+    assert solution.result.name == "event"
+    assert solution.event == 0
+    # The stop is where |Y|^2 = 0.1, on the solver's curve and (to the tolerance) on the exact one.
+    assert np.sum(solution.Y_final**2) == pytest.approx(0.1, abs=1e-12)
+    assert np.abs(solution.Y_final - exact(solution.s_final)).max() < 20 * rtol
+    np.testing.assert_array_equal(solution.s, save[save <= solution.s_final])
+    for s, Y in zip(solution.s, solution.Y, strict=True):
+        assert np.abs(Y - exact(s)).max() < 20 * rtol
+    assert solution.stats["rhs"] > solution.stats["steps"] > 0
+    assert (solution.stats["jacobians"] > 0) == (name in {*IMPLICIT, "radau", "bdf"}) or (
+        name == "lsoda"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kvaerno4"])
+def test_matrix_exponential_slow_to_compile(name):
+    solution = make_integrator(name).solve(problem(1e-7))
+    assert np.abs(solution.Y_final - exact(10.0)).max() < 20 * 1e-7
+
+
+def test_saving_does_not_change_the_steps():
+    integrator = make_integrator("tsit5")
+    free = integrator.solve(problem(events=(EVENT,)))
+    saved = integrator.solve(problem(events=(EVENT,), save=np.linspace(0.0, 10.0, 5)))
+    assert saved.s_final == free.s_final
+    np.testing.assert_array_equal(saved.Y_final, free.Y_final)
+    assert saved.stats["steps"] == free.stats["steps"] == free.s.shape[0] - 1
+
+
+@pytest.mark.parametrize("save", [None, np.linspace(0.0, 10.0, 39)])
+def test_small_buffers_and_segments_give_the_same_bits(monkeypatch, save):
+    integrator = make_integrator("tsit5")
+    whole = integrator.solve(problem(events=(EVENT,), save=save))
+    monkeypatch.setattr(diffrax_solvers, "_rows_for", lambda dim: 3)
+    monkeypatch.setattr(diffrax_solvers, "_SEGMENT", 7)
+    pieces = integrator.solve(problem(events=(EVENT,), save=save))
+    np.testing.assert_array_equal(pieces.s, whole.s)
+    np.testing.assert_array_equal(pieces.Y, whole.Y)
+    for key in ("steps", "rejected", "rhs"):
+        assert pieces.stats[key] == whole.stats[key]
+
+
+def test_same_problem_same_bits_and_no_second_compilation():
+    integrator = make_integrator("tsit5")
+    case = problem(events=(EVENT,))
+    first, second = integrator.solve(case), integrator.solve(case)
+    np.testing.assert_array_equal(first.Y, second.Y)
+    assert second.stats["compile_seconds"] == 0.0
+    assert second.stats["run_seconds"] < 0.5
+
+
+def test_right_hand_sides_are_counted_exactly():
+    seen = []
+
+    class Counting(eqx.Module):
+        matrix: jax.Array
+
+        def field(self, s, Y):
+            jax.debug.callback(lambda _: seen.append(1), s)
+            return self.matrix @ Y
+
+    base = problem(rtol=1e-5)
+    solution = make_integrator("tsit5").solve(dataclasses.replace(base, flow=Counting(FLOW.matrix)))
+    jax.effects_barrier()
+    assert solution.stats["rhs"] == len(seen)
+
+
+def test_a_component_out_of_error_control_costs_no_steps():
+    class Monitored(eqx.Module):
+        matrix: jax.Array
+
+        def field(self, s, Y):
+            return jnp.append(self.matrix @ Y[:N], 1e6 * jnp.sin(1e3 * s))
+
+    mask = np.append(np.ones(N, bool), False)
+    watched = Problem(
+        Monitored(FLOW.matrix), np.append(Y0, 0.0), 0.0, 10.0, 1e-6, np.full(N + 1, 1e-6), mask
+    )
+    free = dataclasses.replace(problem(1e-6), atol=np.full(N, 1e-6))
+    integrator = make_integrator("tsit5")
+    assert integrator.solve(watched).stats["steps"] == integrator.solve(free).stats["steps"]
+
+
+@pytest.mark.parametrize("name", ["tsit5", "lsoda"])
+def test_failures_are_results_and_keep_what_was_computed(name):
+    # y' = y^2 from 1 blows up at s = 1.
+    blowup = Problem(
+        Blowup(jnp.asarray(1.0)), np.ones(1), 0.0, 2.0, 1e-8, np.full(1, 1e-8), np.ones(1, bool),
+        max_steps=3000,
+    )  # fmt: skip
+    solution = make_integrator(name).solve(blowup)
+    assert not solution.result.ok
+    assert solution.result.name in {"step_too_small", "max_steps", "failed"}
+    assert solution.s_final == pytest.approx(1.0, abs=1e-4)
+    assert solution.Y[5] == pytest.approx(1 / (1 - solution.s[5]), rel=1e-6)
+    bad = make_integrator(name).solve(dataclasses.replace(blowup, Y0=np.array([np.inf])))
+    assert bad.result.name == "non_finite"
+    few = make_integrator(name).solve(dataclasses.replace(blowup, max_steps=4))
+    assert few.result.name == "max_steps"
+    assert "max_steps" in few.result.message
+
+
+def test_stop_met_at_the_start_and_empty_interval():
+    integrator = make_integrator("tsit5")
+    met = integrator.solve(problem(events=(BelowSquare(jnp.asarray(1e3)),)))
+    assert (met.result.name, met.s_final, met.event) == ("event", 0.0, 0)
+    nothing = integrator.solve(dataclasses.replace(problem(), s_end=0.0))
+    assert nothing.result.name == "reached"
+    np.testing.assert_array_equal(nothing.Y_final, Y0)
+
+
+def test_step_cap_and_progress():
+    told = []
+    for name in ("tsit5", "rk45"):
+        solution = make_integrator(name).solve(problem(step_cap=5, progress=told.append))
+        assert solution.result.name == "steps"
+        assert solution.stats["steps"] == 5
+        assert told.pop()["steps"] == 5
+
+
+def test_registry_refuses_a_taken_name():
+    with pytest.raises(ValueError, match="tsit5"):
+        register_integrator("tsit5", lambda: make_integrator("heun"))

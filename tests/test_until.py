@@ -1,0 +1,121 @@
+"""Stopping conditions: refused when senseless, met where they say."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradflow.integrators.save as save
+import gradflow.integrators.until as until
+from gradflow.risks.function import FunctionRisk
+from gradflow.trajectory import integrate
+
+#: L = e^{-w}: w = ln(e^{w0} + t), L = 1/(e^{w0} + t), loss clock s = w - w0.
+EXPONENTIAL = FunctionRisk(
+    lambda p: jnp.exp(-p["w"]), log_fn=lambda p: -p["w"], label="exponential"
+)
+START = {"w": jnp.asarray(0.1)}
+C = np.exp(0.1)
+
+
+def run(**kwargs):
+    return integrate(EXPONENTIAL, START, rtol=1e-9, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "make", [until.time, until.clock, until.loss, until.gradient, until.direction]
+)
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, "1", True])
+def test_bad_values_are_refused(make, value):
+    with pytest.raises(ValueError, match="pass"):
+        make(value)
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.5, True])
+def test_bad_step_counts_are_refused(value):
+    with pytest.raises(ValueError, match="n="):
+        until.steps(value)
+
+
+@pytest.mark.parametrize("value", [[], [-1.0], [2.0, 1.0], [1.0, 1.0], [np.nan]])
+def test_bad_save_points_are_refused(value):
+    with pytest.raises(ValueError, match="t="):
+        save.times(value)
+
+
+def test_conditions_combine():
+    both = until.time(10.0) | until.loss(0.5) | until.steps(7)
+    assert repr(both) == "time(10.0) | loss(0.5) | steps(7)"
+    with pytest.raises(TypeError):
+        both | 3
+
+
+@pytest.mark.parametrize("clock", ["log", "physical", "loss"])
+def test_time_in_every_clock(clock):
+    trajectory = run(until=until.time(50.0), clock=clock, save_at=[0.0, 1.0, 7.5, 50.0])
+    assert trajectory.result.ok
+    assert trajectory.stopped_by == "time(50.0)"
+    assert trajectory.t_final == pytest.approx(50.0, rel=1e-12)
+    np.testing.assert_array_equal(trajectory.t, [0.0, 1.0, 7.5, 50.0])
+    np.testing.assert_allclose(trajectory.params["w"], np.log(C + trajectory.t), rtol=1e-9)
+    assert trajectory.final["w"] == pytest.approx(np.log(C + 50.0), rel=1e-9)
+
+
+def test_times_beyond_floating_point():
+    trajectory = run(
+        until=until.log_time(2000.0), clock="loss", save_at=save.log_times([1000.0, 2000.0])
+    )
+    np.testing.assert_allclose(trajectory.params["w"], [1000.0, 2000.0], rtol=1e-9)
+    assert trajectory.t[0] == np.inf
+    np.testing.assert_array_equal(trajectory.log_t, [1000.0, 2000.0])
+    with pytest.raises(ValueError, match="clock='log'"):
+        run(until=until.log_time(2000.0), clock="physical")
+
+
+def test_clock_value():
+    trajectory = run(until=until.clock(4.0), clock="loss")
+    assert trajectory.clock_final == 4.0
+    assert trajectory.final["w"] == pytest.approx(4.1, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("condition", "clock"), [(until.loss(1e-3), "log"), (until.gradient(1e-3), "loss")]
+)
+def test_loss_and_gradient(condition, clock):
+    trajectory = run(until=condition | until.clock(1e2), clock=clock)
+    assert trajectory.stopped_by == repr(condition)
+    assert trajectory.t_final == pytest.approx(1e3 - C, rel=1e-8)
+    assert trajectory.events[-1].kind == "stop"
+    assert trajectory.stats["events"] == 1
+
+
+def test_met_at_the_start():
+    trajectory = run(until=until.loss(2.0) | until.clock(1e2))
+    assert (trajectory.t_final, len(trajectory)) == (0.0, 1)
+
+
+def test_direction_stops_when_turning_slows():
+    # L = (x - 1)^2/2 + (y - 2)^2/2 turns at a rate that decays like e^{-t}.
+    risk = FunctionRisk(lambda p: 0.5 * jnp.sum((p["x"] - jnp.array([1.0, 2.0])) ** 2))
+    trajectory = integrate(
+        risk, {"x": jnp.array([0.5, 0.1])}, until=until.direction(1e-6) | until.time(100.0)
+    )
+    assert trajectory.stopped_by == "direction(1e-06)"
+    x = np.array([1.0, 2.0]) + np.array([-0.5, -1.9]) * np.exp(-trajectory.t_final)
+    v = np.array([0.5, 1.9]) * np.exp(-trajectory.t_final)
+    across = v - x * (x @ v) / (x @ x)
+    rate = np.linalg.norm(across) * (1 + trajectory.t_final) / np.linalg.norm(x)
+    assert rate == pytest.approx(1e-6, rel=1e-4)
+
+
+def test_steps():
+    trajectory = run(until=until.steps(5))
+    assert (trajectory.stats["steps"], len(trajectory)) == (5, 6)
+    assert trajectory.result.ok
+    assert trajectory.stopped_by == "steps(5)"
+
+
+def test_save_point_beyond_the_end_is_a_mistake():
+    with pytest.raises(ValueError, match="save_at"):
+        run(until=until.time(1.0), save_at=[2.0])
