@@ -1,6 +1,8 @@
-"""gradflow: gradient flows of two-layer networks as ODEs, to the accuracy at which theory can be checked.
+"""gradflow: gradient flows of two-layer networks as ODEs, to the accuracy at which theory can be
+checked.
 
-A *risk* and a start make a *flow*; an *integrator* turns the flow into a *trajectory*; *observables*
+A *risk* and a start make a *flow*; an *integrator* turns the flow into a *trajectory*;
+*observables*
 read the trajectory; *derivations* predict what they must read; *claims* hold the two against each
 other. Names are imported on first use, so that ``import gradflow`` stays light. JAX is switched to
 64-bit floats on import.
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from gradflow.integrators import save as save
     from gradflow.integrators import until as until
     from gradflow.integrators.descent import descend as descend
-    from gradflow.trajectory import integrate as integrate
     from gradflow.models.activations import LeakyReLU as LeakyReLU
     from gradflow.models.activations import erf as erf
     from gradflow.models.activations import gelu as gelu
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from gradflow.risks.population import PopulationRisk as PopulationRisk
     from gradflow.symbolic import derive as derive
     from gradflow.trajectory import Trajectory as Trajectory
+    from gradflow.trajectory import integrate as integrate
     from gradflow.trajectory import load as load
 
 #: Public names by the module that defines them; one line a group.

@@ -1,4 +1,5 @@
-"""Checks at the door: bad input becomes a ``ValueError`` that names the argument, its value and the fix."""
+"""Checks at the door: bad input becomes a ``ValueError`` that names the argument, its value and
+the fix."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ SMALLEST_RTOL = 1e-14
 
 
 def fail(argument: str, value: Any, problem: str, fix: str) -> ValueError:
-    """Build the error ``argument=value: problem; fix`` (returned, so that callers ``raise fail(...)``)."""
+    """Build the error ``argument=value: problem; fix`` (returned, so that callers ``raise
+    fail(...)``)."""
     shown = np.array2string(value, threshold=8) if isinstance(value, np.ndarray) else repr(value)
     if len(shown) > 200:
         shown = shown[:200] + "..."

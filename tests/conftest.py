@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import gradflow  # noqa: F401  (switches JAX to x64 before JAX is imported)
 import jax
 import numpy as np
 import pytest
+
+import gradflow  # noqa: F401  (switches JAX to x64 before JAX is imported)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,15 +1,17 @@
-"""The two-neuron population risk: closed forms against the definition, by quadrature and by sampling."""
+"""The two-neuron population risk: closed forms against the definition, by quadrature and by
+sampling."""
 
 from __future__ import annotations
 
-import gradflow as gf
 import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from gradflow.risks.two_neuron import PlanarState, TwoNeuronReduction, planar_frame
 from scipy.special import erf
+
+import gradflow as gf
+from gradflow.risks.two_neuron import PlanarState, TwoNeuronReduction, planar_frame
 
 
 def relu(z, slope):
@@ -31,7 +33,8 @@ def kink_angles(vectors):
 
 
 def definition(law, w, a, v, slope):
-    """L and its gradient from E ln(1 + exp(-y f)) in the plane: radial rule times angular panels."""
+    """L and its gradient from E ln(1 + exp(-y f)) in the plane: radial rule times angular
+    panels."""
     rho, weight = law.planar_rule()
     forms = [p * a[0] * w[0] + q * a[1] * w[1] for p in (1, slope) for q in (1, slope)]
     beta, dbeta = panels(kink_angles([w[0], w[1], v, *forms]))
@@ -128,7 +131,12 @@ def test_non_coplanar_teacher_against_the_gaussian_conditional_mean(slope, rng):
 
 @pytest.mark.parametrize(
     ("law", "slope"),
-    [(gf.Gaussian(5), 0.0), (gf.UniformSphere(3), 0.3), (gf.UniformBall(4), 0.7), (gf.StudentT(7, 4.0), 0.0)],
+    [
+        (gf.Gaussian(5), 0.0),
+        (gf.UniformSphere(3), 0.3),
+        (gf.UniformBall(4), 0.7),
+        (gf.StudentT(7, 4.0), 0.0),
+    ],
     ids=lambda x: getattr(x, "name", x),
 )
 def test_gradient_against_monte_carlo(law, slope, key, rng):
@@ -163,7 +171,9 @@ def test_parallel_and_aligned_neurons_have_finite_gradients():
     risk = make(gf.Gaussian(3), 0.0)
     e = np.eye(3)
     for inner in ([e[2], -e[2]], [e[2], e[2]], [e[0], -e[0]], [e[2], e[0]], [1e-200 * e[0], -e[2]]):
-        gradient = risk.gradient(risk.net.params(inner=np.array(inner), outer=np.array([1.0, -1.0])))
+        gradient = risk.gradient(
+            risk.net.params(inner=np.array(inner), outer=np.array([1.0, -1.0]))
+        )
         assert np.all(np.isfinite(np.asarray(gradient.inner)))
         assert np.all(np.isfinite(np.asarray(gradient.outer)))
 
@@ -176,7 +186,8 @@ def test_frozen_outer_weights_have_no_gradient(rng):
 
 @pytest.mark.parametrize("lam", [0.0, 30.0, 300.0, 1e4])
 def test_forces_keep_relative_accuracy_at_any_angle(lam):
-    """Perpendicular force / perpendicular part has a finite limit, computed without cancellation."""
+    """Perpendicular force / perpendicular part has a finite limit, computed without
+    cancellation."""
     law = gf.Gaussian(2)
     reduction = TwoNeuronReduction(law.radial, 0.0, (1, -1))
     z = jnp.array([3.0, 5.0])

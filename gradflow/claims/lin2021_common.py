@@ -215,12 +215,22 @@ class Path:
         return self.trajectory.observe("log_loss")
 
 
+def horizon(one: Instance) -> float:
+    """When to read off asymptotics: 1e12, or 1e12 times as long as the start is remembered.
+
+    The start is forgotten once ((N+2) κ t)^{N/(N+2)} exceeds both ‖w_e(0)‖ and the unit 1/c₀.
+    """
+    n, law = one.depth, one.law
+    memory = max(one.radius, 1 / law.c0) ** ((n + 2) / n) / ((n + 2) * law.kappa)
+    return 1e12 * 10.0 ** np.floor(np.log10(max(memory, 1.0)))
+
+
 def linear_path(
     lab: Lab,
     one: Instance,
     *,
     times: Sequence[float] | np.ndarray | None = None,
-    t_end: float = 1e12,
+    t_end: float | None = None,
     rtol: float = FINE,
     integrator: str = "auto",
 ) -> Path:
@@ -229,9 +239,14 @@ def linear_path(
     Parameters
     ----------
     times : array, optional
-        Physical times to record; default: 128 of them, log-spaced from 1 to ``t_end``.
+        Physical times to record; default: 128 of them, log-spaced over 12 decades up to ``t_end``.
+    t_end : float, optional
+        Default: `horizon`.
     """
-    times = np.geomspace(1.0, t_end, 128) if times is None else np.asarray(times, np.float64)
+    if times is None:
+        t_end = horizon(one) if t_end is None else t_end
+        times = np.geomspace(t_end / 1e12, t_end, 128)
+    times = np.asarray(times, np.float64)
     key = ("linear path", one, times.tobytes(), rtol, integrator)
 
     def build() -> Path:
@@ -278,11 +293,11 @@ def derived_rate(one: Instance, name: str) -> Any:
 
 
 def measured_power(
-    lab: Lab, one: Instance, name: str, t_end: float = 1e12
+    lab: Lab, one: Instance, name: str, t_end: float | None = None
 ) -> tuple[Estimate, Estimate]:
     r"""Exponent and constant of ``norm``, ``log_angle`` (-ln tan(θ/2)) or ``loss`` as t → ∞.
 
-    Read off the path up to ``t_end``; only the powers of the corrections (and, for the constant,
+    Read off the path up to ``t_end`` (default: `horizon`); only the powers of the corrections (and, for the constant,
     the exponent) are taken from the derivation.
     """
 

@@ -3,10 +3,12 @@ r"""Directional convergence of the linear predictor: direction, norm and their e
 With R = ‖w‖, θ = angle(w, v), :math:`\kappa=\pi^2p_0/6`, logistic loss (N = 1):
 
 .. math::
-    R\sim(3\kappa t)^{1/3},\qquad -\ln\tan\tfrac\theta2\sim\frac{3c_0}{2\pi}(3\kappa)^{-1/3}t^{2/3},\qquad L\sim\kappa/R,
+    R\sim(3\kappa t)^{1/3},\qquad
+    -\ln\tan\tfrac\theta2\sim\frac{3c_0}{2\pi}(3\kappa)^{-1/3}t^{2/3},\qquad L\sim\kappa/R,
 
 and for other losses with :math:`M=\int_0^\infty\ell`: :math:`R\sim(6p_0Mt)^{1/3}`,
-:math:`\theta'\approx-(2c_0/\pi)(-\ell'(0))\,\theta/R`. Predictions are those of ``gradflow.derive("linear")``.
+:math:`\theta'\approx-(2c_0/\pi)(-\ell'(0))\,\theta/R`. Predictions are those of
+``gradflow.derive("linear")``.
 
 Every function here builds a claim for instances of your own:
 
@@ -234,7 +236,7 @@ def other_loss(some: Instances, *, id: str) -> Equality:
         title=f"rates of the {' and '.join(losses)} loss",
         statement="‖w‖ ~ (6 p0 M t)^(1/3) with M = ∫l, and θ' ~ -(2c0/π)(-l'(0)) θ/‖w‖",
         provenance="derived",
-        hypotheses=(*hypotheses(some), other)[-1:] + _angles(some),
+        hypotheses=(other, *(h for h in hypotheses(some) if h.name != "logistic loss")),
         predict=lambda lab: [x for one in some for x in predict(one, one.loss)],
         measure=measure,
         tolerance=TOLERANCE,
@@ -243,10 +245,6 @@ def other_loss(some: Instances, *, id: str) -> Equality:
             predict=lambda lab: [x for one in some for x in predict(one, "logistic")],
         ),
     )
-
-
-def _angles(some: Sequence[Instance]) -> tuple[Hypothesis, ...]:
-    return tuple(h for h in hypotheses(some) if h.name != "logistic loss")
 
 
 # --- qualitative statements --------------------------------------------------------------------
@@ -259,7 +257,8 @@ def deformed_path(
 
     With x = S z, z of the instance's law, S = I + (stretch - 1) a aᵀ for a at 45° to v, and labels
     flipped with probability ``noise``:
-    :math:`\dot w=S[(1-2\,\mathrm{noise})\tfrac{c_0}\pi v'-(\tfrac{c_0}\pi-h(\|u\|))\hat u]`, u = S w, v' = S v/‖S v‖.
+    :math:`\dot w=S[(1-2\,\mathrm{noise})\tfrac{c_0}\pi v'-(\tfrac{c_0}\pi-h(\|u\|))\hat u]`,
+    u = S w, v' = S v/‖S v‖.
     """
     from scipy.integrate import solve_ivp
 
@@ -305,9 +304,7 @@ def direction_monotone(
         for one in some:
             _, lam, noise = path_and_noise(lab, one, "log_tan")
             start = 1e-14 * max(1.0, abs(one.log_tan))
-            found.append(
-                outcome(one, np.append(one.log_tan, lam), np.append(start, noise))
-            )
+            found.append(outcome(one, np.append(one.log_tan, lam), np.append(start, noise)))
         return found
 
     def stretched(lab: Lab) -> list[Outcome]:

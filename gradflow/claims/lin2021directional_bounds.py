@@ -1,9 +1,10 @@
 r"""Published bounds on the flow of the linear predictor: angle before and after T, and norm.
 
-T is the first time at which :math:`-w\cdot\nabla L=R[h(R)-\tfrac{c_0}\pi(1-\cos\theta)]` crosses zero upward; T = 0 if
-the norm grows from the start. The bounds are in `gradflow.claims.lin2021_bounds`, in the coordinate
-:math:`X=-2\ln\tan(\theta/2)`, in which :math:`\cos\theta=1-2/(e^X+1)` does not saturate. Since exactly
-:math:`X'=2c_0/(\pi R)`, both angle bounds are statements on R: :math:`R\le\|w(0)\|` up to T, and
+T is the first time at which :math:`-w\cdot\nabla L=R[h(R)-\tfrac{c_0}\pi(1-\cos\theta)]` crosses
+zero upward; T = 0 if the norm grows from the start. The bounds are in
+`gradflow.claims.lin2021_bounds`, in the coordinate :math:`X=-2\ln\tan(\theta/2)`, in which
+:math:`\cos\theta=1-2/(e^X+1)` does not saturate. Since exactly :math:`X'=2c_0/(\pi R)`, both angle
+bounds are statements on R: :math:`R\le\|w(0)\|` up to T, and
 :math:`R^2\le\|w(T)\|^2+0.6(t-T)` after it. Source: `lin2021directional`.
 """
 
@@ -36,7 +37,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 def radial_speed(one: Instance, log_radius: np.ndarray, log_tan: np.ndarray) -> np.ndarray:
-    r""":math:`-\hat w\cdot\nabla L=h(R)-\tfrac{c_0}\pi(1-\cos\theta)`, h by quadrature over the law."""
+    r""":math:`R'=h(R)-\tfrac{c_0}\pi(1-\cos\theta)`, h by quadrature over the law."""
     node, weight = one.law.marginal_rule(1e6)
     x = np.outer(np.exp(np.atleast_1d(log_radius)), node)
     pull = np.exp(-np.logaddexp(0, x)) @ (weight * node)
@@ -53,35 +54,41 @@ def turning_time(lab: Lab, one: Instance) -> float:
         scale = np.pi * one.radius / one.law.c0
         high = scale * (10 + abs(one.log_tan) + 2 * abs(np.log(one.radius)))
         times = np.geomspace(1e-6, 1.0, 32) * high
-        low = 0.0
+        low, slow = 0.0, radial_speed(one, np.log([one.radius]), np.array([one.log_tan]))[0]
         for _ in range(4):
             path = linear_path(lab, one, times=times)
             speed = radial_speed(one, path.log_radius, path.log_tan)
             if not np.any(speed >= 0):
                 raise RuntimeError(f"the norm still shrinks at t = {times[-1]:g} for {one}")
             first = int(np.argmax(speed >= 0))
-            low, high = (times[first - 1] if first else low), times[first]
+            if first:
+                low, slow = times[first - 1], speed[first - 1]
+            high, fast = times[first], speed[first]
             times = low + (high - low) * np.arange(1, 33) / 32
-        # What is left is 1e-6 of the first interval, over which the speed is linear.
-        return float(high)
+        # Over what is left, some 1e-5 of the first bracket, the speed is linear.
+        return float(low + (high - low) * slow / (slow - fast))
 
     return lab.get(("turning time", one), build)
 
 
 @dataclass(frozen=True)
 class _Stretch:
-    """A piece of a path: times since its beginning, X there, and R, ln tan(θ/2) where it begins."""
+    """A piece of a path: times since its beginning, X there, and R, ln tan(θ/2) where it begins.
+
+    ``last`` is R at its end.
+    """
 
     t: np.ndarray
     x: np.ndarray
     radius: float
     log_tan: float
+    last: float
 
 
 def _early(lab: Lab, one: Instance, rtol: float) -> _Stretch:
     times = turning_time(lab, one) * np.geomspace(1e-3, 1, 64)
     path = linear_path(lab, one, times=times, rtol=rtol)
-    return _Stretch(times, -2 * path.log_tan, one.radius, one.log_tan)
+    return _Stretch(times, -2 * path.log_tan, one.radius, one.log_tan, float(path.radius[-1]))
 
 
 def _late(lab: Lab, one: Instance, rtol: float) -> _Stretch:
@@ -90,7 +97,8 @@ def _late(lab: Lab, one: Instance, rtol: float) -> _Stretch:
     path = linear_path(lab, one, times=turn + np.append(0.0, since), rtol=rtol)
     # t - T as it was rounded on adding T
     since = path.t[1:] - turn
-    return _Stretch(since, -2 * path.log_tan[1:], float(path.radius[0]), float(path.log_tan[0]))
+    radius, log_tan = path.radius, path.log_tan
+    return _Stretch(since, -2 * log_tan[1:], float(radius[0]), float(log_tan[0]), float(radius[-1]))
 
 
 Piece = Callable[[Lab, Instance, float], _Stretch]
@@ -156,11 +164,10 @@ def flow_early(
         return published.flow_early(factor * part.t, one.law.c0, part.radius, part.log_tan)
 
     def smaller(one: Instance, part: _Stretch, factor: float) -> np.ndarray:
-        # half of ‖w(0)‖: the norm does not shrink at once
-        return published.flow_early(factor * part.t, one.law.c0, part.radius / 2, part.log_tan)
+        return published.flow_early(factor * part.t, one.law.c0, part.last, part.log_tan)
 
     return _angle_bound(
-        some, _early, stated, smaller, "half of ‖w(0)‖ in A1",
+        some, _early, stated, smaller, "‖w(T)‖ in place of ‖w(0)‖ in A1",
         extra=(_shrinking(some),),
         id=id, title="angle while the norm shrinks", provenance="published",
         statement="t <= T: cos θ >= 1 - 2/(e^(A1 t + B1) + 1), A1 = 2c0/(π‖w(0)‖), "
@@ -194,9 +201,7 @@ def flow_late(some: Instances = ALL, *, id: str = f"{SOURCE}/flow-bound-after-T"
 FAST = instance(Gaussian(3), [1e-3, 0.0, 1.0])
 
 
-def norm_upper(
-    some: Instances = (FAST, *ALL), *, id: str = f"{SOURCE}/norm-upper-bound"
-) -> Bound:
+def norm_upper(some: Instances = (FAST, *ALL), *, id: str = f"{SOURCE}/norm-upper-bound") -> Bound:
     """‖w‖² ≤ ‖w(0)‖² + 0.6 t."""
     some = several(some)
     times = np.geomspace(1e-2, 1e8, 64)

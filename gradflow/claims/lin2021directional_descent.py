@@ -2,12 +2,16 @@ r"""Published bounds on gradient descent for the linear predictor, with any step
 
 While :math:`v\cdot w(0)<0` and until :math:`\cos\theta\ge0`,
 
-.. math:: \cos\theta(n)\ge1-(1-\cos\theta(0))e^{-BS_n},\quad S_n=\sum_{k<n}\frac{\eta_k}{\sqrt{A+\sum_{i\le k}\eta_i^2}},
+.. math::
+    \cos\theta(n)\ge1-(1-\cos\theta(0))e^{-BS_n},\qquad
+    S_n=\sum_{k<n}\frac{\eta_k}{\sqrt{A+\sum_{i\le k}\eta_i^2}},
 
-:math:`A=\|w(0)\|^2/c_0^2`, :math:`B=(1+\cos\theta(0))/\pi`; and at all n with :math:`\eta_i^2+0.6\eta_i/c_0^2` in the inner sum and
+:math:`A=\|w(0)\|^2/c_0^2`, :math:`B=(1+\cos\theta(0))/\pi`; and at all n with
+:math:`\eta_i^2+0.6\eta_i/c_0^2` in the inner sum and
 :math:`B=\delta(1+\cos\theta(0))/((1+\delta)\pi)` under the norm-growth condition
-:math:`\|w(n+1)\|+\hat w(n)\cdot w(n+1)\ge(1+\delta)c_0\eta_n\cos\theta(n)/\pi`. Both are compared as
-:math:`Y_n=\ln\frac{1-\cos\theta(0)}{1-\cos\theta(n)}\ge BS_n`, which does not saturate. Source: `lin2021directional`.
+:math:`\|w(n+1)\|+\hat w(n)\cdot w(n+1)\ge(1+\delta)c_0\eta_n\cos\theta(n)/\pi`. Both are compared
+as :math:`Y_n=\ln\frac{1-\cos\theta(0)}{1-\cos\theta(n)}\ge BS_n`, which does not saturate.
+Source: `lin2021directional`.
 """
 
 from __future__ import annotations
@@ -43,11 +47,11 @@ SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "decaying": lambda n: 0.5 / np.sqrt(n + 1.0),
     "growing": lambda n: 0.05 * (n + 1.0) ** 0.25,
 }
-#: Planar ones share a compiled program.
+#: Those of one dimension share a compiled program.
 STARTS = (
     CIRCLE,
     instance(Gaussian(2), [1.0, -0.7]),
-    instance(UniformBall(2), [-0.1, -0.2]),
+    instance(UniformBall(5), [0.2, 0.0, 0.1, -0.1, 0.0], [-0.8, 0.0, 0.0, 0.0, 0.6]),
 )
 
 
@@ -77,7 +81,7 @@ class Iterates:
         return rise - rise[0]
 
     def growth(self, c0: float) -> np.ndarray:
-        """The largest 1 + δ that the norm-growth condition allows at each n; inf if cos θ(n) ≤ 0."""
+        """The largest 1 + δ the norm-growth condition allows at each n; inf if cos θ(n) ≤ 0."""
         turn = self.along[1:] * self.along[:-1] + self.across[1:] * self.across[:-1]
         have = self.radius[1:] + turn / self.radius[:-1]
         need = c0 * self.eta * self.cos[:-1] / np.pi
@@ -184,9 +188,7 @@ def _claim(
             for run in (descent_again, descent)
         )
         labels = [
-            f"n={n}, {one}"
-            for one in some
-            for n in np.arange(eta.size + 1)[window(lab, one)]
+            f"n={n}, {one}" for one in some for n in np.arange(eta.size + 1)[window(lab, one)]
         ]
         return Measurement.from_solves(first, second, extra=1e-14, labels=labels)
 
@@ -238,7 +240,7 @@ def descent_late(
     id: str,
     name: str = "given",
 ) -> Bound:
-    """The bound at all n under the norm-growth condition with ``delta``, which is checked at every n."""
+    """The bound at all n under the norm-growth condition with ``delta``, checked at every n."""
     some, eta, delta = several(some), _sizes(step_size, steps), check_positive("delta", delta)
     basic = (*hypotheses(some), _wrong_way(some))
     return _claim(

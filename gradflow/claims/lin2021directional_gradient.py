@@ -1,9 +1,12 @@
 r"""The gradient of the linear predictor's risk, measured by quadrature of its definition.
 
-:math:`-\nabla L(w)=E[-\ell'(y\,w\cdot x)\,y\,x]`. Only the projection :math:`\rho(\cos\varphi,\sin\varphi)` of x on span(w, v)
-enters, φ counted from w; x and −x contribute alike, so the half plane y = 1 suffices:
+:math:`-\nabla L(w)=E[-\ell'(y\,w\cdot x)\,y\,x]`. Only the projection
+:math:`\rho(\cos\varphi,\sin\varphi)` of x on span(w, v) enters, φ counted from w; x and −x
+contribute alike, so the half plane y = 1 suffices:
 
-.. math:: -u\cdot\nabla L=\frac1\pi\int_{\theta-\pi/2}^{\theta+\pi/2}E_\rho\bigl[-\ell'(R\rho\cos\varphi)\,\rho\bigr]\cos(\varphi-\beta)\,d\varphi,
+.. math::
+    -u\cdot\nabla L=\frac1\pi\int_{\theta-\pi/2}^{\theta+\pi/2}
+        E_\rho\bigl[-\ell'(R\rho\cos\varphi)\,\rho\bigr]\cos(\varphi-\beta)\,d\varphi,
 
 β the angle of the direction u from w. Neither the closed form of the gradient nor c₀ is used.
 Source: `lin2021directional`.
@@ -135,7 +138,7 @@ def _measured(which: Sequence[Point], angle: Callable[[float], float], loss: str
 
 def _generic(which: Sequence[Point]) -> Hypothesis:
     def check(lab: Lab) -> tuple[bool, str]:
-        flat = [str(p) for p in which if not 0 < np.sin(p.polar[1])]
+        flat = [str(p) for p in which if not np.sin(p.polar[1]) > 0]
         return not flat, "; ".join(flat)
 
     return Hypothesis("w is not parallel to v", check)
@@ -144,7 +147,7 @@ def _generic(which: Sequence[Point]) -> Hypothesis:
 def _bounded(which: Sequence[Point]) -> tuple[Point, ...]:
     """Points at which the exponential loss has a finite, harmless risk."""
     reach = [p.polar[0] * float(np.max(p.law.planar_rule(1e4).node)) for p in which]
-    found = tuple(p for p, r in zip(which, reach, strict=True) if 0.1 < r < 200)
+    found = tuple(p for p, r in zip(which, reach, strict=True) if 0.1 < r < 30)
     return found or points(UniformSphere(2))[2:4]
 
 
@@ -187,9 +190,7 @@ def teacher_part(
             found = _measured(which, lambda theta: theta + offset, "logistic")
             return [
                 Outcome(f"-v.grad L > 0 at {label}", float(value), float(error))
-                for value, error, label in zip(
-                    found.value, found.error, found.labels, strict=True
-                )
+                for value, error, label in zip(found.value, found.error, found.labels, strict=True)
             ]
 
         return measure

@@ -7,20 +7,18 @@ With :math:`w_e=(W_N\cdots W_1)^\top`, :math:`R=\|w_e\|`, θ its angle to the te
 
 Derived: :math:`R\sim((N+2)\kappa t)^{N/(N+2)}`, :math:`-\ln\tan(\theta/2)\sim\tfrac{c_0}\pi\tfrac{N+2}{2N}
 ((N+2)\kappa)^{(N-2)/(N+2)}t^{2N/(N+2)}`, :math:`\kappa=\pi^2p_0/6`; for N=2 the angle law is exact at all t.
-Published: the bounds of `gradflow.claims.lin2021_bounds`. Every factory takes instances
+The published bounds are in `gradflow.claims.lin2021faster_bounds`. Every factory takes instances
 (`gradflow.claims.lin2021_common.instance`), so that a claim can be stated about one's own law and start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
-from gradflow.claims import lin2021_bounds as bounds
 from gradflow.claims.base import Control, Hypothesis, Measurement
-from gradflow.claims.kinds import Bound, Equality
+from gradflow.claims.kinds import Equality
 from gradflow.claims.lab import Lab
 from gradflow.claims.lin2021_common import (
     COARSE,
@@ -49,11 +47,6 @@ _SAMPLES = 128
 def _hypotheses(ones: Sequence[Instance]) -> list[Hypothesis]:
     checks = (logistic_loss, balanced, not_opposed, not_aligned)
     return [check(one) for one in ones for check in checks]
-
-
-def deeper_than(one: Instance, depth: int) -> Hypothesis:
-    """The net has more than ``depth`` layers."""
-    return Hypothesis(f"N > {depth}", lambda lab: (one.depth > depth, f"N = {one.depth}"))
 
 
 # -- exact rates --------------------------------------------------------------------------------
@@ -145,223 +138,6 @@ def growth(
     )
 
 
-# -- published bounds ---------------------------------------------------------------------------
-
-
-class Turn(NamedTuple):
-    """The time T from which the norm grows, and the state there."""
-
-    t: float
-    log_radius: float
-    log_tan: float
-
-
-def turning_point(lab: Lab, one: Instance) -> Turn:
-    r"""T, the first upward crossing of :math:`-w\cdot\nabla L=0`; 0 if the norm grows from the start."""
-
-    def force(log_radius: np.ndarray, log_tan: np.ndarray) -> np.ndarray:
-        versine = 1 + np.tanh(log_tan)
-        return np.asarray(one.law.radial.h(np.exp(log_radius))) - one.law.c0 / np.pi * versine
-
-    def build() -> Turn:
-        if force(np.log([one.radius]), np.array([one.log_tan]))[0] >= 0:
-            return Turn(0.0, float(np.log(one.radius)), one.log_tan)
-        times = np.geomspace(1e-6, 1e6, _SAMPLES)
-        for _ in range(6):
-            path = linear_path(lab, one, times=times)
-            grows = force(path.log_radius, path.log_tan) >= 0
-            if not grows.any():
-                raise ValueError(f"the norm does not grow before t={times[-1]:g}")
-            after = int(np.argmax(grows))
-            before = times[after - 1] if after else 0.0
-            if times[after] - before <= 1e-12 * times[after]:
-                break
-            times = np.linspace(before, times[after], _SAMPLES + 1)[1:]
-        return Turn(times[after], path.log_radius[after], path.log_tan[after])
-
-    return lab.get(("turning point", one), build)
-
-
-def _bound(
-    one: Instance,
-    *,
-    quantity: str,
-    times: Callable[[Lab], np.ndarray],
-    curve: Callable[[Lab, np.ndarray, float], np.ndarray],
-    sharp: Callable[[Lab, np.ndarray, np.ndarray], float],
-    sign: float = 1.0,
-    **fields: Any,
-) -> Bound:
-    """A bound on ``sign`` times a path's quantity; ``sharp`` reads a solve by another integrator."""
-
-    def measure(lab: Lab) -> Measurement:
-        at = times(lab)
-        path, value, noise = path_and_noise(lab, one, quantity, times=at)
-        labels = [f"t={t:.4g}" for t in path.t]
-        return Measurement(sign * value, abs(sign) * noise, labels)
-
-    def best(lab: Lab) -> float:
-        at = times(lab)
-        other = linear_path(lab, one, times=at, integrator="dop853")
-        return sharp(lab, at, sign * getattr(other, quantity))
-
-    hypotheses = [deeper_than(one, 2), *_hypotheses([one]), *fields.pop("hypotheses", ())]
-    return Bound(
-        measure=measure,
-        bound=lambda lab, factor: curve(lab, times(lab), factor),
-        sharp=best,
-        hypotheses=hypotheses,
-        **fields,
-    )
-
-
-def early_angle_bound(one: Instance, *, name: str = "angle-bound-early") -> Bound:
-    """Lower bound on the angle while the norm shrinks, corrected; the control is as printed."""
-
-    def times(lab: Lab) -> np.ndarray:
-        return turning_point(lab, one).t * np.arange(1, _SAMPLES + 1) / _SAMPLES
-
-    def curve(lab: Lab, t: np.ndarray, factor: float, form: bounds.Form = "corrected"):
-        full = bounds.deep_early(t, one.law.c0, one.radius, one.log_tan, one.depth, form)
-        return -2 * one.log_tan + factor * (full + 2 * one.log_tan)
-
-    def sharp(lab: Lab, t: np.ndarray, x: np.ndarray) -> float:
-        return float(np.min((x + 2 * one.log_tan) / (curve(lab, t, 1.0) + 2 * one.log_tan)))
-
-    def shrinks(lab: Lab) -> tuple[bool, str]:
-        return turning_point(lab, one).t > 0, "the norm grows from the start on"
-
-    return _bound(
-        one,
-        quantity="log_tan",
-        sign=-2.0,
-        times=times,
-        curve=curve,
-        sharp=sharp,
-        id=f"{SOURCE}/{name}-N{one.depth}",
-        title=f"angle while the norm shrinks, {one.depth} layers",
-        statement="t <= T, N > 2: cosθ >= 1 - 2/(C1 (A1 t/B1 + 1)^a + 1), A1=(N-2)c0, "
-        "B1=‖w_e(0)‖^(2/N-1), C1=cot²(θ0/2); corrected a=2/((N-2)π), printed a=2c0/π",
-        provenance="corrected",
-        hypotheses=[Hypothesis("T > 0", shrinks)],
-        tolerance=1e-12,
-        control=Control.replacing(
-            "exponent as printed, a = 2c0/π",
-            bound=lambda lab, factor: curve(lab, times(lab), factor, "printed"),
-        ),
-    )
-
-
-def late_angle_bound(
-    one: Instance, *, name: str = "angle-bound-late", t_end: float = 1e6
-) -> Bound:
-    """Lower bound on the angle from T on, corrected; the control is as printed."""
-
-    def times(lab: Lab) -> np.ndarray:
-        turn = turning_point(lab, one).t
-        return turn + np.geomspace(1e-3 * max(turn, 1.0), t_end, _SAMPLES)
-
-    def curve(lab: Lab, t: np.ndarray, factor: float, form: bounds.Form = "corrected"):
-        turn = turning_point(lab, one)
-        radius = np.exp(turn.log_radius)
-        full = bounds.deep_late(t - turn.t, one.law.c0, radius, turn.log_tan, one.depth, form)
-        return -2 * turn.log_tan + factor * (full + 2 * turn.log_tan)
-
-    def sharp(lab: Lab, t: np.ndarray, x: np.ndarray) -> float:
-        start = 2 * turning_point(lab, one).log_tan
-        return float(np.min((x + start) / (curve(lab, t, 1.0) + start)))
-
-    return _bound(
-        one,
-        quantity="log_tan",
-        sign=-2.0,
-        times=times,
-        curve=curve,
-        sharp=sharp,
-        id=f"{SOURCE}/{name}-N{one.depth}",
-        title=f"angle while the norm grows, {one.depth} layers",
-        statement="t > T, N > 2: cosθ >= 1 - 2/(e^(A2 (t-T) + B2) + 1), B2=-2 ln tan(θ(T)/2); "
-        "corrected A2=(2c0/π)‖w_e(T)‖^(1-2/N), printed exponent 2-2/N (fails if ‖w_e(T)‖ > 1)",
-        provenance="corrected",
-        tolerance=1e-12,
-        control=Control.replacing(
-            "exponent as printed, 2-2/N",
-            bound=lambda lab, factor: curve(lab, times(lab), factor, "printed"),
-        ),
-    )
-
-
-def _from_start(t_end: float) -> Callable[[Lab], np.ndarray]:
-    return lambda lab: np.geomspace(1e-2, t_end, _SAMPLES)
-
-
-def upper_angle_bound(
-    one: Instance, *, name: str = "angle-bound-upper", t_end: float = 1e6
-) -> Bound:
-    """Upper bound on the alignment at every time."""
-
-    def curve(lab: Lab, t: np.ndarray, factor: float) -> np.ndarray:
-        full = bounds.deep_upper(t, one.law.c0, one.radius, one.log_tan, one.depth)
-        return -2 * one.log_tan + factor * (full + 2 * one.log_tan)
-
-    def sharp(lab: Lab, t: np.ndarray, x: np.ndarray) -> float:
-        return float(np.max((x + 2 * one.log_tan) / (curve(lab, t, 1.0) + 2 * one.log_tan)))
-
-    return _bound(
-        one,
-        quantity="log_tan",
-        sign=-2.0,
-        side="upper",
-        times=_from_start(t_end),
-        curve=curve,
-        sharp=sharp,
-        id=f"{SOURCE}/{name}-N{one.depth}",
-        title=f"angle, bound from the other side, {one.depth} layers",
-        statement="N > 2: cosθ <= 1 - 2/(e^(F[(0.6t+D)^(N/2) - D^(N/2)] + E) + 1), "
-        "D=‖w_e(0)‖^(2/N), E=-2 ln tan(θ0/2), F=4c0/(0.6Nπ)",
-        provenance="published",
-        tolerance=1e-12,
-        control=Control.perturbed(),
-    )
-
-
-def norm_bound(one: Instance, side: str, *, t_end: float = 1e6) -> Bound:
-    """Published bounds on ln ‖w_e‖; the factor multiplies the term that grows with t."""
-    root, law = 2 / one.depth, one.law
-
-    def upper(lab: Lab, t: np.ndarray, factor: float) -> np.ndarray:
-        return bounds.log_norm_upper(factor * t, one.radius, one.depth)
-
-    def lower(lab: Lab, t: np.ndarray, factor: float) -> np.ndarray:
-        return bounds.log_norm_lower(factor * t, law.c0, one.radius, one.depth)
-
-    def spent(lab: Lab, t: np.ndarray, log_radius: np.ndarray) -> float:
-        if side == "upper":
-            return float(np.max((np.exp(root * log_radius) - one.radius**root) / (0.6 * t)))
-        gained = np.exp((root - 1) * log_radius) - one.radius ** (root - 1)
-        return float(np.max(gained / ((one.depth - 2) * law.c0 * t)))
-
-    formula = {
-        "upper": "‖w_e(t)‖ <= (‖w_e(0)‖^(2/N) + 0.6t)^(N/2)",
-        "lower": "‖w_e(t)‖ >= (‖w_e(0)‖^(2/N-1) + (N-2)c0 t)^(-N/(N-2))",
-    }[side]
-    return _bound(
-        one,
-        quantity="log_radius",
-        times=_from_start(t_end),
-        curve={"upper": upper, "lower": lower}[side],
-        sharp=spent,
-        side=side,
-        tighten="down",
-        id=f"{SOURCE}/norm-bound-{side}-N{one.depth}",
-        title=f"norm, {side} bound, {one.depth} layers",
-        statement=f"N > 2: {formula}",
-        provenance="published",
-        tolerance=1e-12,
-        control=Control.perturbed(),
-    )
-
-
 # -- the reduction itself, against the layers' own flow -----------------------------------------
 
 
@@ -409,9 +185,7 @@ def reduction_holds(one: Instance, *, t_end: float = 100.0, name: str = "reducti
         for rtol in (COARSE, FINE):
             path = layer_flow(lab, one, times, rtol)
             angle = path.observe("log_tan_half_angle")[:count, 0]
-            found.append(
-                np.concatenate([path.observe("neuron_norms")[:, 0], one.log_tan - angle])
-            )
+            found.append(np.concatenate([path.observe("neuron_norms")[:, 0], one.log_tan - angle]))
         labels = [f"‖w_e‖, t={t:.3g}" for t in times]
         labels += [f"angle, t={t:.3g}" for t in times[:count]]
         return Measurement.from_solves(found[0], found[1], extra=noise, labels=labels)
@@ -454,13 +228,17 @@ def balancedness_kept(
             gaps([w[-1] for w in _layers(layer_flow(lab, one, times, rtol))], sign)
             for rtol in (COARSE, FINE)
         )
-        return Measurement.from_solves(coarse, fine, labels=[f"entry {i}" for i in range(fine.size)])
+        return Measurement.from_solves(
+            coarse, fine, labels=[f"entry {i}" for i in range(fine.size)]
+        )
 
     def start(lab: Lab) -> np.ndarray:
         return gaps([np.asarray(w) for w in one.params.layers])
 
     def unbalanced(lab: Lab) -> tuple[bool, str]:
-        return bool(np.abs(start(lab)).max() > 1e-6), "balanced layers: nothing but zeros to compare"
+        return bool(
+            np.abs(start(lab)).max() > 1e-6
+        ), "balanced layers: nothing but zeros to compare"
 
     return Equality(
         id=f"{SOURCE}/{name}-N{one.depth}",
@@ -497,22 +275,15 @@ def _unbalanced_layers() -> list[np.ndarray]:
 
 
 @register
-def deep_linear_claims() -> list[Equality | Bound]:
+def deep_linear_claims() -> list[Equality]:
     """The claims on balanced deep linear nets at the package's own instances."""
-    found: list[Equality | Bound] = [exact_angle(_instances(2))]
+    found: list[Equality] = [exact_angle(_instances(2))]
     for depth in (2, 3, 4, 6):
         ones = _instances(depth)
         for quantity in ("norm", "log_angle"):
             found.append(growth(ones, quantity, "exponent", tolerance=1e-10))
             found.append(growth(ones, quantity, "constant", tolerance=1e-8))
     found.append(growth(_instances(3), "loss", "constant", tolerance=1e-8))
-    for depth in (4, 6):
-        far = instance(UniformSphere(2), [3.0, -4.0], depth=depth)
-        found += [early_angle_bound(far), late_angle_bound(far)]
-    near = instance(UniformSphere(2), [0.6, -0.8], depth=4)
-    found += [upper_angle_bound(near), norm_bound(near, "upper"), norm_bound(near, "lower")]
-    wide = instance(Gaussian(3), [1.0, 2.0, -2.0], depth=3)
-    found += [upper_angle_bound(wide), norm_bound(wide, "upper"), norm_bound(wide, "lower")]
     found.append(reduction_holds(instance(Gaussian(2), [0.6, -0.8], depth=3)))
     found.append(balancedness_kept(instance(Gaussian(2), _unbalanced_layers(), depth=3)))
     return found

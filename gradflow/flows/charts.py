@@ -111,7 +111,9 @@ class CartesianChart(AbstractChart):
         leaves, structure = jax.tree.flatten(self.template)
         sizes = [leaf.size for leaf in leaves]
         pieces = np.split(y, np.cumsum(sizes)[:-1], axis=-1)
-        shaped = [p.reshape(y.shape[:-1] + leaf.shape) for p, leaf in zip(pieces, leaves, strict=True)]
+        shaped = [
+            p.reshape(y.shape[:-1] + leaf.shape) for p, leaf in zip(pieces, leaves, strict=True)
+        ]
         return jax.tree.unflatten(structure, shaped)
 
     def exact(self, y: np.ndarray) -> dict[str, np.ndarray]:

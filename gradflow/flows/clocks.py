@@ -1,4 +1,5 @@
-r"""Clocks: time changes of a flow. They move the points of the curve in time and leave the curve alone.
+r"""Clocks: time changes of a flow. They move the points of the curve in time and leave the curve
+alone.
 
 ====== =============================== =====================================
 clock  definition                      used for
@@ -12,7 +13,7 @@ loss     :math:`ds=L\,dt`              flows whose loss underflows (:math:`\thet
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -21,17 +22,18 @@ from jax import Array
 
 
 class AbstractClock(eqx.Module):
-    """A time change. ``states`` counts the extra states it carries (``tau = ln(1+t)`` for the loss clock)."""
+    """A time change. ``states`` counts the extra states it carries (``tau = ln(1+t)`` for the
+    loss clock)."""
 
     name: eqx.AbstractVar[str]
     states: eqx.AbstractVar[int]
 
     @abc.abstractmethod
-    def log1p_time(self, s: Array, extra: Array) -> Array:
+    def log1p_time(self, s: Any, extra: Any) -> Any:
         """ln(1+t) at clock value ``s``."""
 
     @abc.abstractmethod
-    def time(self, s: Array, extra: Array) -> Array:
+    def time(self, s: Any, extra: Any) -> Any:
         """Physical time at clock value ``s``."""
 
     @abc.abstractmethod
@@ -93,4 +95,6 @@ class LossClock(AbstractClock):
         return None
 
 
-CLOCKS: dict[str, AbstractClock] = {clock.name: clock for clock in (PhysicalClock(), LogClock(), LossClock())}
+CLOCKS: dict[str, AbstractClock] = {
+    clock.name: clock for clock in (PhysicalClock(), LogClock(), LossClock())
+}

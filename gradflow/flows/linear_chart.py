@@ -1,7 +1,9 @@
 r"""Log-radius, log-angle chart of linear nets on spherically symmetric data.
 
-For the end-to-end vector :math:`w_e` of a balanced linear net of depth N (the linear predictor is N=1), with
-:math:`R=\|w_e\|`, :math:`\theta` its angle to the teacher, :math:`F_R,F_\theta` the radial and tangential
+For the end-to-end vector :math:`w_e` of a balanced linear net of depth N (the linear predictor is
+N=1), with
+:math:`R=\|w_e\|`, :math:`\theta` its angle to the teacher, :math:`F_R,F_\theta` the radial and
+tangential
 parts of :math:`-\nabla L` at :math:`w_e`:
 
 .. math:: (\ln R)'=N R^{1-2/N}F_R,\qquad (\ln\tan\tfrac\theta2)'=-R^{1-2/N}\,F_\theta/\sin\theta .
@@ -12,12 +14,13 @@ exactly. Source: `lin2021faster`, `du2018balanced`.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import ArrayLike
 
 from gradflow.flows.charts import AbstractChart
 from gradflow.models.networks import DeepLinear, DeepLinearParams, LinearParams
@@ -29,8 +32,10 @@ from gradflow.validation import fail
 BALANCE_TOLERANCE = 1e-12
 
 
-def log_tan_half(parallel: np.ndarray, across: np.ndarray) -> np.ndarray:
-    r""":math:`\ln\tan(\theta/2)` of a vector with components ``parallel`` and ``across`` :math:`\ge0`, without cancellation."""
+def log_tan_half(parallel: ArrayLike, across: ArrayLike) -> np.ndarray:
+    r""":math:`\ln\tan(\theta/2)` of a vector with components ``parallel`` and ``across``
+    :math:`\ge0`, without cancellation."""
+    parallel, across = np.asarray(parallel), np.asarray(across)
     radius = np.hypot(parallel, across)
     with np.errstate(divide="ignore"):
         return np.where(
@@ -70,7 +75,7 @@ class LinearLogAngleChart(AbstractChart):
             defect = max(
                 (
                     float(np.linalg.norm(after.T @ after - before @ before.T))
-                    for before, after in zip(layers, layers[1:], strict=False)
+                    for before, after in pairwise(layers)
                 ),
                 default=0.0,
             )
@@ -89,7 +94,9 @@ class LinearLogAngleChart(AbstractChart):
         across = rejection(w, v)
         if not across.any() and w @ v < 0:
             raise fail(
-                "params", w, "the start is at angle pi to the teacher, where ln tan(theta/2) is infinite",
+                "params",
+                w,
+                "the start is at angle pi to the teacher, where ln tan(theta/2) is infinite",
                 "turn the start by any angle, or pass chart='cartesian'",
             )
         size = np.linalg.norm(across)
@@ -142,8 +149,9 @@ class LinearLogAngleChart(AbstractChart):
             return DeepLinearParams((sigma * unit[..., None, :],))
         rows = self.outer_vectors
         first = sigma * rows[0][:, None] * unit[..., None, :]
-        middle = tuple(sigma * np.outer(b, a) for a, b in zip(rows, rows[1:], strict=False))
-        return DeepLinearParams((first, *middle, sigma * rows[-1][None, :]))
+        middle = tuple(sigma * np.outer(b, a) for a, b in pairwise(rows))
+        layers: Any = (first, *middle, sigma * rows[-1][None, :])
+        return DeepLinearParams(layers)
 
     def exact(self, y: np.ndarray) -> dict[str, np.ndarray]:
         return {
@@ -165,7 +173,8 @@ class LinearLogAngleChart(AbstractChart):
         return jnp.stack([self.depth * pace * radial, -pace * angular])
 
     def speed_squared(self, y: Array, dy: Array) -> Array:
-        # N singular values sigma = R^{1/N}, each with sigma' = sigma (ln R)'/N, and the first layer's turn
+        # N singular values sigma = R^{1/N}, each with sigma' = sigma (ln R)'/N, and the first
+        # layer's turn
         sigma_squared = jnp.exp(2 / self.depth * y[0])
         decay = jnp.exp(-jnp.abs(y[1]))
         turn = dy[1] * 2 * decay / (1 + decay**2)

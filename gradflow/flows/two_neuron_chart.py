@@ -1,16 +1,24 @@
 r"""Log-radius, log-angle charts of two neurons on spherically symmetric data (logistic loss).
 
-**General chart.** The neurons, turned toward their own targets, are :math:`\omega_i=z_iv+e^{-\Lambda}q_i` with
-:math:`(q_1,q_2)` of constant norm: :math:`\Lambda'=-(q\cdot\dot q_{raw})/|q|^2`. This is cartesian early on and keeps
-relative accuracy of the angles for ever; with trained outer weights :math:`b_i=|a_i|` joins the state.
+**General chart.** The neurons, turned toward their own targets, are
+:math:`\omega_i=z_iv+e^{-\Lambda}q_i` with
+:math:`(q_1,q_2)` of constant norm: :math:`\Lambda'=-(q\cdot\dot q_{raw})/|q|^2`. This is
+cartesian early on and keeps
+relative accuracy of the angles for ever; with trained outer weights :math:`b_i=|a_i|` joins the
+state.
 
-**Tail chart** (fixed outer weights of opposite signs, once all angles are small): the wedges are negligible
+**Tail chart** (fixed outer weights of opposite signs, once all angles are small): the wedges are
+negligible
 (relative size :math:`e^{-40}`), and with :math:`M_A,M_B` the norms of the two caps' linear forms,
-:math:`S=(M_A+M_B)/2`, :math:`D=M_A-M_B`, the flow is :math:`\dot z_i=\tfrac{b_i}2[c_i^Ah(M_A)+c_i^Bh(M_B)]`,
-:math:`\dot q=-Kq`, :math:`K_{ij}=\sum_Xb_ic_i^Xk(M_X)c_j^Xb_j`, :math:`k(M)=\tfrac1{2M}(c_0/\pi-h(M))`. For ReLU K is diagonal and each
-:math:`\ln|p_i|` is a quadrature; for a leaky slope the fast mode has died and the flow follows the slow
+:math:`S=(M_A+M_B)/2`, :math:`D=M_A-M_B`, the flow is :math:`\dot
+z_i=\tfrac{b_i}2[c_i^Ah(M_A)+c_i^Bh(M_B)]`,
+:math:`\dot q=-Kq`, :math:`K_{ij}=\sum_Xb_ic_i^Xk(M_X)c_j^Xb_j`,
+:math:`k(M)=\tfrac1{2M}(c_0/\pi-h(M))`. For ReLU K is diagonal and each
+:math:`\ln|p_i|` is a quadrature; for a leaky slope the fast mode has died and the flow follows
+the slow
 eigenvector of K with its adiabatic correction, which removes the stiffness. Differences such as
-:math:`h(M_A)-h(M_B)=D\int h'` are never formed by subtraction. Derived here for the setting of `lin2021faster`.
+:math:`h(M_A)-h(M_B)=D\int h'` are never formed by subtraction. Derived here for the setting of
+`lin2021faster`.
 """
 
 from __future__ import annotations
@@ -31,7 +39,7 @@ from gradflow.risks.population import PopulationRisk
 from gradflow.risks.two_neuron import PlanarState, TwoNeuronReduction, planar_frame
 from gradflow.validation import fail
 
-#: The tail begins when every (angle^2 R^3), the wedges' size relative to h, is below exp(-2 * this).
+#: The tail begins when (angle^2 R^3), the wedges' size relative to h, is below exp(-2 * this).
 TAIL_LOG_ANGLE = 20.0
 #: ... and, for a leaky slope, when the fast mode has decayed by at least exp(-this).
 TAIL_FAST_DECAY = 40.0
@@ -47,9 +55,12 @@ class Placement(eqx.Module):
     outer: np.ndarray
 
     def params(self, z: np.ndarray, p: np.ndarray, b: np.ndarray) -> TwoLayerParams:
-        """Parameters from v-parts (..., 2), perpendicular parts (..., 2, 2) and weights (..., 2)."""
+        """Parameters from v-parts (..., 2), perpendicular parts (..., 2, 2) and weights (...,
+        2)."""
         omega = z[..., None] * self.frame[0] + p @ self.frame[1:]
-        return TwoLayerParams(self.signs[:, None] * omega, self.signs * b, None)
+        inner: Any = self.signs[:, None] * omega
+        outer: Any = self.signs * b
+        return TwoLayerParams(inner, outer, None)
 
 
 def _log_norm(q: np.ndarray) -> np.ndarray:
@@ -68,7 +79,8 @@ def _log_half_angle(z: np.ndarray, log_p: np.ndarray) -> np.ndarray:
 
 
 def slow_mode(forms: Array, b: Array, radial: RadialFunctions, s: Array, d: Array):
-    """Slow eigenvalue, gap and angle offset of K; the slow eigenvector is at angle -pi/4 + offset."""
+    """Slow eigenvalue, gap and angle offset of K; the slow eigenvector is at angle -pi/4 +
+    offset."""
     k_a, k_b = cap_rate(radial, s + 0.5 * d), cap_rate(radial, s - 0.5 * d)
     mean_k, diff_k = 0.5 * (k_a + k_b), difference(cap_rate_slope, radial, s, d)
     weighted = forms[:2] * b[None, :]
@@ -78,7 +90,9 @@ def slow_mode(forms: Array, b: Array, radial: RadialFunctions, s: Array, d: Arra
     trace = jnp.sum(weighted[0] ** 2) * k_a + jnp.sum(weighted[1] ** 2) * k_b
     half_gap = jnp.sqrt(delta**2 + cross**2)
     fast = 0.5 * trace + half_gap
-    determinant = k_a * k_b * (weighted[0, 0] * weighted[1, 1] - weighted[0, 1] * weighted[1, 0]) ** 2
+    determinant = (
+        k_a * k_b * (weighted[0, 0] * weighted[1, 1] - weighted[0, 1] * weighted[1, 0]) ** 2
+    )
     return determinant / fast, 2 * half_gap, 0.5 * jnp.arctan2(-delta, cross)
 
 
@@ -86,7 +100,8 @@ _slow_mode = eqx.filter_jit(slow_mode)
 
 
 def cap_rate(radial: RadialFunctions, m: Array) -> Array:
-    """k(M) = (c0/pi - h(M)) / (2M), the rate at which a cap's linear form loses its perpendicular part."""
+    """k(M) = (c0/pi - h(M)) / (2M), the rate at which a cap's linear form loses its perpendicular
+    part."""
     return 0.5 * radial.h_complement(m) / m
 
 
@@ -100,7 +115,8 @@ def _h_slope(radial: RadialFunctions, m: Array) -> Array:
 
 
 def difference(slope, radial: RadialFunctions, s: Array, d: Array) -> Array:
-    """F(s + d/2) - F(s - d/2) as d times the mean of F' (Gauss-Legendre): no cancellation for small d."""
+    """F(s + d/2) - F(s - d/2) as d times the mean of F' (Gauss-Legendre): no cancellation for
+    small d."""
     return d * jnp.dot(jnp.asarray(_GL_W), slope(radial, s + d * jnp.asarray(_GL_X)))
 
 
@@ -120,12 +136,15 @@ class TwoNeuronChart(AbstractChart):
     def refusal(risk: PopulationRisk, params: Any) -> str | None:
         """Why the risk has no such chart (a loss other than logistic); None when it has one."""
         if not isinstance(risk.reduction, TwoNeuronReduction):
-            return f"two neurons have a log-angle chart for logistic loss only, not {risk.loss.name}"
+            return (
+                f"two neurons have a log-angle chart for logistic loss only, not {risk.loss.name}"
+            )
         return None
 
     @classmethod
     def of(cls, risk: PopulationRisk, params: TwoLayerParams) -> TwoNeuronChart:
-        """The chart at a start; the start fixes the plane in which the flow stays, and the signs."""
+        """The chart at a start; the start fixes the plane in which the flow stays, and the
+        signs."""
         inner, outer = np.asarray(params.inner), np.asarray(params.outer)
         v = np.asarray(risk.teacher.direction)
         signs = np.where(outer >= 0, 1.0, -1.0)
@@ -133,7 +152,9 @@ class TwoNeuronChart(AbstractChart):
         frame = np.asarray(planar_frame(jnp.asarray(omega), jnp.asarray(v)))
         if not (omega @ frame[1:].T).any() and (omega @ v).min() < 0:
             raise fail(
-                "params.inner", inner, "a neuron starts at angle pi to its target and no perpendicular part turns it",
+                "params.inner",
+                inner,
+                "a neuron starts at angle pi to its target and no perpendicular part turns it",
                 "turn the start by any angle, or pass chart='cartesian'",
             )
         slope = risk.net.activation.slope
@@ -178,10 +199,11 @@ class TwoNeuronChart(AbstractChart):
 
     def _unpack(self, y):
         b = y[..., 7:9] if self.trained else self.fixed_outer
-        return y[..., 0:2], y[..., 2:6].reshape(y.shape[:-1] + (2, 2)), y[..., 6], b
+        return y[..., 0:2], y[..., 2:6].reshape((*y.shape[:-1], 2, 2)), y[..., 6], b
 
     def _oriented(self, y: Array) -> tuple[TwoNeuronReduction, PlanarState]:
-        """Reduction and state with b >= 0: a neuron whose outer weight changed sign is turned round."""
+        """Reduction and state with b >= 0: a neuron whose outer weight changed sign is turned
+        round."""
         z, q, lam, b = self._unpack(y)
         if not self.may_flip:
             return self.reduction, PlanarState(z, q, lam, b)
@@ -279,7 +301,11 @@ class TwoNeuronChart(AbstractChart):
             modes = _log_norm(q) - lam
         else:
             _, _, offset = _slow_mode(
-                self.reduction.forms, self.fixed_outer, self.reduction.radial, jnp.asarray(mean), jnp.asarray(diff)
+                self.reduction.forms,
+                self.fixed_outer,
+                self.reduction.radial,
+                jnp.asarray(mean),
+                jnp.asarray(diff),
             )
             angle = -0.25 * np.pi + float(offset)
             amplitude = np.cos(angle) * q[0] + np.sin(angle) * q[1]
@@ -339,7 +365,9 @@ class TwoNeuronTailChart(AbstractChart):
         z = np.linalg.solve(forms[:2], caps[..., None])[..., 0] / b
         if not self.leaky:
             return z, y[..., 2:4], np.zeros(y.shape[:-1])
-        offset = np.asarray(_offsets(self, _padded(y)))[: y.reshape(-1, 3).shape[0]].reshape(y.shape[:-1])
+        offset = np.asarray(_offsets(self, _padded(y)))[: y.reshape(-1, 3).shape[0]].reshape(
+            y.shape[:-1]
+        )
         angle = -0.25 * np.pi + offset
         modes = np.stack([np.log(np.cos(angle)), np.log(-np.sin(angle))], axis=-1)
         return z, y[..., 2:3] + modes, offset

@@ -1,29 +1,26 @@
 r"""A linear predictor on spherically symmetric data, reduced to (R, θ) for every margin loss.
 
-For :math:`f(x)=w\cdot x`, :math:`y=\mathrm{sgn}(v\cdot x)`, :math:`R=|w|` and θ the angle from w
-to v, the
-predictor is right (:math:`yf=|f|`) outside two opposite wedges of angle θ and wrong
-(:math:`yf=-|f|`) inside.
-With :math:`G(m)=E\,\ell(\rho m)`, :math:`g=-G'` over the radius ρ of the 2-D marginal,
+For :math:`f(x)=w\cdot x`, :math:`y=\mathrm{sgn}(v\cdot x)`, :math:`R=|w|` and θ the angle from w to
+v, the predictor is right (:math:`yf=|f|`) outside two opposite wedges of angle θ and wrong inside.
+With :math:`G(m)=E\,\ell(\rho m)`, :math:`g=-G'` over the radius ρ of the 2-D marginal and
+:math:`h_\ell(R)=-E[|x_1|\,\ell'(R|x_1|)]`,
 
 .. math::
     L &= E\,\ell(R|x_1|)+\tfrac1\pi\int_0^\theta[G(-R\sin\beta)-G(R\sin\beta)]\,d\beta,\\
-    F_R=-\partial_RL &=
-    h_\ell(R)-\tfrac1\pi\int_0^\theta[g(R\sin\beta)+g(-R\sin\beta)]\sin\beta\,d\beta,
-        \qquad h_\ell(R)=-E[|x_1|\,\ell'(R|x_1|)],\\
-    F_\theta=\tfrac1R\partial_\theta L &= \tfrac1{\pi R}[G(-R\sin\theta)-G(R\sin\theta)],
+    F_R &= -\partial_RL = h_\ell(R)
+        -\tfrac1\pi\int_0^\theta[g(R\sin\beta)+g(-R\sin\beta)]\sin\beta\,d\beta,\\
+    F_\theta &= \tfrac1R\partial_\theta L = \tfrac1{\pi R}[G(-R\sin\theta)-G(R\sin\theta)],
 
 and the flow is :math:`R'=F_R`, :math:`(\ln\tan\tfrac\theta2)'=-A/R` with
-:math:`A=F_\theta/\sin\theta`.
-Logistic loss: :math:`\ell'(z)+\ell'(-z)=-1` makes everything elementary (`lin2021faster`),
+:math:`A=F_\theta/\sin\theta`. For the logistic loss :math:`\ell'(z)+\ell'(-z)=-1` makes everything
+elementary (`lin2021faster`),
 
-.. math:: L=H(R)+\tfrac{c_0}\pi R(1-\cos\theta),\quad F_R=h(R)-\tfrac{c_0}\pi(1-\cos\theta),\quad
-A=\tfrac{c_0}\pi.
+.. math:: L=H(R)+\tfrac{c_0}\pi R(1-\cos\theta),\quad
+    F_R=h(R)-\tfrac{c_0}\pi(1-\cos\theta),\quad A=\tfrac{c_0}\pi.
 
-For θ > π/2 the integrals run over the complement,
-:math:`L=E\,\ell(-R|x_1|)-\tfrac1\pi\int_0^{\pi-\theta}`, so
-that no sum loses more than one bit, except F_R where it really changes sign. Derived here for
-other losses.
+For θ > π/2 the integrals run over the complement, :math:`L=E\,\ell(-R|x_1|)-\tfrac1\pi
+\int_0^{\pi-\theta}`, so that no sum loses more than one bit, except F_R where it really changes
+sign. Derived here for the other losses.
 """
 
 from __future__ import annotations
@@ -227,7 +224,7 @@ class QuadratureLinear(AbstractLinearReduction):
     Notes
     -----
     Relative error about 1e-13 (F_R: relative to its two terms) for R from 1e-60 to 1e12, as long
-    as a growing loss stays below e^100 or so on the wrong side.
+    as a growing loss stays below e^300 or so on the wrong side.
     """
 
     planar: RadialMoments

@@ -1,7 +1,6 @@
 r"""Expectations of a margin loss over one radius of a spherically symmetric law.
 
-For a margin loss :math:`\ell` and s one of the radii :math:`|x_1|`, :math:`\rho` (2-D marginal) or
-r
+For a margin loss :math:`\ell` and s one of the radii :math:`|x_1|`, :math:`\rho` (2-D marginal), r
 (3-D marginal), every reduced risk is an angular integral of
 
 .. math:: G(m)=E\,\ell(sm),\qquad g(m)=-G'(m)=-E[s\,\ell'(sm)],\qquad m\in\mathbb R,
@@ -13,9 +12,8 @@ and, because the labels are odd in x, of the two combinations that never cancel 
 :class:`RadialMoments` tabulates them once as Chebyshev series on binary octaves of m, so that an
 evaluation costs a look-up and twenty-two multiplications instead of a sum over hundreds of nodes.
 On the wrong side, m < 0, the exponential loss grows like :math:`e^{s_{max}|m|}` (bounded inputs) or
-:math:`e^{\sigma^2m^2/2}` (Gaussian); that factor, :math:`e^{\mathrm{growth}(m)}`, is kept apart,
-so that
-logarithms of the risk never overflow.
+:math:`e^{\sigma^2m^2/2}` (Gaussian). That factor, :math:`e^{\mathrm{growth}(m)}`, is kept apart, so
+that logarithms of the risk never overflow.
 """
 
 from __future__ import annotations
@@ -148,8 +146,6 @@ class RadialMoments(eqx.Module):
 
 
 class _Radius(NamedTuple):
-    """One radius of a law: quadrature rule, partial moments, support."""
-
     node: np.ndarray
     weight: np.ndarray
     partial: Callable[[Any, int], Array]
@@ -157,8 +153,7 @@ class _Radius(NamedTuple):
     dimension: int
 
     def mean_of(self, values: np.ndarray) -> np.ndarray:
-        """E of values given at (..., node)."""
-        return values @ self.weight
+        return values @ self.weight  # values at (..., node)
 
 
 def radial_moments(loss: AbstractMarginLoss, law: SphericalLaw, dimension: int) -> RadialMoments:

@@ -2,37 +2,31 @@ r"""Two neurons on spherically symmetric data with any margin loss, by angular q
 
 For :math:`f(x)=a_1\varphi(w_1\cdot x)+a_2\varphi(w_2\cdot x)`, :math:`\varphi(z)=\max(z,\alpha z)`,
 :math:`y=\mathrm{sgn}(v\cdot x)`, the output is :math:`f=\rho F(\phi)` in polar coordinates of
-span(w₁, w₂), and F is a sinusoid :math:`A\cdot e(\phi)` on each of the four sectors between the
-lines
+span(w₁, w₂), and :math:`F=A\cdot e(\phi)` on each of the four sectors between the lines
 :math:`w_k\cdot x=0`. If v lies in the plane,
 
 .. math:: L=\tfrac1{2\pi}\int G(y(\phi)F(\phi))\,d\phi,\qquad G(m)=E\,\ell(\rho m).
 
 Otherwise let :math:`v=v_\parallel+v_\perp n` and let :math:`\tau=\pm1` be the sign of
-:math:`v_\parallel\cdot e(\phi)`. Seen from the 3-D marginal (radius r, polar angle η from n), the
-label is
-τ except for :math:`\eta<\eta^*` or :math:`\pi-\eta<\eta^*`,
-:math:`\tan\eta^*=v_\perp/|v_\parallel\cdot e(\phi)|`,
-where it is the sign of :math:`n\cdot x`. With :math:`G_3(m)=E\,\ell(rm)` and :math:`S=\tau F` the
-integrand becomes
+:math:`v_\parallel\cdot e(\phi)`. Seen from the 3-D marginal (radius r, polar angle η from n) the
+label is τ, except for :math:`\eta<\eta^*` or :math:`\pi-\eta<\eta^*`, where it is the sign of
+:math:`n\cdot x`; :math:`\tan\eta^*=v_\perp/|v_\parallel\cdot e(\phi)|`. With
+:math:`G_3(m)=E\,\ell(rm)` and :math:`S=\tau F` the integrand becomes
 
 .. math:: K=G(S)+\mathrm{sgn}(S)\,W(|S|),\quad
     W(s)=\tfrac12\int_0^{\eta^*}[G_3(-s\sin\eta)-G_3(s\sin\eta)]\sin\eta\,d\eta\ge0,
 
-which never loses more than one bit. Differentiated under the integral, :math:`K'=-g(S)+W'(|S|)`,
-:math:`W'=\tfrac12\int_0^{\eta^*}d_3(s\sin\eta)\sin^2\eta\,d\eta` with
-:math:`d_3(m)=g_3(m)+g_3(-m)`, and
+which never loses more than one bit. With :math:`d_3(m)=g_3(m)+g_3(-m)`, :math:`K'=-g(S)+W'(|S|)`,
+:math:`W'=\tfrac12\int_0^{\eta^*}d_3(s\sin\eta)\sin^2\eta\,d\eta`, and under the integral
 
 .. math::
     \partial_{a_k}L&=\tfrac1{2\pi}\int\tau K'\,\varphi(w_k\cdot e)\,d\phi,\\
     \partial_{w_k}L&=\tfrac{a_k}{2\pi}\int\varphi'(w_k\cdot e)\Bigl[\tau K'e
         -\tfrac n2\int_0^{\eta^*}d_3(|F|\sin\eta)\sin\eta\cos\eta\,d\eta\Bigr]d\phi.
 
-Nodes: the circle is broken where w_k·x, F or v∥·x changes sign (and, for the hinge on a bounded
-law, where the
-largest input reaches the kink), and each panel is graded from both ends on the distance to the
-nearest
-singularity, 1/|A| or v⊥. Derived here; the setting is that of `lin2021faster`.
+The circle is broken where w_k·x, F or v∥·x changes sign (and, for the hinge on a bounded law, where
+the largest input reaches the kink); each panel is graded from both ends on the distance to the
+nearest singularity, 1/|A| or v⊥. Derived here; the setting is that of `lin2021faster`.
 """
 
 from __future__ import annotations
@@ -48,21 +42,10 @@ from gradflow.models.laws import SphericalLaw
 from gradflow.models.losses import AbstractMarginLoss
 from gradflow.risks.linear_reduction import gauss, wedge_rule
 from gradflow.risks.margin_moments import RadialMoments, radial_moments
+from gradflow.risks.neuron_plane import NeuronPlane, neuron_plane
 from gradflow.validation import fail
 
-#: A teacher this close to the plane of the neurons is in it.
-_COPLANAR = 1e-15
 _TINY = 1e-290
-
-
-class _Plane(NamedTuple):
-    """Frame of span(w1, w2) and the coordinates of w and v in it."""
-
-    axes: Array  # (2, d), orthonormal rows
-    normal: Array  # (d,), unit, or 0 if v is in the plane
-    w: Array  # (2, 2): row k holds the coordinates of w_k
-    v: Array  # (2,)
-    v_normal: Array  # v.n >= 0
 
 
 class _Nodes(NamedTuple):
@@ -97,9 +80,9 @@ class TwoNeuronQuadrature(eqx.Module):
 
     Notes
     -----
-    Error about 1e-11 of the largest gradient entry for |a_k||w_k| from 1e-6 to 1e3, as long as a
-    growing
-    loss stays below e^100 or so. φ'(0) = α, so that a neuron w_k = 0 gets the gradient of slope α.
+    Error of the gradient below 1e-10 of its largest entry for |a_k||w_k| from 1e-6 to 1e3 (1e-13
+    where no angle is tiny), as long as a growing loss stays below e^300 or
+    so. φ'(0) = α: a neuron w_k = 0 gets the gradient of slope α.
     """
 
     planar: RadialMoments
@@ -125,7 +108,7 @@ class TwoNeuronQuadrature(eqx.Module):
         self.inner_order = inner_order or (40 if self.planar.hinge else 24)
 
     def value(self, w: Array, a: Array, v: Array) -> Array:
-        """L at inner weights w of shape (2, d), outer weights a of shape (2,), unit v of shape (d,).
+        """L at inner weights w (2, d), outer weights a (2,) and the unit vector v (d,).
 
         Its derivative is `gradient` (a custom rule: the breakpoints are not differentiated).
         """
@@ -133,7 +116,7 @@ class TwoNeuronQuadrature(eqx.Module):
 
     def gradient(self, w: Array, a: Array, v: Array) -> tuple[Array, Array]:
         """(dL/dw, dL/da) of shapes (2, d) and (2,)."""
-        plane = _plane(w, v)
+        plane = neuron_plane(w, v)
         nodes = self._nodes(plane, a)
         margin = nodes.sign * nodes.output
         zero = jnp.zeros_like(margin)
@@ -147,19 +130,19 @@ class TwoNeuronQuadrature(eqx.Module):
         return a[:, None] * gradient, outer_gradient
 
     def _direct_value(self, w: Array, a: Array, v: Array) -> Array:
-        plane = _plane(w, v)
+        plane = neuron_plane(w, v)
         nodes = self._nodes(plane, a)
         margin = nodes.sign * nodes.output
         (wedge,) = self._off_plane(self._value_wedge, plane, nodes, (jnp.zeros_like(margin),))
         return jnp.sum(nodes.weight * (self.planar.value(margin) + jnp.sign(margin) * wedge))
 
-    def _off_plane(self, wedge: Any, plane: _Plane, nodes: _Nodes, zero: Any) -> Any:
+    def _off_plane(self, wedge: Any, plane: NeuronPlane, nodes: _Nodes, zero: Any) -> Any:
         """The corrections of a teacher outside the plane, computed only where there is one."""
         if self.spatial is None:
             return zero
         return jax.lax.cond(plane.v_normal > 0, lambda: wedge(plane, nodes), lambda: zero)
 
-    def _wedge(self, plane: _Plane, nodes: _Nodes) -> tuple[Array, Array, Array, Array]:
+    def _wedge(self, plane: NeuronPlane, nodes: _Nodes) -> tuple[Array, Array, Array, Array]:
         """sin η, cos η, weights and margins |F| sin η of the wedge at every node of the circle."""
         assert self.spatial is not None
         size = jnp.abs(nodes.output)
@@ -168,19 +151,19 @@ class TwoNeuronQuadrature(eqx.Module):
         sine = jnp.sin(eta)
         return sine, jnp.cos(eta), 0.5 * weight, size[:, None] * sine
 
-    def _value_wedge(self, plane: _Plane, nodes: _Nodes) -> tuple[Array]:
+    def _value_wedge(self, plane: NeuronPlane, nodes: _Nodes) -> tuple[Array]:
         assert self.spatial is not None
         sine, _, weight, m = self._wedge(plane, nodes)
         gap = m * self.spatial.gap(m) * jnp.exp(self.spatial.growth(m))
         return (jnp.sum(weight * sine * gap, axis=-1),)
 
-    def _force_wedge(self, plane: _Plane, nodes: _Nodes) -> tuple[Array, Array]:
+    def _force_wedge(self, plane: NeuronPlane, nodes: _Nodes) -> tuple[Array, Array]:
         assert self.spatial is not None
         sine, cosine, weight, m = self._wedge(plane, nodes)
         total = weight * sine * self.spatial.total(m) * jnp.exp(self.spatial.growth(m))
         return jnp.sum(total * sine, axis=-1), jnp.sum(total * cosine, axis=-1)
 
-    def _nodes(self, plane: _Plane, a: Array) -> _Nodes:
+    def _nodes(self, plane: NeuronPlane, a: Array) -> _Nodes:
         """Break the circle and grade every panel from both ends."""
         left = self._breakpoints(plane, a)
         right = jnp.roll(left, -1).at[-1].add(2 * jnp.pi)
@@ -204,12 +187,12 @@ class TwoNeuronQuadrature(eqx.Module):
             jnp.where(weight > 0, output, 0.0),
         )
 
-    def _forms(self, plane: _Plane, a: Array, direction: Array) -> Array:
+    def _forms(self, plane: NeuronPlane, a: Array, direction: Array) -> Array:
         """A with F = A . e on the sectors around the given directions (2, P): shape (2, P)."""
         gates = _gate(plane.w @ direction, self.slope)
         return plane.w.T @ (a[:, None] * gates)
 
-    def _breakpoints(self, plane: _Plane, a: Array) -> Array:
+    def _breakpoints(self, plane: NeuronPlane, a: Array) -> Array:
         """Sorted angles in [0, 2 pi), repeated where a candidate does not exist."""
         turn = 2 * jnp.pi
         quarter = jnp.asarray([jnp.pi / 2, -jnp.pi / 2])
@@ -237,14 +220,16 @@ class TwoNeuronQuadrature(eqx.Module):
             points.append(jnp.where(angle < ends, angle, edges))
         return jnp.sort(jnp.mod(jnp.concatenate(points), turn))
 
-    def _kink_form(self, plane: _Plane, form: Array) -> tuple[Array, Array, Array]:
+    def _kink_form(self, plane: NeuronPlane, form: Array) -> tuple[Array, Array, Array]:
         """(c, p, q) with e.Qe = c + p cos 2phi + q sin 2phi, Q = (s v_n)^2 AA' - v_n^2 I - vv'."""
         up = (plane.v_normal * self.planar.largest) ** 2
         xx = up * form[0] ** 2 - plane.v_normal**2 - plane.v[0] ** 2
         yy = up * form[1] ** 2 - plane.v_normal**2 - plane.v[1] ** 2
         return 0.5 * (xx + yy), 0.5 * (xx - yy), up * form[0] * form[1] - plane.v[0] * plane.v[1]
 
-    def _graded(self, plane: _Plane, form: Array, end: Array, half: Array) -> tuple[Array, Array]:
+    def _graded(
+        self, plane: NeuronPlane, form: Array, end: Array, half: Array
+    ) -> tuple[Array, Array]:
         """Offsets in (0, half) from a panel end and their weights, (P, nodes)."""
         x, w = (jnp.asarray(part)[None, :] for part in gauss(self.order))
         half = half[:, None]
@@ -262,7 +247,7 @@ class TwoNeuronQuadrature(eqx.Module):
             jnp.concatenate([near_weight, far_weight], axis=1),
         )
 
-    def _singularity(self, plane: _Plane, form: Array, end: Array) -> Array:
+    def _singularity(self, plane: NeuronPlane, form: Array, end: Array) -> Array:
         """Distance in the complex angle from a panel end to the nearest other singularity, (P,)."""
         e = _direction(end)
         size = jnp.maximum(_norm(form), _TINY)
@@ -304,8 +289,7 @@ def _value_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     if da is not None:
         tangent = tangent + jnp.sum(outer * da)
     if dv is not None:
-        # L is invariant under rotating w and v together: that fixes its derivative along the
-        sphere.
+        # L is invariant under rotating w and v together: that fixes the derivative in v.
         along = (w @ v) @ inner - (inner @ v) @ w
         tangent = tangent - jnp.dot(along, dv)
     return risk._direct_value(w, a, v), tangent
@@ -322,38 +306,3 @@ def _direction(angle: Array) -> Array:
 def _norm(x: Array) -> Array:
     """Norm over the first axis of length 2."""
     return jnp.hypot(x[0], x[1])
-
-
-def _reject(x: Array, axis: Array) -> Array:
-    """x less its part along a unit axis, twice, so that only rounding is left of it."""
-    x = x - jnp.dot(x, axis) * axis
-    return x - jnp.dot(x, axis) * axis
-
-
-def _unit(x: Array, instead: Array) -> Array:
-    """x / |x|, or ``instead`` where x = 0."""
-    top = jnp.max(jnp.abs(x))
-    y = jnp.where(top > 0, x / jnp.where(top > 0, top, 1.0), instead)
-    return y / jnp.sqrt(jnp.sum(y**2))
-
-
-def _plane(w: Array, v: Array) -> _Plane:
-    """Orthonormal frame of span(w1, w2), completed toward v if the neurons are parallel."""
-    if w.shape[1] == 2:
-        axes, normal = jnp.eye(2), jnp.zeros(2)
-        return _Plane(axes, normal, w, v, jnp.zeros(()))
-    units = [_unit(w[0], v), _unit(w[1], v)]
-    longer = jnp.max(jnp.abs(w[0])) >= jnp.max(jnp.abs(w[1]))
-    first = jnp.where(longer, units[0], units[1])
-    second = _reject(jnp.where(longer, units[1], units[0]), first)
-    toward = _reject(v, first)
-    spare = _reject(jnp.zeros_like(v).at[jnp.argmin(jnp.abs(first))].set(1.0), first)
-    toward = jnp.where(jnp.max(jnp.abs(toward)) > 1e-13, toward, spare)
-    second = jnp.where(jnp.max(jnp.abs(second)) > 1e-14, second, toward)
-    second = _unit(_reject(_unit(second, spare), first), spare)
-    axes = jnp.stack([first, second])
-    rest = _reject(_reject(_reject(v, first), second), first)
-    size = jnp.sqrt(jnp.sum(rest**2))
-    off = size > _COPLANAR
-    normal = jnp.where(off, rest / jnp.where(off, size, 1.0), 0.0)
-    return _Plane(axes, normal, w @ axes.T, axes @ v, jnp.where(off, size, 0.0))

@@ -1,7 +1,9 @@
 r"""Population risk on spherically symmetric data with a linear teacher.
 
-:math:`L(\theta)=E\,\ell(y f(x;\theta))`, :math:`y=\mathrm{sgn}(v\cdot x)`, x spherically symmetric in
-:math:`\mathbb R^d`. Exact reductions take the place of sampling: two numbers (R, θ) for linear nets, planar
+:math:`L(\theta)=E\,\ell(y f(x;\theta))`, :math:`y=\mathrm{sgn}(v\cdot x)`, x spherically
+symmetric in
+:math:`\mathbb R^d`. Exact reductions take the place of sampling: two numbers (R, θ) for linear
+nets, planar
 integrals of radial functions for two neurons. Sources: `lin2021directional`, `lin2021faster`.
 """
 
@@ -50,7 +52,8 @@ class PopulationRisk(AbstractRisk):
     -----
     With logistic loss the teacher enters linearly,
     :math:`L=E\ln2\cosh(f/2)-\tfrac{(1+\alpha)c_0}{2\pi}\sum_i a_i\,v\cdot w_i` for two neurons,
-    and :math:`L=E\ln(1+e^{-R|x_1|})+\tfrac{c_0}\pi(R-v\cdot w)` for a linear net. Source: `lin2021faster`.
+    and :math:`L=E\ln(1+e^{-R|x_1|})+\tfrac{c_0}\pi(R-v\cdot w)` for a linear net. Source:
+    `lin2021faster`.
     """
 
     net: Any
@@ -59,13 +62,21 @@ class PopulationRisk(AbstractRisk):
     teacher: LinearTeacher
     reduction: Any
 
-    def __init__(self, net: Any, loss: AbstractMarginLoss, law: SphericalLaw, teacher: LinearTeacher):
+    def __init__(
+        self, net: Any, loss: AbstractMarginLoss, law: SphericalLaw, teacher: LinearTeacher
+    ):
         if not isinstance(net, (LinearPredictor, DeepLinear, TwoLayer)):
-            raise fail("net", net, "has no population risk", "pass LinearPredictor, DeepLinear or TwoLayer")
+            raise fail(
+                "net", net, "has no population risk", "pass LinearPredictor, DeepLinear or TwoLayer"
+            )
         if not isinstance(loss, AbstractMarginLoss):
-            raise fail("loss", loss, "is not a margin loss", "pass gf.logistic, gf.exponential or gf.hinge")
+            raise fail(
+                "loss", loss, "is not a margin loss", "pass gf.logistic, gf.exponential or gf.hinge"
+            )
         if not isinstance(law, SphericalLaw):
-            raise fail("law", law, "is not a spherically symmetric law", "pass for example gf.Gaussian(d)")
+            raise fail(
+                "law", law, "is not a spherically symmetric law", "pass for example gf.Gaussian(d)"
+            )
         if not isinstance(teacher, LinearTeacher):
             raise fail("teacher", teacher, "is not a linear teacher", "pass gf.LinearTeacher(v)")
         dims = {"net": net.dim, "law": law.dim, "teacher": teacher.direction.shape[0]}
@@ -75,12 +86,16 @@ class PopulationRisk(AbstractRisk):
         if isinstance(net, TwoLayer):
             if net.width != 2 or net.bias:
                 raise fail(
-                    "net", net, "the population risk is reduced for two neurons without bias",
+                    "net",
+                    net,
+                    "the population risk is reduced for two neurons without bias",
                     "pass TwoLayer(dim, width=2), or sample the law and use EmpiricalRisk",
                 )
             if not isinstance(net.activation, LeakyReLU):
                 raise fail(
-                    "net.activation", net.activation.name, "has no exact reduction",
+                    "net.activation",
+                    net.activation.name,
+                    "has no exact reduction",
                     "pass gf.relu, gf.leaky_relu(alpha) or gf.linear",
                 )
             slope = net.activation.slope
@@ -158,7 +173,9 @@ def _linear_gradient(reduction: AbstractLinearReduction, w: Array, v: Array) -> 
 
 
 @eqx.filter_jit
-def _quadrature_value(reduction: TwoNeuronQuadrature, inner: Array, outer: Array, v: Array) -> Array:
+def _quadrature_value(
+    reduction: TwoNeuronQuadrature, inner: Array, outer: Array, v: Array
+) -> Array:
     return reduction.value(inner, outer, v)
 
 

@@ -1,23 +1,33 @@
 r"""Two neurons on spherically symmetric data with logistic loss: the exact population flow.
 
-For :math:`f(x)=a_1\varphi(w_1\cdot x)+a_2\varphi(w_2\cdot x)`, :math:`\varphi(z)=\max(z,\alpha z)`, and labels
-:math:`y=\mathrm{sgn}(v\cdot x)`, :math:`\ln(1+e^{-yf})=\psi(f)-yf/2` with :math:`\psi(z)=\ln 2\cosh(z/2)` even.
+For :math:`f(x)=a_1\varphi(w_1\cdot x)+a_2\varphi(w_2\cdot x)`, :math:`\varphi(z)=\max(z,\alpha
+z)`, and labels
+:math:`y=\mathrm{sgn}(v\cdot x)`, :math:`\ln(1+e^{-yf})=\psi(f)-yf/2` with :math:`\psi(z)=\ln
+2\cosh(z/2)` even.
 The teacher therefore enters linearly, and :math:`E\,\psi(f)` splits over the four sign sectors of
 :math:`(\omega_1\cdot x,\ \omega_2\cdot x)`, on each of which :math:`f=W\cdot x` is linear. Here
-:math:`\omega_i=s_iw_i` is the neuron turned toward its own target :math:`v` (:math:`s_i` the sign of
+:math:`\omega_i=s_iw_i` is the neuron turned toward its own target :math:`v` (:math:`s_i` the sign
+of
 :math:`a_i` at the start), and :math:`b_i=s_ia_i`.
 
-Sectors, their linear forms and their angular extent (:math:`\gamma` = angle of :math:`\omega_1,\omega_2`):
-two opposite *caps* ``++`` and ``--`` of extent :math:`\pi-\gamma` (a half-plane less a wedge) and two opposite
-*wedges* ``+-`` and ``-+`` of extent :math:`\gamma`. With :math:`\hat e=W/M`, :math:`s,\bar s` the angles
-from :math:`\hat e` to :math:`\omega_1,\omega_2` (:math:`s+\bar s=\gamma`) and :math:`\hat n\perp\hat e`
+Sectors, their linear forms and their angular extent (:math:`\gamma` = angle of
+:math:`\omega_1,\omega_2`):
+two opposite *caps* ``++`` and ``--`` of extent :math:`\pi-\gamma` (a half-plane less a wedge) and
+two opposite
+*wedges* ``+-`` and ``-+`` of extent :math:`\gamma`. With :math:`\hat e=W/M`, :math:`s,\bar s` the
+angles
+from :math:`\hat e` to :math:`\omega_1,\omega_2` (:math:`s+\bar s=\gamma`) and :math:`\hat
+n\perp\hat e`
 toward :math:`\omega_2`, a wedge contributes
 
-.. math:: Z(W)=E[\psi'(W\cdot x)\,x;\ \text{wedge}]=[C(M,s)+C(M,\bar s)]\hat e+[S(M,s)-S(M,\bar s)]\hat n,
+.. math:: Z(W)=E[\psi'(W\cdot x)\,x;\ \text{wedge}]=[C(M,s)+C(M,\bar s)]\hat e+[S(M,s)-S(M,\bar
+s)]\hat n,
 
-.. math:: C(M,a)=\tfrac1{2\pi}\int_0^a\Psi'(M\sin u)\sin u\,du,\qquad S(M,a)=\bar\Psi(M\sin a)/(2\pi M).
+.. math:: C(M,a)=\tfrac1{2\pi}\int_0^a\Psi'(M\sin u)\sin u\,du,\qquad S(M,a)=\bar\Psi(M\sin
+a)/(2\pi M).
 
-Everything is computed in coordinates :math:`\omega_i=z_iv+e^{-\Lambda}q_i`, in which complements such as
+Everything is computed in coordinates :math:`\omega_i=z_iv+e^{-\Lambda}q_i`, in which complements
+such as
 :math:`1-\cos\theta` are formed directly, so that angles of :math:`e^{-10000}` cost no accuracy.
 Derived here; the setting is that of `lin2021faster`.
 """
@@ -41,7 +51,8 @@ _LAMBDA_CAP = 300.0
 
 
 class PlanarState(eqx.Module):
-    r"""Two neurons :math:`\omega_i=z_iv+e^{-\Lambda}q_i` and weights :math:`b_i\ge0`; shapes (2,), q (2, 2), lam ()."""
+    r"""Two neurons :math:`\omega_i=z_iv+e^{-\Lambda}q_i` and weights :math:`b_i\ge0`; shapes
+    (2,), q (2, 2), lam ()."""
 
     z: Array
     q: Array
@@ -69,7 +80,8 @@ def _safe_divide(numerator: Array, denominator: Array) -> Array:
 
 
 def _norm(x: Array) -> Array:
-    """Euclidean norm over the last axis that neither under- nor overflows, with a zero gradient at 0."""
+    """Euclidean norm over the last axis that neither under- nor overflows, with a zero gradient
+    at 0."""
     top = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
     top = jax.lax.stop_gradient(jnp.where(top > 0, top, 1.0))
     squared = jnp.sum((x / top) ** 2, axis=-1)
@@ -95,8 +107,10 @@ class TwoNeuronReduction(eqx.Module):
 
     Notes
     -----
-    ``forms[j, i]`` is the slope of neuron *i* in sector *j*, the sectors being ``++, --, +-, -+``; a neuron of
-    positive sign has slope 1 where :math:`\omega_i\cdot x>0` and :math:`\alpha` elsewhere, one of negative
+    ``forms[j, i]`` is the slope of neuron *i* in sector *j*, the sectors being ``++, --, +-,
+    -+``; a neuron of
+    positive sign has slope 1 where :math:`\omega_i\cdot x>0` and :math:`\alpha` elsewhere, one of
+    negative
     sign the other way round. Which entries vanish is static, so that ReLU does half the work.
     """
 
@@ -121,7 +135,9 @@ class TwoNeuronReduction(eqx.Module):
         self.active = tuple((bool(row[1] != 0), bool(row[0] != 0)) for row in forms)
 
     @classmethod
-    def with_traced_signs(cls, radial: RadialFunctions, slope: Array | float, signs: Array) -> TwoNeuronReduction:
+    def with_traced_signs(
+        cls, radial: RadialFunctions, slope: Array | float, signs: Array
+    ) -> TwoNeuronReduction:
         """The same reduction for signs known only at run time (every sector is then computed)."""
         plus = jnp.where(signs > 0, 1.0, slope)
         minus = jnp.where(signs > 0, slope, 1.0)
@@ -142,7 +158,9 @@ class TwoNeuronReduction(eqx.Module):
         cosine = _safe_divide(w_z, size)
         lateral = _safe_divide(w_q, size[:, None])
         sine_squared = shrink**2 * jnp.sum(lateral**2, axis=-1)
-        versine = jnp.where(cosine > 0, sine_squared / (1 + jnp.where(cosine > 0, cosine, 0.0)), 1 - cosine)
+        versine = jnp.where(
+            cosine > 0, sine_squared / (1 + jnp.where(cosine > 0, cosine, 0.0)), 1 - cosine
+        )
         # omega_1 x omega_2, divided by exp(-Lambda)
         mixed = z[0] * q[1] - z[1] * q[0]
         spin = _cross(q[0], q[1])
@@ -151,7 +169,9 @@ class TwoNeuronReduction(eqx.Module):
         square = z**2 + shrink**2 * jnp.sum(q**2, axis=-1)
         toward = coefficient * square[None, :] + coefficient[:, ::-1] * product
         across = coefficient[:, ::-1] * (shrink * wedge)
-        toward = jnp.where((across == 0) & (toward == 0), 1.0, toward)  # W = 0: no direction, angle 0
+        toward = jnp.where(
+            (across == 0) & (toward == 0), 1.0, toward
+        )  # W = 0: no direction, angle 0
         angles = jnp.arctan2(across, toward)
         along = lateral @ q.T  # (W_q . q_i) / M
         unit = _safe_divide(jnp.ones(()), wedge)
@@ -164,7 +184,8 @@ class TwoNeuronReduction(eqx.Module):
         return Sectors(size, cosine, versine, lateral, normal_z, normal_q, angles, opening)
 
     def _wedge_nodes(self, size: Array, angle: Array) -> tuple[Array, Array]:
-        """Nodes u and weights du on [0, angle] or [0, pi - angle], the shorter (sinh-graded at scale 1/M)."""
+        """Nodes u and weights du on [0, angle] or [0, pi - angle], the shorter (sinh-graded at
+        scale 1/M)."""
         folded = jnp.maximum(jnp.minimum(angle, jnp.pi - angle), 0.0)
         grade = jnp.arcsinh(0.5 * size * folded)
         small = grade < 1e-4
@@ -172,7 +193,9 @@ class TwoNeuronReduction(eqx.Module):
         x = jnp.asarray(_X)[None, :]
         ratio = jnp.where(small[:, None], x, jnp.sinh(safe[:, None] * x) / jnp.sinh(safe)[:, None])
         slope = jnp.where(
-            small[:, None], jnp.ones_like(x), (safe / jnp.sinh(safe))[:, None] * jnp.cosh(safe[:, None] * x)
+            small[:, None],
+            jnp.ones_like(x),
+            (safe / jnp.sinh(safe))[:, None] * jnp.cosh(safe[:, None] * x),
         )
         return folded[:, None] * ratio, folded[:, None] * slope * jnp.asarray(_WEIGHT)[None, :]
 
@@ -185,12 +208,14 @@ class TwoNeuronReduction(eqx.Module):
         zero = jnp.zeros(())
         entries = iter(range(flat.shape[0]))
         rows = [
-            jnp.stack([flat[next(entries)] if self.active[j][k] else zero for k in range(2)]) for j in range(4)
+            jnp.stack([flat[next(entries)] if self.active[j][k] else zero for k in range(2)])
+            for j in range(4)
         ]
         return jnp.stack(rows)
 
     def _wedge_integral(self, sectors: Sectors, integrand, total: Array) -> Array:
-        """Integral over [0, angle] of ``integrand(M sin u, sin u)``; ``total`` is the one over [0, pi]."""
+        """Integral over [0, angle] of ``integrand(M sin u, sin u)``; ``total`` is the one over
+        [0, pi]."""
         angle = self._select(sectors.angles)
         size = self._select(jnp.stack([sectors.size, sectors.size], axis=-1))
         total = self._select(jnp.stack([total, total], axis=-1))
@@ -200,9 +225,11 @@ class TwoNeuronReduction(eqx.Module):
         return self._scatter(jnp.where(angle > 0.5 * jnp.pi, total - part, part))
 
     def force(self, state: PlanarState) -> tuple[Array, Array]:
-        r"""Force :math:`-\partial L/\partial(b_i\omega_i)`: its v-part (2,) and its q-part, times :math:`e^{\Lambda}` (2, 2).
+        r"""Force :math:`-\partial L/\partial(b_i\omega_i)`: its v-part (2,) and its q-part, times
+        :math:`e^{\Lambda}` (2, 2).
 
-        With :math:`F_i` this force, :math:`\dot\omega_i=b_iF_i` and, for trained outer weights, :math:`\dot b_i=\omega_i\cdot F_i`.
+        With :math:`F_i` this force, :math:`\dot\omega_i=b_iF_i` and, for trained outer weights,
+        :math:`\dot b_i=\omega_i\cdot F_i`.
         """
         sectors = self.sectors(state)
         size, angles = sectors.size, sectors.angles
@@ -211,14 +238,20 @@ class TwoNeuronReduction(eqx.Module):
         complement = self.radial.h_complement(size[:2])
         h = self.radial.h(size[:2])
         total = jnp.pi * self.radial.h_complement(size)
-        cosines = self._wedge_integral(sectors, lambda m, sine: self.radial.psi_prime(m) * sine, total)
+        cosines = self._wedge_integral(
+            sectors, lambda m, sine: self.radial.psi_prime(m) * sine, total
+        )
         radial_part = jnp.sum(cosines, axis=-1) / (2 * jnp.pi)
-        # Psi-bar and the amplification act on the same small angle: apply exp(Lambda) before it underflows.
+        # Psi-bar and the amplification act on the same small angle: apply exp(Lambda) before it
+        # underflows.
         sines = self._scatter(self.radial.psi_bar(self._select(size[:, None] * jnp.sin(angles))))
         lift = jnp.exp(jnp.minimum(state.lam, _LAMBDA_CAP))
         normal_part = _safe_divide(sines[:, 0] - sines[:, 1], 2 * jnp.pi * size)
         wedge_z = radial_part * sectors.cosine + shrink * normal_part * sectors.normal_z
-        wedge_q = radial_part[:, None] * sectors.lateral + (lift * normal_part)[:, None] * sectors.normal_q
+        wedge_q = (
+            radial_part[:, None] * sectors.lateral
+            + (lift * normal_part)[:, None] * sectors.normal_q
+        )
         cap_z = c0 / (2 * jnp.pi) * sectors.versine[:2] + 0.5 * h * sectors.cosine[:2] + wedge_z[:2]
         cap_q = -0.5 * complement[:, None] * sectors.lateral[:2] + wedge_q[:2]
         caps, wedges = self.forms[:2].T, self.forms[2:].T
@@ -227,7 +260,8 @@ class TwoNeuronReduction(eqx.Module):
     def value(self, state: PlanarState) -> Array:
         r"""The risk :math:`L=E\ln(1+e^{-|f|})+E\max(0,-yf)`, both parts without cancellation.
 
-        The second part is :math:`\tfrac{c_0}{4\pi}\{\sum_{caps}[2(M-v\cdot W)-M(\mathrm{vers}\,s+\mathrm{vers}\,\bar s)]
+        The second part is :math:`\tfrac{c_0}{4\pi}\{\sum_{caps}[2(M-v\cdot
+        W)-M(\mathrm{vers}\,s+\mathrm{vers}\,\bar s)]
         +\sum_{wedges}M(\mathrm{vers}\,s+\mathrm{vers}\,\bar s)\}`, vers = 1 − cos.
         """
         sectors = self.sectors(state)
@@ -246,14 +280,16 @@ class TwoNeuronReduction(eqx.Module):
 
 @jax.jit
 def planar_frame(omega: Array, v: Array) -> Array:
-    r"""Orthonormal rows :math:`(v,f_1,f_2)` whose span holds both neurons; missing directions are zero rows.
+    r"""Orthonormal rows :math:`(v,f_1,f_2)` whose span holds both neurons; missing directions are
+    zero rows.
 
     Parameters
     ----------
     omega : array (2, d)
         The neurons.
     v : array (d,)
-        Unit teacher. If it is a coordinate axis, perpendicular parts are exact however small; otherwise
+        Unit teacher. If it is a coordinate axis, perpendicular parts are exact however small;
+        otherwise
         parts below the rounding of ``omega`` count as zero.
     """
 

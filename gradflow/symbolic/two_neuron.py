@@ -30,7 +30,8 @@ ASSUMPTIONS = (
     "|v| = 1.",
     "f = φ(w1.x) - φ(w2.x), φ(z) = max(z, α z), 0 ≤ α ≤ 1; u2 = -w2, so both w1 and u2 are to "
     "reach v; R1 = |w1|, R2 = |u2|, γ the angle between them.",
-    "Planar coordinates: w1, u2 and v in one plane, θ1, θ2 the signed angles from v.",
+    "Planar coordinates: w1, u2 and v in one plane, θ1, θ2 the signed angles from v; γ and σ are "
+    "size and sign of θ2-θ1 wrapped to (-π, π].",
 )
 
 

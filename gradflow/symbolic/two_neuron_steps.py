@@ -84,8 +84,8 @@ def generic_steps(slope: sp.Expr, outer: str) -> list[Step]:
         ),
         Step(
             "u -> π-u leaves the integrand of C unchanged, and a half circle gives half of "
-            "c0/π - h(M): reflection beyond a right angle.",
-            equation(nt.C(M, sp.pi - nt.a), (c0 / sp.pi - h(M)) / 2 - nt.C(M, nt.a)),
+            "c0/π - h(M): reflection beyond a right angle, b = π-a.",
+            equation(nt.C(M, sp.Symbol("b")), (c0 / sp.pi - h(M)) / 2 - nt.C(M, nt.a)),
         ),
         Step(
             "Sector (+,-), at angles s, s̄ = γ-s from W to w1, u2; along W and, times the normal n "

@@ -1,0 +1,234 @@
+r"""Claims on leaky pairs in the setting of `lin2021faster`, :math:`0<\alpha<1`; all of them derived.
+
+With S and D mean and difference of the norms of :math:`w_1-\alpha w_2` and :math:`\alpha w_1-w_2`,
+:math:`p_i` the part of neuron i (turned to its own target) across v, :math:`q=((1-\alpha)/(1+\alpha))^2`,
+:math:`A=3c_0/(\pi^3p_0)`, :math:`B=2k_2A`:
+
+- :math:`S^3/3-k_2S=(1+\alpha)^2\tfrac{\pi^2p_0}{12}t+\dots`, :math:`D=(1-\alpha)(R_1-R_2)\propto S^{-2q}`;
+- :math:`\ln|p_1-p_2|=-q[AS^2-(B+1)\ln S]+C`: slower than the symmetric pair by the factor q;
+- :math:`(p_1+p_2)/(p_1-p_2)\to\tfrac{(1-\alpha)^2}{8\alpha}(R_1-R_2)/R`.
+
+The predictions come from ``gradflow.derive("two-neuron", regime="leaky")``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gradflow import rates
+from gradflow.claims.base import Control, Hypothesis, Measurement
+from gradflow.claims.kinds import Equality
+from gradflow.claims.lab import Lab
+from gradflow.claims.lin2021_common import Instance, path_and_noise
+from gradflow.claims.lin2021faster_two_neuron import (
+    SOURCE,
+    Pair,
+    fine_and_coarse,
+    generic,
+    pair_path,
+    random_pairs,
+    symmetric_pair,
+)
+from gradflow.claims.lin2021faster_two_neuron_rates import (
+    corrections_of,
+    decay,
+    law_of,
+    norm_difference,
+)
+from gradflow.claims.registry import register
+from gradflow.models.laws import Gaussian, UniformBall, UniformSphere
+from gradflow.symbolic import derive
+from gradflow.trajectory import Trajectory
+
+
+def _generic(ones: Sequence[Pair]) -> list[Hypothesis]:
+    """Leaky, outer weights ±1, and R₁ ≠ R₂."""
+    return [*generic(ones, "leaky"), *(symmetric_pair(one, False) for one in ones)]
+
+
+def leaky_norm(ones: Sequence[Pair], *, tolerance: float = 1e-8) -> Equality:
+    """Leading constant of the mean norm S/(1+α)."""
+
+    def law(one: Pair) -> Any:
+        rate = derive("two-neuron", regime="leaky").rates["mean_norm"]
+        return rate.evaluate(one.law, alpha=one.slope)
+
+    def measure(lab: Lab) -> Measurement:
+        found = []
+        for one in ones:
+            mean, noise = fine_and_coarse(lab, one, lambda p: p.exact["cap_mean"])
+            ahead = mean > 1  # early, a neuron may still point away from its target
+            mean, noise, log_t = mean[ahead], noise[ahead], pair_path(lab, one).log_t[ahead]
+            known = law(one)
+            fit = rates.constant_with_known_exponent(
+                log_t,
+                np.log(mean / (1 + one.slope)),
+                known.exponent,
+                corrections_of(known),
+                noise=noise / mean,
+            )
+            found.append(fit.constant)
+        return law_of(found, [*map(str, ones)])
+
+    return Equality(
+        id=f"{SOURCE}/leaky-norm-constant",
+        title="leaky neurons: constant of the mean norm's law",
+        statement="0 < α < 1: S³/3 - k2 S = (1+α)²(π²p0/12) t + ..., S = (1+α) R",
+        provenance="derived",
+        hypotheses=generic(ones, "leaky"),
+        predict=lambda lab: [law(one).constant for one in ones],
+        measure=measure,
+        tolerance=tolerance,
+        control=Control.perturbed(),
+    )
+
+
+def _slow_mode(lab: Lab, one: Pair, part: str) -> rates.Estimate:
+    """Rate or power of ln|p₁ - p₂| along S."""
+    mean, _ = fine_and_coarse(lab, one, lambda p: p.exact["cap_mean"])
+    # late, p_1 and p_2 are opposite: |p_1 - p_2| = |p_1| + |p_2|
+    slow, noise = fine_and_coarse(
+        lab, one, lambda p: np.logaddexp.reduce(p.exact["log_perpendicular"], axis=1)
+    )
+    rate = derive("two-neuron", regime="leaky").rates["log_slow_mode"]
+    known = rate.evaluate(one.law, alpha=one.slope)
+    # relative to S²: those that leave ln|p_1 - p_2| constant or growing are fitted as such
+    powers = [(-(p + 2) / 2, k) for p, k in known.corrections if p < -2]
+    late = (slow < -60) & (mean > 30)
+    return decay(mean[late] ** 2, slow[late], noise[late], part, powers)
+
+
+def leaky_angles(ones: Sequence[Pair], part: str, *, tolerance: float) -> Equality:
+    """qA (``"rate"``) or q(B+1) (``"power"``) of ln|p₁-p₂| = -q[A S² - (B+1) ln S] + C."""
+
+    def predict(lab: Lab) -> list[float]:
+        rate = derive("two-neuron", regime="leaky").rates["log_slow_mode"]
+        laws = [rate.evaluate(one.law, alpha=one.slope) for one in ones]
+        if part == "rate":
+            return [-law.constant for law in laws]
+        return [law.constant * law.coefficients[0] for law in laws]
+
+    return Equality(
+        id=f"{SOURCE}/leaky-angle-{part}",
+        title=f"leaky neurons: {part} of the slow mode's law",
+        statement="0 < α < 1, R1 != R2: ln|p1 - p2| = -q[A S² - (B+1) ln S] + C, "
+        "q = ((1-α)/(1+α))²",
+        provenance="derived",
+        hypotheses=_generic(ones),
+        predict=predict,
+        measure=lambda lab: law_of([_slow_mode(lab, o, part) for o in ones], [*map(str, ones)]),
+        tolerance=tolerance,
+        control=Control.perturbed(),
+    )
+
+
+def slow_to_fast(ones: Sequence[Pair], *, tolerance: float = 1e-8) -> Equality:
+    """Decay along S² of a generic pair over that of the symmetric pair from the same w₁.
+
+    The symmetric pair is the linear flow of (1+α)w₁ (`symmetric_time_change`), of norm S; it is
+    followed as such, since the smallest rounding error would add the slow mode to it.
+    """
+
+    def predict(lab: Lab) -> list[float]:
+        ratio = derive("two-neuron", regime="leaky").equations["slow_mode_ratio"].rhs
+        return [float(ratio.subs({s: one.slope for s in ratio.free_symbols})) for one in ones]
+
+    def measure(lab: Lab) -> Measurement:
+        found = []
+        for one in ones:
+            start = tuple((1 + one.slope) * x for x in one.inner[0])
+            even = Instance(one.law, start, one.teacher)
+            path, lam, noise = path_and_noise(lab, even, "log_tan")
+            late = lam < -60
+            fast = decay(path.radius[late] ** 2, lam[late], noise[late], "rate")
+            slow = _slow_mode(lab, one, "rate")
+            value = slow.value / fast.value
+            error = value * (slow.error / slow.value + fast.error / fast.value)
+            found.append(rates.Estimate(value, error))
+        return law_of(found, [*map(str, ones)])
+
+    return Equality(
+        id=f"{SOURCE}/leaky-rate-ratio",
+        title="leaky neurons: slow rate over fast rate",
+        statement="0 < α < 1: a generic pair aligns slower than the symmetric one by the factor "
+        "q = ((1-α)/(1+α))² (the fast rate shows only where R1 = R2)",
+        provenance="derived",
+        hypotheses=_generic(ones),
+        predict=predict,
+        measure=measure,
+        tolerance=tolerance,
+        control=Control.replacing(
+            "no difference between the rates", predict=lambda lab: [1.0 for _ in ones]
+        ),
+    )
+
+
+def mode_mix(ones: Sequence[Pair], *, tolerance: float = 1e-3, early: bool = False) -> Equality:
+    """Limit of [(p₁+p₂)/(p₁-p₂)] R/(R₁-R₂); ``early`` reads the full flow, before its slow mode is slaved."""
+
+    def law(one: Pair) -> Any:
+        rate = derive("two-neuron", regime="leaky").rates["mode_mix"]
+        return rate.evaluate(one.law, alpha=one.slope)
+
+    def mixed(path: Trajectory, one: Pair) -> np.ndarray:
+        """ln of |r| R/|R₁ - R₂|, R = S/(1+α), R₁ - R₂ = D/(1-α)."""
+        exact, slope = path.exact, one.slope
+        share = np.log(np.abs(exact["cap_mean"] / exact["cap_difference"]))
+        return exact["log_mode_ratio"] + share + np.log((1 - slope) / (1 + slope))
+
+    def measure(lab: Lab) -> Measurement:
+        found = []
+        for one in ones:
+            (handover,) = [e.t for e in pair_path(lab, one).events if e.kind == "stage"]
+            # the fast mode's own start has died, by e^-10 at least, in the window before
+            times = np.geomspace(handover / 4, 0.999 * handover, 128) if early else None
+            value, noise = fine_and_coarse(lab, one, lambda p, o=one: mixed(p, o), times=times)
+            path = pair_path(lab, one, times=times)
+            mean, here = path.exact["cap_mean"], (path.t < handover) == early
+            fit = rates.constant_with_known_exponent(
+                np.log(mean[here]), value[here], 0.0, corrections_of(law(one)), noise=noise[here]
+            )
+            found.append(fit.constant)
+        return law_of(found, [*map(str, ones)])
+
+    return Equality(
+        id=f"{SOURCE}/leaky-mode-mix" + ("-early" if early else ""),
+        title="leaky neurons: how much of the fast mode stays in the slow one",
+        statement="0 < α < 1, R1 != R2: (p1+p2)/(p1-p2) ~ ((1-α)²/8α)(R1-R2)/R",
+        provenance="derived",
+        hypotheses=_generic(ones),
+        predict=lambda lab: [law(one).constant for one in ones],
+        measure=measure,
+        tolerance=tolerance,
+        control=Control.perturbed(),
+    )
+
+
+# -- the instances of the package ---------------------------------------------------------------
+
+
+@register
+def leaky_pair_claims() -> list[Equality]:
+    """The claims on leaky pairs at the package's own instances."""
+    ones = [
+        *random_pairs(Gaussian(2), 1, 4, slope=0.3),
+        *random_pairs(UniformSphere(4), 1, 5, slope=0.1),
+        *random_pairs(UniformBall(3), 1, 6, slope=0.5),
+    ]
+    # D² enters at the relative order S^(-4q): small slopes leave the power its digits
+    fewer = [
+        *random_pairs(Gaussian(3), 1, 12, slope=0.2),
+        *random_pairs(UniformBall(2), 1, 13, slope=0.1),
+    ]
+    return [
+        leaky_norm(ones),
+        leaky_angles(ones, "rate", tolerance=1e-8),
+        leaky_angles(fewer, "power", tolerance=1e-3),
+        slow_to_fast(ones),
+        norm_difference(ones, "leaky-norm-difference", "leaky"),
+        mode_mix(ones),
+        mode_mix(ones, early=True),
+    ]

@@ -1,0 +1,329 @@
+r"""Claims on the rates of two neurons, in the setting of `lin2021faster`; all of them derived.
+
+With :math:`\kappa=\pi^2p_0/6`, :math:`\kappa_2=\kappa/2`, :math:`A=3c_0/(\pi^3p_0)`, :math:`B=2k_2A`:
+
+- ReLU: :math:`R^3/3-k_2R-\dots=\kappa_2(t+\tau_i)`, :math:`\theta_i\sim CR^Be^{-AR^2}`, :math:`R_1-R_2\sim\kappa_2(\tau_1-\tau_2)/R^2`;
+- ReLU, trained balanced outputs: :math:`\ln\tan(\theta_i/2)` has slope :math:`-c_0/2\pi`, :math:`|a_i|R_i\sim(2\kappa t)^{1/2}`.
+
+Leaky pairs are in `gradflow.claims.lin2021faster_slow_mode`. The predictions come from
+``gradflow.derive("two-neuron", regime=...)`` with the law's constants put in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradflow import rates
+from gradflow.claims.base import Control, Hypothesis, Measurement
+from gradflow.claims.kinds import Equality, Qualitative
+from gradflow.claims.lab import Lab
+from gradflow.claims.lin2021faster_two_neuron import (
+    SOURCE,
+    Pair,
+    balanced_outer,
+    directional_convergence,
+    fine_and_coarse,
+    generic,
+    may_turn,
+    pair,
+    pair_path,
+    random_pairs,
+    slope_is,
+    sum_conserved,
+    symmetric_pair,
+    symmetric_time_change,
+    teacher_enters_linearly,
+)
+from gradflow.claims.registry import register
+from gradflow.models.laws import Gaussian, UniformBall, UniformSphere
+from gradflow.symbolic import derive
+from gradflow.trajectory import Trajectory
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+def corrections_of(rate: Any) -> list[tuple[float, int]]:
+    """The derived correction powers, as `gradflow.rates` takes them."""
+    return [(-power, log_power) for power, log_power in rate.corrections]
+
+
+def law_of(estimates: Sequence[rates.Estimate], labels: Sequence[str]) -> Measurement:
+    """Estimates as one measurement."""
+    return Measurement([e.value for e in estimates], [e.error for e in estimates], labels)
+
+
+def curved_density(one: Pair) -> Hypothesis:
+    """p''(0) ≠ 0, so that the next-order terms are there to be measured."""
+    fits = bool(np.isfinite(one.law.p2)) and one.law.p2 != 0
+    return Hypothesis("p''(0) != 0", lambda lab: (fits, f"p''(0) = {one.law.p2:g}"))
+
+
+def relu_norms(
+    ones: Sequence[Pair], part: str, *, tolerance: float, t_end: float = 1e12
+) -> Equality:
+    """Exponent, leading constant or second-order coefficient of R_i as t → ∞, both neurons."""
+
+    def law(one: Pair) -> Any:
+        return derive("two-neuron", regime="decoupled").rates["norm"].evaluate(one.law)
+
+    def predict(lab: Lab) -> np.ndarray:
+        if part == "second-order":
+            return np.repeat([law(one).coefficients[0] for one in ones], 2)
+        return np.repeat([getattr(law(one), part) for one in ones], 2)
+
+    def measure(lab: Lab) -> Measurement:
+        found, labels = [], []
+        for one in ones:
+            norms, noise = fine_and_coarse(lab, one, lambda p: p.exact["neuron_norms"], t_end=t_end)
+            log_t, known = pair_path(lab, one, t_end=t_end).log_t, law(one)
+            for i in range(2):
+                log_y, relative = np.log(norms[:, i]), noise[:, i] / norms[:, i]
+                found.append(_norm_part(part, log_t, log_y, relative, known))
+                labels.append(f"{one}, neuron {i + 1}")
+        return law_of(found, labels)
+
+    curved = [curved_density(one) for one in ones]
+    return Equality(
+        id=f"{SOURCE}/relu-norm-{part}",
+        title=f"decoupled ReLU neurons: {part} of the norm's law",
+        statement="ReLU: R_i ~ (π²p0 t/4)^(1/3) (1 + c t^(-2/3) + ...), "
+        "from R³/3 - k2 R - (k2²-k4)/R = (π²p0/12)(t + τ_i)",
+        provenance="derived",
+        hypotheses=[*generic(ones, "ReLU"), *(curved if part == "second-order" else [])],
+        predict=predict,
+        measure=measure,
+        tolerance=tolerance,
+        control=Control.perturbed(),
+    )
+
+
+def _norm_part(part: str, log_t, log_y, noise, known) -> rates.Estimate:
+    powers = corrections_of(known)
+    if part == "exponent":
+        return rates.extrapolate(log_t, log_y, powers, noise=noise).exponent
+    constant = rates.constant_with_known_exponent
+    if part == "constant":
+        return constant(log_t, log_y, known.exponent, powers, noise=noise).constant
+    # R/(leading law) - 1 ~ c t^(-2/3): its own corrections are the further ones, less the first.
+    rest = np.expm1(log_y - known.exponent * log_t - np.log(known.constant))
+    late = (log_t > np.log(1e3)) & (np.abs(rest) > 1e5 * (noise + 4 * _EPS))
+    first, sign = powers[0][0], np.sign(rest[late][-1])
+    law = constant(
+        log_t[late],
+        np.log(sign * rest[late]),
+        -first,
+        [(p - first, k) for p, k in powers[1:]],
+        noise=((noise + 4 * _EPS * np.abs(log_y)) / np.abs(rest))[late],
+    )
+    return rates.Estimate(sign * law.constant.value, law.constant.error)
+
+
+def relu_angles(ones: Sequence[Pair], part: str, *, tolerance: float) -> Equality:
+    """A (``part="rate"``) or B (``"power"``) of θ_i ~ C R^B e^{-A R²}, both neurons."""
+
+    def predict(lab: Lab) -> np.ndarray:
+        found = []
+        for one in ones:
+            law = derive("two-neuron", regime="decoupled").rates["angle_of_norm"].evaluate(one.law)
+            # -A R² (1 - (B/A) ln R / R² + ...)
+            found.append(-law.constant if part == "rate" else law.constant * law.coefficients[0])
+        return np.repeat(found, 2)
+
+    def measure(lab: Lab) -> Measurement:
+        found, labels = [], []
+        for one in ones:
+            norms, _ = fine_and_coarse(lab, one, lambda p: p.exact["neuron_norms"])
+            lam, noise = fine_and_coarse(lab, one, lambda p: p.exact["log_tan_half_angle"])
+            for i in range(2):
+                late = lam[:, i] < -40  # there ln tan(θ/2) = ln θ - ln 2, and R² moves on
+                found.append(decay(norms[late, i] ** 2, lam[late, i], noise[late, i], part))
+                labels.append(f"{one}, neuron {i + 1}")
+        return law_of(found, labels)
+
+    curved = [curved_density(one) for one in ones]
+    return Equality(
+        id=f"{SOURCE}/relu-angle-{part}",
+        title=f"decoupled ReLU neurons: {part} of the angle's law",
+        statement="ReLU: ln θ_i = -A R² + B ln R + C + o(1), A = 3c0/(π³p0), B = 6c0 k2/(π³p0)",
+        provenance="derived",
+        hypotheses=[*generic(ones, "ReLU"), *(curved if part == "power" else [])],
+        predict=predict,
+        measure=measure,
+        tolerance=tolerance,
+        control=Control.perturbed(),
+    )
+
+
+def decay(x, log_y, noise, part: str, corrections=((1.0, 0),)) -> rates.Estimate:
+    """-A or the power of s in ln y = -A x + B ln s + ..., x = s², read off without knowing the other."""
+    # R (or S) carries a relative error too, which A x multiplies.
+    law = rates.exponential_rate(x, log_y, corrections, noise=noise + 4 * _EPS * np.abs(log_y))
+    if part == "rate":
+        return law.rate
+    return rates.Estimate(2 * law.power.value, 2 * law.power.error)
+
+
+def norm_difference(ones: Sequence[Pair], name: str, what: str) -> Equality:
+    """Exponent of R₁ - R₂ along the mean norm: -2 for ReLU, -2q for a leaky slope."""
+
+    def predict(lab: Lab) -> list[float]:
+        if what == "ReLU":
+            rate = derive("two-neuron", regime="decoupled").rates
+            # the law in t over the norm's own exponent
+            laws = [(rate["norm_difference"].evaluate(o.law, tau1=1, tau2=0), o) for o in ones]
+            return [law.exponent / rate["norm"].evaluate(o.law).exponent for law, o in laws]
+        rate = derive("two-neuron", regime="leaky").rates["norm_difference_of_norm"]
+        return [rate.evaluate(one.law, alpha=one.slope).exponent for one in ones]
+
+    def measure(lab: Lab) -> Measurement:
+        found = []
+        for one in ones:
+            mean, _ = fine_and_coarse(lab, one, lambda p: p.exact["cap_mean"])
+            gap, noise = fine_and_coarse(lab, one, lambda p: p.exact["cap_difference"])
+            powers = _difference_powers(one)
+            late = mean > 30
+            log_y, relative = np.log(np.abs(gap[late])), noise[late] / np.abs(gap[late])
+            found.append(rates.extrapolate(np.log(mean[late]), log_y, powers, noise=relative))
+        return law_of([f.exponent for f in found], [*map(str, ones)])
+
+    formula = {"ReLU": "R^-2", "leaky": "R^-2q, q = ((1-α)/(1+α))²"}[what]
+    return Equality(
+        id=f"{SOURCE}/{name}",
+        title=f"difference of the norms, {what} neurons",
+        statement=f"{what}: R1 - R2 ~ const {formula}",
+        provenance="derived",
+        hypotheses=[*generic(ones, what), *(symmetric_pair(one, False) for one in ones)],
+        predict=predict,
+        measure=measure,
+        tolerance=1e-3,
+        control=Control.perturbed(),
+    )
+
+
+def _difference_powers(one: Pair) -> list[tuple[float, int]]:
+    if one.slope == 0:
+        return [(2.0, 0)]
+    rate = derive("two-neuron", regime="leaky").rates["norm_difference_of_norm"]
+    return corrections_of(rate.evaluate(one.law, alpha=one.slope))
+
+
+# -- ReLU, trained outer weights ----------------------------------------------------------------
+
+#: Where the trained pair is read: late enough that no angle is left, early enough that a rate of
+#: order 1 still stands clear of the rounding of its integral.
+_TRAINED_TIMES = np.geomspace(1.0, 1e4, 128)
+
+
+def _slope(t: np.ndarray, y: np.ndarray, noise: np.ndarray) -> rates.Estimate:
+    """Slope over the later half of the samples; what it owes to the earlier half is its error."""
+    half = t.size // 2
+    late = (y[-1] - y[half]) / (t[-1] - t[half])
+    early = (y[half] - y[0]) / (t[half] - t[0])
+    error = (noise[-1] + noise[half]) / (t[-1] - t[half]) + abs(late - early)
+    return rates.Estimate(float(late), float(error))
+
+
+def trained_rates(ones: Sequence[Pair], quantity: str, *, tolerance: float) -> Equality:
+    """Slope of ``-ln tan(θ_i/2)`` (``"angle"``), or constant of |a_i||w_i| (``"norm"``)."""
+    key = {"angle": "log_angle", "norm": "norm"}[quantity]
+
+    def law(one: Pair) -> Any:
+        derived = derive("two-neuron", regime="decoupled", outer="trained")
+        return derived.rates[key].evaluate(one.law)
+
+    def size(path: Trajectory) -> np.ndarray:
+        return path.exact["neuron_norms"] * np.abs(np.asarray(path.params.outer))
+
+    def measure(lab: Lab) -> Measurement:
+        found, labels = [], []
+        for one in ones:
+            log_t = pair_path(lab, one, times=_TRAINED_TIMES).log_t
+            read: Callable[[Trajectory], np.ndarray] = size
+            if quantity == "angle":
+                read = lambda p: -p.exact["log_tan_half_angle"]  # noqa: E731
+            value, noise = fine_and_coarse(lab, one, read, times=_TRAINED_TIMES)
+            angle = pair_path(lab, one, times=_TRAINED_TIMES).exact["log_tan_half_angle"]
+            late = angle.max(axis=1) < -20
+            for i in range(2):
+                y, error = value[late, i], noise[late, i]
+                if quantity == "angle":
+                    found.append(_slope(_TRAINED_TIMES[late], y, error))
+                else:
+                    powers = corrections_of(law(one))
+                    fit = rates.constant_with_known_exponent(
+                        log_t[late], np.log(y), law(one).exponent, powers, noise=error / y
+                    )
+                    found.append(fit.constant)
+                labels.append(f"{one}, neuron {i + 1}")
+        return law_of(found, labels)
+
+    formula = {
+        "angle": "ln tan(θ_i/2) has asymptotic slope -c0/(2π)",
+        "norm": "|a_i||w_i| ~ (π²p0 t/3)^(1/2)",
+    }[quantity]
+    checks = (balanced_outer, may_turn, lambda one: slope_is(one, "ReLU"))
+    return Equality(
+        id=f"{SOURCE}/trained-{quantity}",
+        title=f"trained balanced outer weights: {quantity}",
+        statement=f"ReLU, both layers trained, balanced: {formula}",
+        provenance="derived",
+        hypotheses=[check(one) for one in ones for check in checks],
+        predict=lambda lab: np.repeat([law(one).constant for one in ones], 2),
+        measure=measure,
+        tolerance=tolerance,
+        control=Control.perturbed(),
+    )
+
+
+# -- the instances of the package ---------------------------------------------------------------
+
+
+@register
+def two_neuron_claims() -> list[Equality | Qualitative]:
+    """The claims on two neurons at the package's own instances."""
+    relu = [
+        *random_pairs(Gaussian(2), 1, 1),
+        *random_pairs(UniformSphere(3), 1, 2),
+        *random_pairs(UniformBall(4), 1, 3),
+    ]
+    bent = [one for one in relu if one.law.p2 != 0]
+    even = [
+        pair(law, [w, -np.array(w)], slope=slope)
+        for law, w, slope in (
+            (Gaussian(2), [0.6, -0.8], 0.0),
+            (UniformSphere(3), [0.5, 1.0, -0.3], 0.3),
+            (Gaussian(3), [0.4, -0.2, 0.1], 0.7),
+        )
+    ]
+    trained = random_pairs(Gaussian(2), 1, 7, outer="balanced") + random_pairs(
+        UniformSphere(3), 1, 8, outer="balanced"
+    )
+    linear = random_pairs(Gaussian(3), 1, 9, slope=1.0)
+    found: list[Equality | Qualitative] = []
+    for word, slope in (("relu", 0.0), ("leaky", 0.3)):
+        starts = random_pairs(Gaussian(2), 10, 10, slope=slope) + random_pairs(
+            Gaussian(3), 10, 11, slope=slope
+        )
+        found.append(directional_convergence(starts, f"direction-{word}"))
+    return [
+        *found,
+        symmetric_time_change(even),
+        relu_norms(relu, "exponent", tolerance=1e-8),
+        relu_norms(relu, "constant", tolerance=1e-10),
+        relu_norms(bent, "second-order", tolerance=1e-3),
+        relu_angles(relu, "rate", tolerance=1e-8),
+        relu_angles(bent, "power", tolerance=1e-3),
+        norm_difference(relu, "relu-norm-difference", "ReLU"),
+        trained_rates(trained, "angle", tolerance=1e-8),
+        trained_rates(trained, "norm", tolerance=1e-6),
+        sum_conserved(linear),
+        teacher_enters_linearly(
+            [
+                pair(Gaussian(2), [[0.7, 1.1], [-0.4, 0.9]], slope=0.3),
+                pair(UniformSphere(2), [[2.0, -0.5], [0.3, 1.6]], [0.6, 0.8]),
+            ]
+        ),
+    ]
