@@ -297,8 +297,8 @@ def measured_power(
 ) -> tuple[Estimate, Estimate]:
     r"""Exponent and constant of ``norm``, ``log_angle`` (-ln tan(θ/2)) or ``loss`` as t → ∞.
 
-    Read off the path up to ``t_end`` (default: `horizon`); only the powers of the corrections (and, for the constant,
-    the exponent) are taken from the derivation.
+    Read off the path up to ``t_end`` (default: `horizon`); only the powers of the corrections
+    (and, for the constant, the exponent) are taken from the derivation.
     """
 
     def build() -> tuple[Estimate, Estimate]:

@@ -19,7 +19,15 @@ from gradflow.claims import lin2021_bounds as published
 from gradflow.claims.base import Control, Hypothesis, Measurement
 from gradflow.claims.kinds import Bound
 from gradflow.claims.lab import Lab
-from gradflow.claims.lin2021_common import COARSE, FINE, Instance, instance, linear_path
+from gradflow.claims.lin2021_common import (
+    COARSE,
+    FINE,
+    Instance,
+    Path,
+    horizon,
+    instance,
+    linear_path,
+)
 from gradflow.claims.lin2021directional import (
     ALL,
     CIRCLE,
@@ -38,7 +46,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 def radial_speed(one: Instance, log_radius: np.ndarray, log_tan: np.ndarray) -> np.ndarray:
     r""":math:`R'=h(R)-\tfrac{c_0}\pi(1-\cos\theta)`, h by quadrature over the law."""
-    node, weight = one.law.marginal_rule(1e6)
+    node, weight = one.law.marginal_rule()
     x = np.outer(np.exp(np.atleast_1d(log_radius)), node)
     pull = np.exp(-np.logaddexp(0, x)) @ (weight * node)
     return pull - one.law.c0 / np.pi * (1 + np.tanh(np.atleast_1d(log_tan)))
@@ -91,14 +99,30 @@ def _early(lab: Lab, one: Instance, rtol: float) -> _Stretch:
     return _Stretch(times, -2 * path.log_tan, one.radius, one.log_tan, float(path.radius[-1]))
 
 
+def after_turn(lab: Lab, one: Instance) -> Instance:
+    """The instance that starts at w(T): the flow has no memory; v becomes the last axis."""
+
+    def build() -> Instance:
+        turn = turning_time(lab, one)
+        if turn == 0:
+            return one
+        path = linear_path(lab, one, times=[turn])
+        radius, lam = float(path.radius[0]), float(path.log_tan[0])
+        start = np.zeros(one.law.dim)
+        start[0], start[-1] = radius / np.cosh(lam), -radius * np.tanh(lam)
+        return instance(one.law, start)
+
+    return lab.get(("after turn", one), build)
+
+
 def _late(lab: Lab, one: Instance, rtol: float) -> _Stretch:
-    turn = turning_time(lab, one)
-    since = np.geomspace(1e-2, 1e8, 63)
-    path = linear_path(lab, one, times=turn + np.append(0.0, since), rtol=rtol)
-    # t - T as it was rounded on adding T
-    since = path.t[1:] - turn
-    radius, log_tan = path.radius, path.log_tan
-    return _Stretch(since, -2 * log_tan[1:], float(radius[0]), float(log_tan[0]), float(radius[-1]))
+    late = after_turn(lab, one)
+    c0 = late.law.c0
+    # from a small part of the time scale on which R first changes
+    first = 1e-2 * late.radius / c0
+    since = np.geomspace(first, 1e8 * max(1 / c0**2, late.radius / c0), 64)
+    path = linear_path(lab, late, times=since, rtol=rtol)
+    return _Stretch(since, -2 * path.log_tan, late.radius, late.log_tan, float(path.radius[-1]))
 
 
 Piece = Callable[[Lab, Instance, float], _Stretch]
@@ -204,26 +228,28 @@ FAST = instance(Gaussian(3), [1e-3, 0.0, 1.0])
 def norm_upper(some: Instances = (FAST, *ALL), *, id: str = f"{SOURCE}/norm-upper-bound") -> Bound:
     """‖w‖² ≤ ‖w(0)‖² + 0.6 t."""
     some = several(some)
-    times = np.geomspace(1e-2, 1e8, 64)
+    times = {one: horizon(one) * np.geomspace(1e-14, 1, 64) for one in some}
 
     def bound(lab: Lab, factor: float) -> np.ndarray:
-        parts = [published.log_norm_upper(factor * times, one.radius, 1) for one in some]
+        parts = [published.log_norm_upper(factor * times[one], one.radius, 1) for one in some]
         return np.concatenate(parts)
+
+    def path(lab: Lab, one: Instance, rtol: float) -> Path:
+        return linear_path(lab, one, times=times[one], rtol=rtol)
 
     def measure(lab: Lab) -> Measurement:
         fine, coarse = (
-            np.concatenate([linear_path(lab, one, times=times, rtol=r).log_radius for one in some])
-            for r in (FINE, COARSE)
+            np.concatenate([path(lab, one, rtol).log_radius for one in some])
+            for rtol in (FINE, COARSE)
         )
-        labels = [f"t={t:.3g}, {one}" for one in some for t in times]
+        labels = [f"t={t:.3g}, {one}" for one in some for t in times[one]]
         return Measurement.from_solves(coarse, fine, extra=_EPS, labels=labels)
 
     def sharp(lab: Lab) -> float:
         growth = [
-            np.max((linear_path(lab, one, times=times, rtol=COARSE).radius ** 2 - one.radius**2)
-                   / (0.6 * times))
+            np.max((path(lab, one, COARSE).radius ** 2 - one.radius**2) / (0.6 * times[one]))
             for one in some
-        ]  # fmt: skip
+        ]
         return float(max(growth))
 
     def half(lab: Lab, factor: float) -> np.ndarray:
@@ -234,7 +260,7 @@ def norm_upper(some: Instances = (FAST, *ALL), *, id: str = f"{SOURCE}/norm-uppe
         title="norm, upper bound",
         statement="‖w(t)‖² <= ‖w(0)‖² + 0.6 t, as 2 z/(1+e^z) <= 0.557",
         provenance="published",
-        hypotheses=hypotheses(some, angle=False),
+        hypotheses=hypotheses(some),
         measure=measure,
         bound=bound,
         sharp=sharp,

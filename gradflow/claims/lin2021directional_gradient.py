@@ -60,7 +60,7 @@ class Point:
 
 
 def points(law: SphericalLaw, weights: Any = None, teacher: Any = None) -> tuple[Point, ...]:
-    """Points on one law; by default six random weights with norms 0.01 … 30, random teachers.
+    """Points on one law; by default six random weights with norms 0.01 … 30 times 1/c₀, and teachers.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def points(law: SphericalLaw, weights: Any = None, teacher: Any = None) -> tuple
     rng = np.random.default_rng(law.dim)
     if weights is None:
         weights = rng.normal(size=(6, law.dim))
-        weights *= (np.geomspace(0.01, 30, 6) / np.linalg.norm(weights, axis=1))[:, None]
+        weights *= (np.geomspace(0.01, 30, 6) / np.linalg.norm(weights, axis=1))[:, None] / law.c0
     weights = check_array("weights", weights, (None, law.dim))
     if np.any(np.all(weights == 0, axis=1)):
         raise fail("weights", weights, "holds a zero vector", "pass non-zero weights")

@@ -1,0 +1,191 @@
+"""Charts and clocks: coordinates change the numbers that are carried, never the flow."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradflow as gf
+from gradflow.flows.flow import make_flow
+
+V3 = np.array([0.0, 0.6, 0.8])
+
+
+def two_neurons(slope, outer, weights=(1.0, -1.0), law=None, inner=None, seed=0):
+    law = law or gf.Gaussian(3)
+    net = gf.TwoLayer(dim=law.dim, width=2, activation=gf.leaky_relu(slope), outer=outer)
+    v = V3 if law.dim == 3 else np.eye(law.dim)[-1]
+    risk = gf.PopulationRisk(net, gf.logistic, law, teacher=gf.LinearTeacher(v))
+    if inner is None:
+        inner = np.random.default_rng(seed).normal(size=(2, law.dim))
+    return risk, net.params(inner=inner, outer=np.array(weights))
+
+
+def linear(depth, law=None, start=(0.6, 0.0, -0.8), loss=gf.logistic):
+    law = law or gf.Gaussian(3)
+    v = np.eye(law.dim)[-1]
+    if depth == 1:
+        net = gf.LinearPredictor(law.dim)
+        params = net.params(weight=np.array(start))
+    else:
+        net = gf.DeepLinear(law.dim, depth)
+        params = net.balanced(np.array(start))
+    return gf.PopulationRisk(net, loss, law, teacher=gf.LinearTeacher(v)), params
+
+
+CASES = {
+    "relu-fixed": lambda: two_neurons(0.0, "fixed"),
+    "leaky-trained": lambda: two_neurons(0.3, "trained"),
+    "outer-sign-changes": lambda: two_neurons(
+        0.3, "trained", (0.1, -0.2), inner=np.array([-1.2 * V3, 1.1 * V3]) + 0.05
+    ),
+    "like-signs": lambda: two_neurons(0.0, "trained", (0.5, 1.0)),
+    "linear": lambda: linear(1),
+    "linear-hinge": lambda: linear(1, loss=gf.hinge),
+    "deep-3": lambda: linear(3),
+    "deep-2": lambda: linear(2),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_log_angle_chart_agrees_with_cartesian(case):
+    """Different coordinates and different integrators, the same trajectory."""
+    risk, params = CASES[case]()
+    until = gf.until.time(8.0)
+    reduced = gf.integrate(risk, params, until=until, rtol=1e-10)
+    plain = gf.integrate(
+        risk, params, until=until, rtol=1e-10, chart="cartesian", integrator="tsit5"
+    )
+    assert reduced.chart_names[0] == "log-angle"
+    assert plain.chart_names[0] == "cartesian"
+    import jax
+
+    for one, other in zip(
+        jax.tree.leaves(reduced.final), jax.tree.leaves(plain.final), strict=True
+    ):
+        np.testing.assert_allclose(one, other, atol=3e-8, rtol=0)
+    assert np.abs(reduced.observe("energy_defect")).max() < 1e-8
+    np.testing.assert_allclose(
+        reduced.observe("log_tan_half_angle")[-1],
+        plain.observe("log_tan_half_angle")[-1],
+        atol=1e-6,
+    )
+
+
+def test_outer_weights_really_changed_sign():
+    risk, params = CASES["outer-sign-changes"]()
+    final = gf.integrate(risk, params, until=gf.until.time(50.0), rtol=1e-10).final
+    assert np.all(np.sign(np.asarray(final.outer)) == -np.sign(np.asarray(params.outer)))
+
+
+@pytest.mark.parametrize("clock", ["physical", "loss"])
+@pytest.mark.parametrize("case", ["relu-fixed", "linear"])
+def test_clocks_leave_the_curve_alone(case, clock):
+    risk, params = CASES[case]()
+    one = gf.integrate(risk, params, until=gf.until.time(5.0), rtol=1e-10)
+    other = gf.integrate(risk, params, until=gf.until.time(5.0), rtol=1e-10, clock=clock)
+    assert other.t[-1] == pytest.approx(5.0, rel=1e-9)
+    for a, b in zip(
+        one.exact["log_tan_half_angle"][-1], other.exact["log_tan_half_angle"][-1], strict=True
+    ):
+        assert a == pytest.approx(b, abs=1e-8)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+def test_tail_chart_continues_the_general_chart(slope):
+    """Two integrators to t = 1e30; the angle is e^{-1e19}, and every number keeps its digits."""
+    risk, params = two_neurons(slope, "fixed", law=gf.Gaussian(2), inner=[[0.6, -0.8], [0.5, 0.4]])
+    until = gf.until.time(1e30)
+    fine = gf.integrate(risk, params, until=until, rtol=1e-12)
+    coarse = gf.integrate(risk, params, until=until, rtol=1e-9, integrator="tsit5")
+    for name in ("neuron_norms", "log_tan_half_angle", "cap_difference"):
+        one, other = fine.exact[name][-1], coarse.exact[name][-1]
+        np.testing.assert_allclose(one, other, rtol=1e-7)
+    assert fine.exact["neuron_norms"][-1].min() > 1e9
+    assert fine.exact["log_tan_half_angle"][-1].max() < -1e17
+    assert np.abs(fine.observe("energy_defect")).max() < 1e-11
+    # The loss is about 1e-10: it comes out of no subtraction.
+    kappa = risk.law.kappa
+    caps = fine.exact["cap_mean"][-1]
+    assert fine.observe("log_loss")[-1] == pytest.approx(np.log(kappa / caps), abs=1e-8)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+def test_general_and_tail_velocities_agree_where_both_hold(slope):
+    risk, params = two_neurons(slope, "fixed", law=gf.Gaussian(2), inner=[[0.6, -0.8], [0.5, 0.4]])
+    flow = make_flow(risk, params)
+    general = flow.chart
+    y = flow.split(flow.initial(params))[0].copy()
+    y[:2] = (7.0, 7.5)
+    y[6] = 400.0
+    if slope:
+        # on the slow mode, as the tail assumes
+        _, start = general.next_stage(y, 1e9)
+        y[2:6] = (np.cos(np.pi / 4), 0.0, -np.cos(np.pi / 4), 0.0)
+    tail, start = general.next_stage(y, 1e9)
+    dy = np.asarray(general.velocity(jnp.asarray(y)))
+    dtail = np.asarray(tail.velocity(jnp.asarray(start)))
+    caps = np.asarray(general.reduction.forms)[:2] @ dy[:2]
+    np.testing.assert_allclose(dtail[0], caps.mean(), rtol=1e-13)
+    np.testing.assert_allclose(dtail[1], caps[0] - caps[1], rtol=1e-9)
+    if not slope:
+        rates = np.asarray(general.reduction.radial.h_complement(jnp.asarray(y[:2]))) / (2 * y[:2])
+        np.testing.assert_allclose(-dtail[2:], rates, rtol=1e-13)
+    else:
+        np.testing.assert_allclose(dtail[2], -dy[6], rtol=2e-2)
+    np.testing.assert_allclose(tail.exact(start)["neuron_norms"], y[:2], rtol=1e-14)
+    np.testing.assert_allclose(np.asarray(tail.decode(start).inner).shape, (2, 2))
+
+
+@pytest.mark.parametrize("case", ["relu-fixed", "leaky-trained", "deep-3", "linear"])
+def test_encode_and_decode_are_inverse(case):
+    risk, params = CASES[case]()
+    flow = make_flow(risk, params)
+    back = flow.chart.decode(flow.chart.encode(params))
+    import jax
+
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(back), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-14)
+
+
+def test_start_of_1e_minus_60_keeps_relative_accuracy():
+    """Deep net, tiny start: R(t) by quadrature of the separable radial law is out of reach of
+    atol."""
+    risk, params = linear(2, start=(3e-61, 0.0, 1e-60))
+    one = gf.integrate(risk, params, until=gf.until.time(50.0), rtol=1e-10)
+    lam = one.exact["log_tan_half_angle"][:, 0]
+    # N = 2: ln tan(theta/2) falls by exactly (c0/pi) t
+    np.testing.assert_allclose(lam, lam[0] - risk.law.c0 / np.pi * one.t, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: linear(1, start=(0.0, 0.0, -1.0)), "angle pi"),
+        (lambda: linear(3, start=(0.0, 0.0, -1.0)), "angle pi"),
+        (lambda: two_neurons(0.0, "fixed", inner=[-1.0 * V3, 0.5 * V3]), "angle pi"),
+    ],
+    ids=["linear", "deep", "two-neuron"],
+)
+def test_start_at_angle_pi_is_refused(build, words):
+    risk, params = build()
+    with pytest.raises(ValueError, match=words):
+        gf.integrate(risk, params, until=gf.until.time(1.0))
+
+
+def test_unbalanced_layers_have_no_log_angle_chart():
+    risk, params = linear(2)
+    layers = (2.0 * params.layers[0], params.layers[1])
+    unbalanced = risk.net.params(layers)
+    with pytest.raises(ValueError, match="not balanced"):
+        gf.integrate(risk, unbalanced, until=gf.until.time(1.0), chart="log-angle")
+    auto = gf.integrate(risk, unbalanced, until=gf.until.time(1.0))
+    assert auto.chart_names[0] == "cartesian"
+
+
+def test_unknown_names_are_refused():
+    risk, params = linear(1)
+    for change in ({"chart": "polar"}, {"clock": "sidereal"}, {"integrator": "magic"}):
+        with pytest.raises(ValueError, match="choose one of"):
+            gf.integrate(risk, params, until=gf.until.time(1.0), **change)
