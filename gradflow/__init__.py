@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from gradflow.models.networks import LinearPredictor as LinearPredictor
     from gradflow.models.networks import TwoLayer as TwoLayer
     from gradflow.models.teachers import LinearTeacher as LinearTeacher
+    from gradflow.plotting import plot as plot
     from gradflow.rates import Estimate as Estimate
     from gradflow.risks.empirical import EmpiricalRisk as EmpiricalRisk
     from gradflow.risks.function import FunctionRisk as FunctionRisk
@@ -76,6 +77,8 @@ _EXPORTS = {
     "gradflow.symbolic": "derive",
     "gradflow.rates": "Estimate",
     "gradflow.claims.registry": "verify",
+    # pictures
+    "gradflow.plotting": "plot",
 }
 _MODULES = {
     "until": "gradflow.integrators.until",

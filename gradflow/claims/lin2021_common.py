@@ -271,7 +271,7 @@ def linear_path(
 
 def path_and_noise(
     lab: Lab, one: Instance, quantity: str, **options: Any
-) -> tuple[Path, np.ndarray, np.ndarray]:
+) -> tuple[Path, np.ndarray, Any]:
     """The fine path, a quantity of it (``log_radius``, ``log_tan``, ...) and its absolute error.
 
     The error is the distance to the run at the looser tolerance, plus a few units of rounding.

@@ -254,8 +254,8 @@ def deformed_path(
     With x = S z, z of the instance's law, S = I + (stretch - 1) a aᵀ for a at 45° to v, and labels
     flipped with probability ``noise``:
     :math:`\dot w=S[(1-2\,\mathrm{noise})\tfrac{c_0}\pi v'-(\tfrac{c_0}\pi-h(\|u\|))\hat u]`,
-    u = S w, v' = S v/‖S v‖. The start is at ``angle`` from v with norm 1/c₀, and the unit of time is
-    1/c₀², so that the outcome does not depend on the instance's units.
+    u = S w, v' = S v/‖S v‖. The start is at ``angle`` from v with norm 1/c₀, and the unit of time
+    is 1/c₀², so that the outcome does not depend on the instance's units.
     """
     from scipy.integrate import solve_ivp
 
@@ -312,8 +312,9 @@ def direction_monotone(
     return Qualitative(
         id=id,
         title="direction is monotone",
-        statement="cos θ(t) increases strictly along the flow, from every start with θ(0) ≠ π",
-        provenance="published",
+        statement="cos θ(t) increases strictly along the flow, from every start with θ(0) ≠ π: "
+        "(ln tan(θ/2))' = -(c0/π)/‖w‖",
+        provenance="derived",
         hypotheses=hypotheses(some),
         measure=measure,
         control=Control.replacing(
@@ -329,7 +330,7 @@ def norm_diverges(some: Instances = ALL, *, id: str = f"{SOURCE}/norm-diverges")
     some = several(some)
 
     def outcomes(
-        one: Instance, log_t: np.ndarray, log_radius: np.ndarray, noise: np.ndarray
+        one: Instance, log_t: np.ndarray, log_radius: np.ndarray, noise: Any
     ) -> list[Outcome]:
         lowest = int(np.argmin(log_radius))
         rise = np.diff(log_radius[lowest:])

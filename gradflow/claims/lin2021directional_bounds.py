@@ -1,4 +1,4 @@
-r"""Published bounds on the flow of the linear predictor: angle before and after T, and norm.
+r"""Bounds on the flow of the linear predictor: published ones on the angle, one on the norm.
 
 T is the first time at which :math:`-w\cdot\nabla L=R[h(R)-\tfrac{c_0}\pi(1-\cos\theta)]` crosses
 zero upward; T = 0 if the norm grows from the start. The bounds are in
@@ -118,8 +118,8 @@ def after_turn(lab: Lab, one: Instance) -> Instance:
 def _late(lab: Lab, one: Instance, rtol: float) -> _Stretch:
     late = after_turn(lab, one)
     c0 = late.law.c0
-    # from a small part of the time scale on which R first changes
-    first = 1e-2 * late.radius / c0
+    # from a small part of the time scales on which R and the bound first change
+    first = 1e-2 * min(late.radius / c0, late.radius**2 / 0.6)
     since = np.geomspace(first, 1e8 * max(1 / c0**2, late.radius / c0), 64)
     path = linear_path(lab, late, times=since, rtol=rtol)
     return _Stretch(since, -2 * path.log_tan, late.radius, late.log_tan, float(path.radius[-1]))
@@ -258,8 +258,9 @@ def norm_upper(some: Instances = (FAST, *ALL), *, id: str = f"{SOURCE}/norm-uppe
     return Bound(
         id=id,
         title="norm, upper bound",
-        statement="‖w(t)‖² <= ‖w(0)‖² + 0.6 t, as 2 z/(1+e^z) <= 0.557",
-        provenance="published",
+        statement="‖w(t)‖² <= ‖w(0)‖² + 0.6 t, as 2 z/(1+e^z) <= 0.557 "
+        "(N = 1; lin2021faster publishes it for N > 2)",
+        provenance="derived",
         hypotheses=hypotheses(some),
         measure=measure,
         bound=bound,

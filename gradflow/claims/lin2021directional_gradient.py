@@ -60,7 +60,7 @@ class Point:
 
 
 def points(law: SphericalLaw, weights: Any = None, teacher: Any = None) -> tuple[Point, ...]:
-    """Points on one law; by default six random weights with norms 0.01 … 30 times 1/c₀, and teachers.
+    """Points on one law; by default six random ones, with norms 0.01/c₀ … 30/c₀.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def _generic(which: Sequence[Point]) -> Hypothesis:
 def _bounded(which: Sequence[Point]) -> tuple[Point, ...]:
     """Points at which the exponential loss has a finite, harmless risk."""
     reach = [p.polar[0] * float(np.max(p.law.planar_rule(1e4).node)) for p in which]
-    found = tuple(p for p, r in zip(which, reach, strict=True) if 0.1 < r < 30)
+    found = tuple(p for p, r in zip(which, reach, strict=True) if 0.1 < r < 10)
     return found or points(UniformSphere(2))[2:4]
 
 

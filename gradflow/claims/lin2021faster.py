@@ -3,17 +3,21 @@ r"""Claims of `lin2021faster` on balanced deep linear nets and spherically symme
 With :math:`w_e=(W_N\cdots W_1)^\top`, :math:`R=\|w_e\|`, θ its angle to the teacher,
 :math:`X=-2\ln\tan(\theta/2)` and the logistic loss,
 
-.. math:: R'=NR^{2-2/N}\bigl[h(R)-\tfrac{c_0}\pi(1-\cos\theta)\bigr],\qquad X'=\tfrac{2c_0}\pi R^{1-2/N}.
+.. math:: R'=NR^{2-2/N}\bigl[h(R)-\tfrac{c_0}\pi(1-\cos\theta)\bigr],\qquad
+    X'=\tfrac{2c_0}\pi R^{1-2/N}.
 
-Derived: :math:`R\sim((N+2)\kappa t)^{N/(N+2)}`, :math:`-\ln\tan(\theta/2)\sim\tfrac{c_0}\pi\tfrac{N+2}{2N}
-((N+2)\kappa)^{(N-2)/(N+2)}t^{2N/(N+2)}`, :math:`\kappa=\pi^2p_0/6`; for N=2 the angle law is exact at all t.
-The published bounds are in `gradflow.claims.lin2021faster_bounds`. Every factory takes instances
-(`gradflow.claims.lin2021_common.instance`), so that a claim can be stated about one's own law and start.
+Derived, with :math:`\kappa=\pi^2p_0/6`: :math:`R\sim((N+2)\kappa t)^{N/(N+2)}` and
+:math:`-\ln\tan(\theta/2)\sim\tfrac{c_0}\pi\tfrac{N+2}{2N}((N+2)\kappa)^{(N-2)/(N+2)}t^{2N/(N+2)}`;
+for N=2 the angle law is exact at all t.
+The published bounds are in `gradflow.claims.lin2021faster_bounds`.
+Every factory takes instances (`gradflow.claims.lin2021_common.instance`), so that a claim can be
+stated about one's own law and start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -142,7 +146,7 @@ def growth(
 
 
 def layer_flow(lab: Lab, one: Instance, times: np.ndarray, rtol: float) -> Trajectory:
-    """The flow of all layers in cartesian coordinates, by a solver other than the reduced path's."""
+    """The flow of all layers in cartesian coordinates, by another solver than the path's."""
 
     def build() -> Trajectory:
         return integrate(
@@ -172,7 +176,7 @@ def reduction_holds(one: Instance, *, t_end: float = 100.0, name: str = "reducti
 
     def reduced(lab: Lab, used: Instance) -> tuple[np.ndarray, np.ndarray]:
         """Norms, then gains of the log-angle where it is still large; and their error."""
-        path, radius, noise = path_and_noise(lab, used, "radius", times=times)
+        _, radius, noise = path_and_noise(lab, used, "radius", times=times)
         _, log_tan, angle_noise = path_and_noise(lab, used, "log_tan", times=times)
         seen = log_tan > -8
         value = np.concatenate([radius, used.log_tan - log_tan[seen]])
@@ -217,7 +221,7 @@ def balancedness_kept(
 
     def gaps(layers: Sequence[np.ndarray], sign: float = -1.0) -> np.ndarray:
         parts = []
-        for before, after in zip(layers, layers[1:], strict=False):
+        for before, after in pairwise(layers):
             gap = np.swapaxes(after, -1, -2) @ after + sign * before @ np.swapaxes(before, -1, -2)
             upper = np.triu_indices(gap.shape[-1])
             parts.append(gap[..., upper[0], upper[1]].ravel())

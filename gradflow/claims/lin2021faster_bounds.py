@@ -1,8 +1,9 @@
 r"""Claims on the published bounds of `lin2021faster`: balanced linear nets of more than two layers.
 
 The bounds themselves are in `gradflow.claims.lin2021_bounds`. Angles are compared as
-:math:`X=-2\ln\tan(\theta/2)` and norms as :math:`\ln\|w_e\|`, which do not saturate. A factor multiplies the
-part of a bound that grows with t; at small t the angle bounds are attained, so their best factor is close to 1.
+:math:`X=-2\ln\tan(\theta/2)` and norms as :math:`\ln\|w_e\|`, which do not saturate. A factor
+multiplies the part of a bound that grows with t; the angle bounds are attained as t → 0, so that
+their best factor is close to 1.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Turn(NamedTuple):
 
 
 def turning_point(lab: Lab, one: Instance) -> Turn:
-    r"""T, the first upward crossing of :math:`-w\cdot\nabla L=0`; 0 if the norm grows from the start."""
+    r"""T, the first upward crossing of :math:`-w\cdot\nabla L=0`; 0 if the norm grows at once."""
 
     def force(log_radius: np.ndarray, log_tan: np.ndarray) -> np.ndarray:
         versine = 1 + np.tanh(log_tan)
@@ -97,7 +98,7 @@ def _bound(
     sign: float = 1.0,
     **fields: Any,
 ) -> Bound:
-    """A bound on ``sign`` times a path's quantity; ``sharp`` reads a solve by another integrator."""
+    """A bound on ``sign`` times a quantity; ``sharp`` reads a solve by another integrator."""
 
     def measure(lab: Lab) -> Measurement:
         at = times(lab)

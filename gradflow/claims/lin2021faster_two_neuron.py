@@ -1,14 +1,15 @@
-r"""Claims on two neurons and spherically symmetric data (the appendix of `lin2021faster`, and beyond).
+r"""Claims on two neurons on spherically symmetric data: the appendix of `lin2021faster`, and more.
 
-:math:`f=a_1\varphi(w_1\cdot x)+a_2\varphi(w_2\cdot x)`, :math:`a_1>0>a_2`, :math:`\varphi(z)=\max(z,\alpha z)`, logistic
-loss; :math:`R_i,\theta_i` are the norm of a neuron and the angle to its own target :math:`\mathrm{sgn}(a_i)v`:
+:math:`f=a_1\varphi(w_1\cdot x)+a_2\varphi(w_2\cdot x)` with :math:`a_1>0>a_2`,
+:math:`\varphi(z)=\max(z,\alpha z)`, logistic loss; :math:`R_i,\theta_i` are a neuron's norm and
+angle to its own target :math:`\mathrm{sgn}(a_i)v`.
 
 - published: both neurons converge in direction to their targets;
-- :math:`w_2=-w_1`: :math:`(1+\alpha)w_1` follows the linear flow in the time :math:`(1+\alpha)^2t/2`;
-- α=1: :math:`w_1+w_2` is constant;
-- :math:`L=E\ln2\cosh(f/2)-\tfrac{(1+\alpha)c_0}{2\pi}v\cdot(w_1-w_2)`: the teacher enters linearly.
+- :math:`w_2=-w_1`: :math:`(1+\alpha)w_1` is the linear flow in the time :math:`(1+\alpha)^2t/2`;
+- α=1: :math:`w_1+w_2` is constant.
 
-All but the first are derived. Rates are in `gradflow.claims.lin2021faster_two_neuron_rates`.
+All but the first are derived. Rates are in `gradflow.claims.lin2021faster_two_neuron_rates` and
+`gradflow.claims.lin2021faster_slow_mode`.
 """
 
 from __future__ import annotations
@@ -94,7 +95,19 @@ def pair(
     outer: Any = (1.0, -1.0),
     trained: bool = False,
 ) -> Pair:
-    """A checked `Pair`; ``outer="balanced"`` means trained weights ±|w_i|, the teacher is the last axis by default."""
+    """A checked `Pair`.
+
+    Parameters
+    ----------
+    law : SphericalLaw
+    inner : array (2, d)
+    teacher : array (d,), optional
+        Default: the last axis.
+    slope : float
+    outer : array (2,) or "balanced"
+        "balanced": trained outer weights ±|w_i|.
+    trained : bool
+    """
     w = check_array("inner", inner, (2, law.dim))
     v = np.eye(law.dim)[-1] if teacher is None else np.asarray(LinearTeacher(teacher).direction)
     slope = check_real("slope", slope)
@@ -122,7 +135,10 @@ def pair_path(
     times: np.ndarray | None = None,
     rtol: float = FINE,
 ) -> Trajectory:
-    """The flow of a pair, integrated once for all claims that ask; 128 log-spaced times by default."""
+    """The flow of a pair, integrated once for all claims that ask for it.
+
+    Default times: 128 of them, log-spaced from 1 to ``t_end``.
+    """
     times = np.geomspace(1.0, t_end, 128) if times is None else times
 
     def build() -> Trajectory:
@@ -139,11 +155,18 @@ def pair_path(
 
 
 def fine_and_coarse(
-    lab: Lab, one: Pair, read: Callable[[Trajectory], np.ndarray], **options: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """A quantity of the fine path and its absolute error: the distance to the coarse path, and rounding."""
-    fine = read(pair_path(lab, one, rtol=FINE, **options))
-    coarse = read(pair_path(lab, one, rtol=COARSE, **options))
+    lab: Lab,
+    one: Pair,
+    read: Callable[[Trajectory], np.ndarray],
+    *,
+    tolerances: tuple[float, float] = (FINE, COARSE),
+    **options: Any,
+) -> tuple[np.ndarray, Any]:
+    """A quantity of the fine path and its absolute error.
+
+    The error is the distance to the path at the looser tolerance, plus a few units of rounding.
+    """
+    fine, coarse = (read(pair_path(lab, one, rtol=rtol, **options)) for rtol in tolerances)
     return fine, np.abs(fine - coarse) + 4 * _EPS * np.abs(fine)
 
 
@@ -203,17 +226,17 @@ def directional_convergence(
 ) -> Qualitative:
     """Every neuron of every pair comes within ``angle`` of its target, and is still closing in.
 
-    Margins are log-angles: by how much -ln tan(θ_i/2) exceeds its mark at ``t_end``, and by how much
-    it has grown since ``t_end``/10.
+    Margins are log-angles: by how much -ln tan(θ_i/2) exceeds its mark at ``t_end``, and by how
+    much it has grown since ``t_end``/10.
     """
     times = np.geomspace(t_end / 10, t_end, 2)
     mark = -np.log(np.tan(angle / 2))
 
-    def measure(lab: Lab) -> list[Outcome]:
+    def measure(lab: Lab, side: float = 1.0) -> list[Outcome]:
         outcomes = []
         for start, one in enumerate(ones):
             fine, coarse = (
-                -pair_path(lab, one, times=times, rtol=rtol).exact["log_tan_half_angle"]
+                -side * pair_path(lab, one, times=times, rtol=rtol).exact["log_tan_half_angle"]
                 for rtol in (1e-9, 1e-7)
             )
             error = np.abs(fine - coarse)
@@ -233,7 +256,8 @@ def directional_convergence(
         provenance="published",
         hypotheses=checks,
         measure=measure,
-        control=Control.replacing(
+        control=Control.replacing("the targets exchanged", measure=lambda lab: measure(lab, -1.0)),
+        broken=Control.replacing(
             "both neurons start opposite to their targets",
             hypotheses=[check(one) for one in opposed for check in (opposite_outer, may_turn)],
         ),
@@ -246,13 +270,13 @@ def directional_convergence(
 def symmetric_time_change(ones: Sequence[Pair], name: str = "symmetric-time-change") -> Equality:
     """Norms and gains of the log-angle against the linear flow at the derived times.
 
-    Leaky angles are compared down to :math:`2e^{-12}`: rounding seeds the slow mode, which a symmetric
-    pair does not have and which outlives the fast one.
+    Leaky angles are compared down to :math:`2e^{-12}`: rounding seeds the slow mode, which a
+    symmetric pair does not have and which outlives the fast one.
     """
     times = np.geomspace(1.0, 1e12, 128)
 
     def clock(one: Pair) -> float:
-        law = derive("two-neuron", regime="symmetric").equations["time_change"].rhs
+        law: Any = derive("two-neuron", regime="symmetric").equations["time_change"].rhs
         values = {"alpha": one.slope, "t": 1.0}
         return float(law.subs({s: values[str(s)] for s in law.free_symbols}))
 
@@ -335,70 +359,4 @@ def sum_conserved(ones: Sequence[Pair], name: str = "linear-neurons-sum") -> Equ
         measure=measure,
         tolerance=1e-10,
         control=Control.replacing("the difference w1 - w2", measure=lambda lab: measure(lab, -1.0)),
-    )
-
-
-# -- the teacher enters linearly ----------------------------------------------------------------
-
-
-def _mean_in_plane(one: Pair, value: Callable[..., np.ndarray], order: int) -> float:
-    """E value(f, y) in d=2: Gauss-Legendre between the kinks of angle, the law's rule in the radius."""
-    (w1, w2), (a1, a2), v = one.w, one.outer, np.array(one.teacher)
-    kinks = [np.arctan2(n[0], -n[1]) for n in (w1, w2, v)]
-    edges = np.unique(np.mod([*kinks, *(k + np.pi for k in kinks), 0.0], 2 * np.pi))
-    edges = np.append(edges, 2 * np.pi)
-    x, weight = np.polynomial.legendre.leggauss(order)
-    # substitution u = (3x - x³)/2 thins the nodes out towards the kinks
-    x, weight = (3 * x - x**3) / 2, weight * 1.5 * (1 - x**2)
-    middle, half = 0.5 * (edges[1:] + edges[:-1]), 0.5 * np.diff(edges)
-    angle = (middle[:, None] + half[:, None] * x).ravel()
-    angle_weight = (half[:, None] * weight).ravel() / (2 * np.pi)
-    radius, radius_weight = (np.asarray(part) for part in one.law.planar_rule())
-    kept = radius_weight > 0
-    unit = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    phi = [np.maximum(unit @ w, one.slope * (unit @ w)) for w in (w1, w2)]
-    f = (a1 * phi[0] + a2 * phi[1])[:, None] * radius[kept]
-    found = value(f, np.sign(unit @ v)[:, None])
-    return float(angle_weight @ found @ radius_weight[kept])
-
-
-def teacher_enters_linearly(ones: Sequence[Pair], name: str = "risk-identity") -> Equality:
-    """The definition of the risk, integrated directly, against the identity's right-hand side."""
-
-    def definition(f: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.logaddexp(0.0, -y * f)
-
-    def even_part(f: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.logaddexp(0.5 * f, -0.5 * f)
-
-    def measure(lab: Lab, value: Callable[..., np.ndarray] = definition) -> Measurement:
-        fine, coarse = (np.array([_mean_in_plane(o, value, n) for o in ones]) for n in (80, 60))
-        return Measurement.from_solves(coarse, fine, extra=1e-15, labels=[*map(str, ones)])
-
-    def predict(lab: Lab) -> np.ndarray:
-        found = []
-        for one in ones:
-            pull = (1 + one.slope) * one.law.c0 / (2 * np.pi)
-            aligned = np.array(one.teacher) @ (one.w[0] - one.w[1])
-            found.append(_mean_in_plane(one, even_part, 80) - pull * aligned)
-        return np.array(found)
-
-    def planar(lab: Lab) -> tuple[bool, str]:
-        return all(one.law.dim == 2 for one in ones), "the direct integral is written for d = 2"
-
-    return Equality(
-        id=f"{SOURCE}/{name}",
-        title="the teacher enters the logistic risk linearly",
-        statement="E ln(1+e^(-yf)) = E ln 2cosh(f/2) - ((1+α)c0/2π) v·(w1 - w2)",
-        provenance="derived",
-        hypotheses=[Hypothesis("d = 2", planar), *(unit_outer(one) for one in ones)],
-        predict=predict,
-        measure=measure,
-        tolerance=1e-10,
-        quick=True,
-        control=Control.replacing(
-            "the hinge loss, whose odd part is not linear",
-            measure=lambda lab: measure(lab, lambda f, y: np.maximum(0.0, 1 - y * f)),
-            tolerance=1e-3,
-        ),
     )

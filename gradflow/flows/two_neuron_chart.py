@@ -463,7 +463,7 @@ def _offsets(chart: TwoNeuronTailChart, y: Array) -> Array:
 
 
 def _padded(y: np.ndarray) -> Array:
-    """States as (n, 3) with n rounded up to a power of two, so that few programs are compiled."""
+    """States as (n, 3) with n rounded up to a power of two >= 256: few programs are compiled."""
     flat = y.reshape(-1, y.shape[-1])
-    extra = (1 << max(len(flat) - 1, 0).bit_length()) - len(flat)
+    extra = (1 << max(len(flat) - 1, 255).bit_length()) - len(flat)
     return jnp.asarray(np.concatenate([flat, np.repeat(flat[-1:], extra, axis=0)]))

@@ -40,6 +40,7 @@ The numbers live in array leaves, so that compiled code is shared by all laws wi
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import equinox as eqx
@@ -216,6 +217,12 @@ def _float(value: ArrayLike) -> Array:
     return jnp.asarray(value, dtype=jnp.float64)
 
 
+@partial(jax.jit, static_argnames="name")
+def _evaluate(radial: RadialFunctions, m: Array, name: str) -> Array:
+    """One function, traced once a shape: a flow's right-hand side asks for dozens of them."""
+    return radial._value(name, m)
+
+
 # Derivatives: where the derivative of one function is another one, it is used as such, which
 # keeps full accuracy; dh and Psi'' themselves are differentiated through their series.
 # The functions are constants of the problem: the leaves of `radial` carry no tangent.
@@ -223,31 +230,31 @@ def _float(value: ArrayLike) -> Array:
 
 @jax.custom_jvp
 def _h(radial: RadialFunctions, R: Array) -> Array:
-    return radial._value("h", R)
+    return _evaluate(radial, R, "h")
 
 
 @jax.custom_jvp
 def _h_complement(radial: RadialFunctions, R: Array) -> Array:
-    return radial._value("h_complement", R)
+    return _evaluate(radial, R, "h_complement")
 
 
 @jax.custom_jvp
 def _H(radial: RadialFunctions, R: Array) -> Array:
-    return radial._value("H", R)
+    return _evaluate(radial, R, "H")
 
 
 @jax.custom_jvp
 def _psi_bar(radial: RadialFunctions, m: Array) -> Array:
-    return radial._value("psi_bar", jnp.abs(m))
+    return _evaluate(radial, jnp.abs(m), "psi_bar")
 
 
 def _dh(radial: RadialFunctions, R: Array) -> Array:
-    return radial._value("dh", R)
+    return _evaluate(radial, R, "dh")
 
 
 @jax.custom_jvp
 def _g(radial: RadialFunctions, m: Array) -> Array:
-    return radial._value("g", m)
+    return _evaluate(radial, m, "g")
 
 
 @_g.defjvp
@@ -258,24 +265,24 @@ def _g_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _dg(radial: RadialFunctions, m: Array) -> Array:
-    return radial._value("dg", m)
+    return _evaluate(radial, m, "dg")
 
 
 @jax.custom_jvp
 def _psi_prime(radial: RadialFunctions, m: Array) -> Array:
-    return jnp.where(m < 0, -1.0, 1.0) * radial._value("psi_prime", jnp.abs(m))
+    return jnp.where(m < 0, -1.0, 1.0) * _evaluate(radial, jnp.abs(m), "psi_prime")
 
 
 @_dg.defjvp
 def _dg_jvp(primals, tangents):
     radial, m = primals
-    return _dg(radial, m), -radial._value("d2psi", m) * tangents[1]
+    return _dg(radial, m), -_evaluate(radial, m, "d2psi") * tangents[1]
 
 
 @_psi_prime.defjvp
 def _psi_prime_jvp(primals, tangents):
     radial, m = primals
-    return _psi_prime(radial, m), radial._value("d2psi", jnp.abs(m)) * tangents[1]
+    return _psi_prime(radial, m), _evaluate(radial, jnp.abs(m), "d2psi") * tangents[1]
 
 
 @_h.defjvp
