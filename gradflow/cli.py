@@ -6,6 +6,7 @@ line of output.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gradflow.claims import Claim, Verdict
+    from gradflow.claims.workers import Helpers
 
 app = typer.Typer(
     name="gradflow",
@@ -72,7 +74,9 @@ def verify(
         Path | None,
         typer.Option("--report", help="Write a self-contained HTML page.", metavar="FILE"),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Threads.", metavar="N")] = 1,
+    workers: Annotated[
+        int, typer.Option(help="Processes; 0 takes two, or one on a single core.", metavar="N")
+    ] = 0,
 ) -> None:
     """Derive predictions, integrate flows, and hold every claim against its measurement.
 
@@ -90,16 +94,37 @@ def verify(
     from gradflow._cache import enable_compilation_cache
 
     enable_compilation_cache()
+    if workers < 0:
+        _usage_error(f"workers={workers}: is negative; pass 1 or more, or 0 for the default")
+    workers = workers or min(2, os.cpu_count() or 1)
+    with contextlib.ExitStack() as stack:
+        helpers = None
+        if workers > 1 and not show_list:
+            # started first, so that they load the claims while this process does
+            from gradflow.claims.workers import Helpers
+
+            helpers = stack.enter_context(Helpers(workers - 1))
+        _verify(
+            console, patterns or ["*"], show_list, quick, perturb, json_file, report_file, helpers
+        )
+
+
+def _verify(
+    console: Console,
+    wanted: list[str],
+    show_list: bool,
+    quick: bool,
+    perturb: float | None,
+    json_file: Path | None,
+    report_file: Path | None,
+    helpers: Helpers | None,
+) -> None:
     from gradflow.claims import registry
 
-    wanted = patterns or ["*"]
     try:
         chosen = registry.claims(wanted, quick=quick)
-        if not show_list:
-            if perturb is not None:
-                registry.check_factor(perturb)
-            if workers < 1:
-                raise ValueError(f"workers={workers}: is too small; pass an int >= 1")
+        if not show_list and perturb is not None:
+            registry.check_factor(perturb)
     except ValueError as error:
         _usage_error(str(error))
     if show_list:
@@ -109,8 +134,8 @@ def verify(
     start = time.perf_counter()
     live = _Progress(console, len(chosen))
     with live:
-        verdicts = registry.verify(
-            wanted, perturb=perturb, quick=quick, progress=live, workers=workers
+        verdicts = registry.discover().verify(
+            wanted, perturb=perturb, quick=quick, progress=live, helpers=helpers
         )
     seconds = time.perf_counter() - start
     _print_table(console, verdicts)

@@ -47,6 +47,10 @@ STYLES: dict[str, dict[str, Any]] = {
 _MIRRORED = ("log_tan_half_angle",)
 _X = {"t": "time t", "log_t": "ln t"}
 _MAX_NAMED = len(PALETTE)
+#: Room beyond the data, as a part of the decades an axis spans.
+_MARGIN = 0.04
+_LARGEST = 1e306
+_NEAR_OVERFLOW = 250
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def shade_failure(axis: Axes, x: np.ndarray, bound: np.ndarray, value: np.ndarra
     """Shade where what claims to be a lower bound lies above the value."""
     wrong = bound > value
     axis.fill_between(
-        x, value, bound, where=wrong, color=STYLES["failing"]["color"], alpha=0.18, linewidth=0,
+        x, value, bound, where=wrong, color=STYLES["failing"]["color"], alpha=0.28, linewidth=0,
         zorder=1,
     )  # fmt: skip
 
@@ -263,8 +267,7 @@ def _draw_rows(axis: Axes, time: np.ndarray, value: np.ndarray) -> None:
 
 def _finish(axis: Axes, name: str, x: str, time: np.ndarray, value: np.ndarray) -> None:
     if x == "t" and _wants_log(time):
-        axis.set_xscale("log")
-        _clean_ticks(axis.xaxis)
+        _log_axis(axis.xaxis, time[time > 0])
     _set_scale(axis, value)
     axis.set_xlabel(_X[x])
     axis.set_ylabel(label_of(name))
@@ -286,29 +289,48 @@ def _set_scale(axis: Axes, value: np.ndarray) -> None:
     if low >= 0:
         positive = finite[finite > 0]
         if positive.size and high > 30 * positive.min():
-            axis.set_yscale("log")
-            _clean_ticks(axis.yaxis)
+            _log_axis(axis.yaxis, positive)
     elif max(high, -low) > 100:
+        # Limits come first: matplotlib would let those of its own overflow near 1e300.
+        decades = max(np.log10(max(abs(low), abs(high))), 1.0)
+        room = 10.0 ** (_MARGIN * decades)
+        with np.errstate(over="ignore"):
+            ends = np.array([room * low, max(room * high, 0.0)])
+        axis.set_ylim(*np.clip(ends, -_LARGEST, _LARGEST))
         axis.set_yscale("symlog", linthresh=1.0)
-        if high > 100 and low > -10:
-            # The negative side is one turn of an angle: ticks on it would only touch each other.
-            _symlog_ticks(axis, high)
+        _symlog_ticks(axis, low, high)
 
 
-def _clean_ticks(axis: Any) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
+def _log_axis(axis: Any, positive: np.ndarray) -> None:
+    """Make an axis logarithmic, with few ticks."""
+    from matplotlib.ticker import LogLocator
 
-    axis.set_major_locator(LogLocator(numticks=7))
-    axis.set_minor_locator(NullLocator())
+    axes, x_or_y = axis.axes, axis.axis_name
+    low, high = np.log10(positive.min()), np.log10(positive.max())
+    if max(-low, high) < _NEAR_OVERFLOW:
+        axes.set(**{f"{x_or_y}scale": "log"})
+        _ticks(axis, LogLocator(numticks=7))
+        return
+    # matplotlib's own margins and ticks would leave the floats here.
+    ends = (10.0 ** max(low - 5, -320), min(10.0 ** min(high + 5, 308), _LARGEST))
+    axes.set(**{f"{x_or_y}lim": ends})
+    axes.set(**{f"{x_or_y}scale": "log"})
+    _ticks(axis, [10.0**k for k in range(-300, 301, 100) if low - 5 <= k <= high + 5])
 
 
-def _symlog_ticks(axis: Axes, high: float) -> None:
+def _symlog_ticks(axis: Axes, low: float, high: float) -> None:
+    top = int(np.floor(np.log10(max(high, -low))))
+    stride = max(1, -(-top // (5 if low > -10 else 3)))
+    powers = [10.0**k for k in range(stride, top + 1, stride)]
+    below = [-p for p in powers if p <= -low]
+    _ticks(axis.yaxis, [*below[::-1], 0, *(p for p in powers if p <= high)])
+
+
+def _ticks(axis: Any, where: Any) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    top = int(np.floor(np.log10(high)))
-    stride = max(1, -(-top // 5))
-    axis.yaxis.set_major_locator(FixedLocator([0, *(10.0**k for k in range(stride, top + 1, stride))]))
-    axis.yaxis.set_minor_locator(NullLocator())
+    axis.set_major_locator(FixedLocator(where) if isinstance(where, list) else where)
+    axis.set_minor_locator(NullLocator())
 
 
 def label_of(name: str) -> str:

@@ -9,6 +9,7 @@ import threading
 import numpy as np
 import pytest
 
+import gradflow as gf
 from gradflow.claims import (
     SOURCES,
     Bound,
@@ -25,6 +26,7 @@ from gradflow.claims import (
     sharpest_factor,
     weigh,
 )
+from gradflow.claims.workers import Helpers
 
 
 def equality(predicted=2.0, measured=2.0, error=1e-12, *, tolerance=1e-6, **changes):
@@ -463,11 +465,12 @@ def test_quick_selects_the_quick_claims(registry):
         registry.claims("toy/bound", quick=True)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_verify_reports_in_order_with_progress(registry, workers):
+@pytest.mark.parametrize("count", [None, 0])
+def test_verify_reports_in_order_with_progress(registry, count):
     seen = []
     verdicts = registry.verify(
-        progress=lambda claim, verdict: seen.append((claim.id, verdict)), workers=workers
+        progress=lambda claim, verdict: seen.append((claim.id, verdict)),
+        helpers=None if count is None else Helpers(count),
     )
     assert [str(v.status) for v in verdicts] == ["SUPPORTED"] * 3 + ["VIOLATED"]
     assert [v.id for v in verdicts] == [c.id for c in registry.claims()]
@@ -475,6 +478,20 @@ def test_verify_reports_in_order_with_progress(registry, workers):
     assert sum(v is not None for _, v in seen) == 4
     assert all(v.seconds >= 0 for v in verdicts)
     json.dumps([v.to_dict() for v in verdicts], allow_nan=False)
+
+
+@pytest.mark.slow
+def test_helper_processes_come_to_the_same_verdicts():
+    pattern = "lin2021directional/[gd]*"
+    seen = []
+    shared = gf.verify(
+        pattern, workers=2, progress=lambda claim, verdict: seen.append((claim.id, verdict))
+    )
+    alone = gf.verify(pattern)
+    assert [(v.id, v.status, v.predicted) for v in shared] == [
+        (v.id, v.status, v.predicted) for v in alone
+    ]
+    assert sum(verdict is not None for _, verdict in seen) == len(shared)
 
 
 @pytest.mark.parametrize("perturb", [1.0, 0.0, -1.0, math.nan, "1.05"])

@@ -30,6 +30,7 @@ from gradflow.claims.lin2021faster_two_neuron import (
     fine_and_coarse,
     generic,
     pair_path,
+    pair_rate,
     random_pairs,
     symmetric_pair,
 )
@@ -54,8 +55,7 @@ def leaky_norm(ones: Sequence[Pair], *, tolerance: float = 1e-8) -> Equality:
     """Leading constant of the mean norm S/(1+α)."""
 
     def law(one: Pair) -> Any:
-        rate = derive("two-neuron", regime="leaky").rates["mean_norm"]
-        return rate.evaluate(one.law, alpha=one.slope)
+        return pair_rate(one, "leaky", "mean_norm")
 
     def measure(lab: Lab) -> Measurement:
         found = []
@@ -94,8 +94,7 @@ def _slow_mode(lab: Lab, one: Pair, part: str) -> rates.Estimate:
     slow, noise = fine_and_coarse(
         lab, one, lambda p: np.logaddexp.reduce(p.exact["log_perpendicular"], axis=1)
     )
-    rate = derive("two-neuron", regime="leaky").rates["log_slow_mode"]
-    known = rate.evaluate(one.law, alpha=one.slope)
+    known = pair_rate(one, "leaky", "log_slow_mode")
     # relative to S²: those that leave ln|p_1 - p_2| constant or growing are fitted as such
     powers = [(-(p + 2) / 2, k) for p, k in known.corrections if p < -2]
     late = (slow < -60) & (mean > 30)
@@ -106,8 +105,7 @@ def leaky_angles(ones: Sequence[Pair], part: str, *, tolerance: float) -> Equali
     """qA (``"rate"``) or q(B+1) (``"power"``) of ln|p₁-p₂| = -q[A S² - (B+1) ln S] + C."""
 
     def predict(lab: Lab) -> list[float]:
-        rate: Any = derive("two-neuron", regime="leaky").rates["log_slow_mode"]
-        laws: Any = [rate.evaluate(one.law, alpha=one.slope) for one in ones]
+        laws = [pair_rate(one, "leaky", "log_slow_mode") for one in ones]
         if part == "rate":
             return [-law.constant for law in laws]
         return [law.constant * law.coefficients[0] for law in laws]
@@ -183,8 +181,7 @@ def mode_mix(
     """
 
     def law(one: Pair) -> Any:
-        rate = derive("two-neuron", regime="leaky").rates["mode_mix"]
-        return rate.evaluate(one.law, alpha=one.slope)
+        return pair_rate(one, "leaky", "mode_mix")
 
     def mixed(path: Trajectory, one: Pair) -> np.ndarray:
         """ln of |r| R/|R₁ - R₂|, R = S/(1+α), R₁ - R₂ = D/(1-α)."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,14 @@ def fine_and_coarse(
     """
     fine, coarse = (read(pair_path(lab, one, rtol=rtol, **options)) for rtol in tolerances)
     return fine, np.abs(fine - coarse) + 4 * _EPS * np.abs(fine)
+
+
+@lru_cache(maxsize=256)
+def pair_rate(one: Pair, regime: str, name: str) -> Any:
+    """The derived rate with the law's constants and the slope put in (cached: sympy is slow)."""
+    outer = "trained" if one.trained else "fixed"
+    rate = derive("two-neuron", regime=regime, outer=outer).rates[name]
+    return rate.evaluate(one.law, alpha=one.slope, tau1=1, tau2=0)
 
 
 # -- hypotheses ---------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from gradflow.claims.lin2021faster_two_neuron import (
     may_turn,
     pair,
     pair_path,
+    pair_rate,
     random_pairs,
     slope_is,
     sum_conserved,
@@ -42,7 +43,6 @@ from gradflow.claims.lin2021faster_two_neuron import (
 )
 from gradflow.claims.registry import register
 from gradflow.models.laws import Gaussian, UniformBall, UniformSphere
-from gradflow.symbolic import derive
 from gradflow.trajectory import Trajectory
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -70,7 +70,7 @@ def relu_norms(
     """Exponent, leading constant or second-order coefficient of R_i as t → ∞, both neurons."""
 
     def law(one: Pair) -> Any:
-        return derive("two-neuron", regime="decoupled").rates["norm"].evaluate(one.law)
+        return pair_rate(one, "decoupled", "norm")
 
     def predict(lab: Lab) -> np.ndarray:
         if part == "second-order":
@@ -130,8 +130,7 @@ def relu_angles(ones: Sequence[Pair], part: str, *, tolerance: float) -> Equalit
     def predict(lab: Lab) -> np.ndarray:
         found = []
         for one in ones:
-            rate: Any = derive("two-neuron", regime="decoupled").rates["angle_of_norm"]
-            law: Any = rate.evaluate(one.law)
+            law = pair_rate(one, "decoupled", "angle_of_norm")
             # -A R² (1 - (B/A) ln R / R² + ...)
             found.append(-law.constant if part == "rate" else law.constant * law.coefficients[0])
         return np.repeat(found, 2)
@@ -175,12 +174,13 @@ def norm_difference(ones: Sequence[Pair], name: str, what: str) -> Equality:
 
     def predict(lab: Lab) -> list[float]:
         if what == "ReLU":
-            rate = derive("two-neuron", regime="decoupled").rates
             # the law in t over the norm's own exponent
-            laws: Any = [(rate["norm_difference"].evaluate(o.law, tau1=1, tau2=0), o) for o in ones]
-            return [law.exponent / rate["norm"].evaluate(o.law).exponent for law, o in laws]
-        rate = derive("two-neuron", regime="leaky").rates["norm_difference_of_norm"]
-        return [rate.evaluate(one.law, alpha=one.slope).exponent for one in ones]
+            return [
+                pair_rate(one, "decoupled", "norm_difference").exponent
+                / pair_rate(one, "decoupled", "norm").exponent
+                for one in ones
+            ]
+        return [pair_rate(one, "leaky", "norm_difference_of_norm").exponent for one in ones]
 
     def measure(lab: Lab) -> Measurement:
         found = []
@@ -210,13 +210,12 @@ def norm_difference(ones: Sequence[Pair], name: str, what: str) -> Equality:
 def _difference_powers(one: Pair) -> list[tuple[float, int]]:
     if one.slope == 0:
         return [(2.0, 0)]
-    rate = derive("two-neuron", regime="leaky").rates["norm_difference_of_norm"]
-    return corrections_of(rate.evaluate(one.law, alpha=one.slope))
+    return corrections_of(pair_rate(one, "leaky", "norm_difference_of_norm"))
 
 
 # -- ReLU, trained outer weights ----------------------------------------------------------------
 
-_TRAINED_TIMES = np.geomspace(1.0, 1e6, 128)
+_TRAINED_TIMES = np.geomspace(1.0, 3e5, 128)
 #: The log-angle moves at a rate of order 1 for ever, and its rounding keeps the steps of a tighter
 #: run short.
 _TRAINED: dict[str, Any] = {"times": _TRAINED_TIMES, "tolerances": (1e-11, COARSE)}
@@ -240,8 +239,7 @@ def trained_rates(ones: Sequence[Pair], quantity: str, *, tolerance: float) -> E
     key = {"angle": "log_angle", "norm": "norm"}[quantity]
 
     def law(one: Pair) -> Any:
-        derived = derive("two-neuron", regime="decoupled", outer="trained")
-        return derived.rates[key].evaluate(one.law)
+        return pair_rate(one, "decoupled", key)
 
     def size(path: Trajectory) -> np.ndarray:
         return path.exact["neuron_norms"] * np.abs(np.asarray(path.params.outer))

@@ -8,7 +8,6 @@ import pkgutil
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -22,12 +21,13 @@ from gradflow.claims.base import (
     describe,
 )
 from gradflow.claims.lab import Lab
+from gradflow.claims.workers import Helpers
 from gradflow.validation import check_integer, fail
 
 #: ``progress(claim, verdict)``: called with None when a claim starts, with its verdict at the end.
 Progress = Callable[[Claim, Verdict | None], None]
 
-_FRAMEWORK = {"base", "kinds", "lab", "registry", "sources"}
+_FRAMEWORK = {"base", "kinds", "lab", "registry", "sources", "workers"}
 
 
 class Registry:
@@ -35,6 +35,10 @@ class Registry:
 
     def __init__(self) -> None:
         self._claims: dict[str, Claim] = {}
+        self._family: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> Claim:
+        return self._claims[name]
 
     def register(self, item: Any) -> Any:
         """Add a claim, an iterable of claims, or (as a decorator) what a function returns.
@@ -95,13 +99,12 @@ class Registry:
         perturb: float | None = None,
         quick: bool = False,
         progress: Progress | None = None,
-        workers: int = 1,
+        helpers: Helpers | None = None,
     ) -> list[Verdict]:
         """Weigh every matching claim; see `gradflow.claims.verify`."""
         chosen = self.claims(patterns, quick=quick)
         if perturb is not None:
             perturb = check_factor(perturb)
-        workers = check_integer("workers", workers, minimum=1)
         lab = Lab(quick)
         announce = threading.Lock()
 
@@ -116,10 +119,18 @@ class Registry:
             tell(claim, verdict)
             return verdict
 
-        if workers == 1:
+        if helpers is None:
             return [one(claim) for claim in chosen]
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(one, chosen))
+        families: dict[str, list[Claim]] = {}
+        for claim in chosen:
+            families.setdefault(self._family.get(claim.id, ""), []).append(claim)
+        own = families.pop("", [])
+        verdicts = helpers.weigh(list(families.values()), own, lab, perturb, tell, one)
+        return [verdicts[claim.id] for claim in chosen]
+
+    def belong(self, family: str, ids: Iterable[str]) -> None:
+        """Note that the claims ``ids`` come from the package's file ``family``."""
+        self._family.update(dict.fromkeys(ids, family))
 
     def _suggest(self, pattern: str) -> str:
         claims = self._claims.values()
@@ -223,7 +234,9 @@ def discover() -> Registry:
         package = importlib.import_module("gradflow.claims")
         for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
             if module.name not in _FRAMEWORK and not module.name.startswith("_"):
+                before = set(REGISTRY._claims)
                 importlib.import_module(f"gradflow.claims.{module.name}")
+                REGISTRY.belong(module.name, set(REGISTRY._claims) - before)
         _discovered = True
     return REGISTRY
 
@@ -257,13 +270,17 @@ def verify(
         Called as ``progress(claim, None)`` when a claim starts and ``progress(claim, verdict)``
         when it is done.
     workers : int
-        Threads. Trajectories are shared between them; compilation runs in parallel.
+        Processes, this one included. Scripts that ask for more than one need the usual
+        ``if __name__ == "__main__":`` guard.
 
     Returns
     -------
     list of Verdict
         In order of registration.
     """
-    return discover().verify(
-        patterns, perturb=perturb, quick=quick, progress=progress, workers=workers
-    )
+    workers = check_integer("workers", workers, minimum=1)
+    asked = {"perturb": perturb, "quick": quick, "progress": progress}
+    if workers == 1:
+        return discover().verify(patterns, **asked)
+    with Helpers(workers - 1) as helpers:
+        return discover().verify(patterns, **asked, helpers=helpers)

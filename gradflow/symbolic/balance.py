@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import sympy as sp
+from sympy.polys.constructor import construct_domain
+from sympy.polys.ring_series import rs_mul, rs_trunc
+from sympy.polys.rings import PolyElement, PolyRing
 
 from gradflow.symbolic.notation import N, R, expr, kappa, t, tau
 
@@ -104,13 +107,17 @@ def separate(rate: sp.Expr, bracket: sp.Expr, order: int = 3) -> Separated:
     """
     rate = sp.powsimp(sp.expand_power_exp(rate))
     speed, monomial = rate.as_independent(R)
-    power = sp.simplify(-R * sp.diff(monomial, R) / monomial)
-    inverse_square = sp.Symbol("inverse_square", positive=True)
-    reciprocal = sp.series(
-        1 / bracket.subs(R, 1 / sp.sqrt(inverse_square)), inverse_square, 0, order + 1
-    ).removeO()
-    inverse = tuple(sp.expand(reciprocal).coeff(inverse_square, j) for j in range(order + 1))
-    return Separated(expr(speed), expr(power), inverse)
+    power = -monomial.as_powers_dict()[R]
+    return Separated(expr(speed), expr(power), _reciprocal(bracket, order))
+
+
+def _reciprocal(bracket: sp.Expr, order: int) -> tuple[sp.Expr, ...]:
+    """Coefficients of 1/bracket in powers of 1/R^2, from bracket * (1/bracket) = 1."""
+    k = [sp.expand(bracket).coeff(R, -2 * j) for j in range(order + 1)]
+    inverse = [sp.S.One]
+    for n in range(1, order + 1):
+        inverse.append(sp.expand(-sum(k[j] * inverse[n - j] for j in range(1, n + 1))))
+    return tuple(inverse)
 
 
 def integrate_terms(terms: Sequence[Term], variable: sp.Expr = R) -> sp.Expr:
@@ -125,49 +132,63 @@ def integrate_terms(terms: Sequence[Term], variable: sp.Expr = R) -> sp.Expr:
 
 
 # -- the series in time -----------------------------------------------------------------------
+#
+# A series is a sparse polynomial (sympy's PolyElement, a table from exponents to coefficients) in
+# eps, eta and ln(a b t); its coefficients are rational functions of the symbols that occur.  The
+# first generator counts the order: eps and eta come with one power of it, the logarithm with none.
+
+_GENERATORS = (_small, _eps, _eta, _log)
 
 
-def _truncate(expression: sp.Expr, degree: int) -> sp.Expr:
-    """Drop powers of the book-keeping parameter beyond ``degree``."""
-    expanded = sp.expand(expression)
-    return expr(sum(expanded.coeff(_small, n) * _small**n for n in range(degree + 1)))
+def _ring(*values: sp.Expr) -> PolyRing:
+    """The series whose coefficients are rational functions of what occurs in ``values``."""
+    domain, _ = construct_domain([sp.cancel(value) for value in values], field=True)
+    return PolyRing(_GENERATORS, domain)
 
 
-def _power(base: sp.Expr, exponent: sp.Expr, degree: int) -> sp.Expr:
-    """(1 + v)^exponent for v = base - 1 = O(small), truncated."""
-    v, product, total = base - 1, sp.S.One, sp.S.One
+def _power(base: PolyElement, exponent: sp.Expr, degree: int) -> PolyElement:
+    """(1 + v)^exponent for v = base - 1 of order one or higher, truncated."""
+    ring = base.ring
+    small, exponent = ring.gens[0], ring.domain.from_sympy(sp.cancel(exponent))
+    v, product, total = base - 1, ring.one, ring.one
+    binomial = ring.domain.one
     for n in range(1, degree + 1):
-        product = _truncate(product * v, degree)
-        total += sp.ff(exponent, n) / sp.factorial(n) * product
-    return expr(total)
+        product = rs_mul(product, v, small, degree + 1)
+        binomial = binomial * (exponent - (n - 1)) / n
+        total += product * binomial
+    return total
 
 
-def _logarithm(base: sp.Expr, degree: int) -> sp.Expr:
-    """ln(1 + v) for v = base - 1 = O(small), truncated."""
-    v, product, total = base - 1, sp.S.One, sp.S.Zero
+def _logarithm(base: PolyElement, degree: int) -> PolyElement:
+    """ln(1 + v) for v = base - 1 of order one or higher, truncated."""
+    ring = base.ring
+    v, product, total = base - 1, ring.one, ring.zero
     for n in range(1, degree + 1):
-        product = _truncate(product * v, degree)
-        total += sp.Rational((-1) ** (n - 1), n) * product
-    return expr(total)
+        product = rs_mul(product, v, ring.gens[0], degree + 1)
+        total += product * ring.domain.from_sympy(sp.Rational((-1) ** (n - 1), n))
+    return total
 
 
 @lru_cache(maxsize=64)
-def norm_ratio(a: sp.Expr, inverse: tuple[sp.Expr, ...], degree: int) -> sp.Expr:
+def norm_ratio(a: sp.Expr, inverse: tuple[sp.Expr, ...], degree: int) -> PolyElement:
     """y = R / (a b t)^(1/a) as a polynomial in eps, eta, ln(a b t), to total ``degree``.
 
     Iterates y^a = 1 + tau eps - sum_j a i_j eta^j y^(a-2j)/(a-2j); each pass gains one order.
     """
-    ratio = sp.S.One
+    ring = _ring(a, tau, *inverse)
+    small, eps, eta, log = ring.gens
+    number = ring.domain.from_sympy
+    ratio = ring.one
     for n in range(1, degree + 1):
-        right = 1 + tau * _eps * _small
+        right = 1 + number(tau) * eps * small
         for j, i in enumerate(inverse[1 : n + 1], start=1):
             gap = sp.cancel(a - 2 * j)
-            scale = a * i * (_eta * _small) ** j
+            scale = number(sp.cancel(a * i)) * (eta * small) ** j
             if gap == 0:
-                right -= scale * (_log / a + _logarithm(ratio, n))
+                right -= scale * (log * number(1 / a) + _logarithm(ratio, n))
             else:
-                right -= scale * _power(ratio, gap, n) / gap
-        ratio = _truncate(_power(_truncate(right, n), 1 / a, n), n)
+                right -= scale * _power(ratio, gap, n) * number(1 / gap)
+        ratio = _power(rs_trunc(right, small, n + 1), 1 / a, n)
     return ratio
 
 
@@ -202,17 +223,24 @@ def in_time(
     degree = (3 if numeric else 1) if degree is None else degree
     ratio = norm_ratio(law.a, law.inverse, degree)
     leading, exponent = terms[0]
+    shares = [sp.cancel(coefficient / leading) for coefficient, _ in terms]
+    start = sp.S.Zero if offset is None else sp.cancel(offset / leading)
+    ring = _ring(law.a, tau, *law.inverse, *shares, start, *(power for _, power in terms))
+    small, _, eta, log = ring.gens
+    number = ring.domain.from_sympy
+    ratio = norm_ratio(law.a, law.inverse, degree).set_ring(ring)
     relative = _power(ratio, exponent, degree)
-    for j, (coefficient, power) in enumerate(terms[1:], start=1):
-        factor = sp.cancel(coefficient / leading) * (_eta * _small) ** j
+    for j, (_, power) in enumerate(terms[1 : degree + 1], start=1):
         if power == 0:
             # ln R = (ln(a b t))/a + ln y; the power of eta is that of R^(-exponent).
-            relative += factor * (_log / law.a + _logarithm(ratio, degree))
+            series = log * number(1 / law.a) + _logarithm(ratio, degree)
         else:
-            relative += factor * _power(ratio, power, degree)
+            series = _power(ratio, power, degree)
+        relative += number(shares[j]) * (eta * small) ** j * series
     if offset is not None:
-        relative += offset / leading * (_eta * _small) ** (exponent / 2)
-    relative = sp.expand(_truncate(relative, degree).subs(_small, 1))
+        # R^(-exponent) = eta^(exponent/2) y^..., a whole power of eta for the angle, the one use.
+        relative += number(start) * (eta * small) ** int(exponent / 2)
+    relative = rs_trunc(relative, small, degree + 1)
     scale = sp.factor(sp.expand(law.a * law.speed))
     constant = _constant(leading, scale, sp.factor(exponent / law.a))
     corrections = _collect(relative, law, scale, degree if numeric else None)
@@ -225,41 +253,34 @@ def in_time(
 
 
 def _collect(
-    relative: sp.Expr, law: Separated, scale: sp.Expr, degree: int | None
+    relative: PolyElement, law: Separated, scale: sp.Expr, degree: int | None
 ) -> list[tuple[tuple[sp.Expr, int], sp.Expr]]:
     """Turn a polynomial in eps, eta, ln(a b t) into terms t^power ln(t)^k, largest first.
 
-    With a numeric a, powers that a longer series would still change are dropped.
+    With a numeric a, powers that a longer series would still change are dropped.  No coefficient
+    is zero, and different powers of eta or of the logarithm cannot cancel: nothing vanishes.
     """
     step = sp.factor(2 / law.a)
     smallest = None if degree is None else -(degree + 1) * min(sp.S.One, step)
-    # A plain symbol for a b: the coefficients stay polynomials, and zeros are seen by expanding.
+    # A plain symbol for a b, so that factoring does not look into it.
     whole = sp.Symbol("whole", positive=True)
     found: dict[tuple[sp.Expr, int], sp.Expr] = {}
-    for (in_eps, in_eta, in_log), coefficient in sp.Poly(relative, _eps, _eta, _log).terms():
+    for (_, in_eps, in_eta, in_log), coefficient in relative.terms():
         if in_eps == in_eta == 0:
             continue
         power = sp.factor(-in_eps - in_eta * step)
         if smallest is not None and power <= smallest:
             continue
+        factored = sp.factor(relative.ring.domain.to_sympy(coefficient))
         # ln(a b t)^n = (ln t + ln(a b))^n
         for k in range(in_log + 1):
             share = sp.binomial(in_log, k) * sp.log(whole) ** (in_log - k)
-            value = sp.factor(coefficient) * whole ** (-in_eta * step) * share
+            value = factored * whole ** (-in_eta * step) * share
             found[power, k] = found.get((power, k), sp.S.Zero) + value
-    kept = [
-        (key, expr(sp.factor_terms(value).subs(whole, scale)))
-        for key, value in found.items()
-        if not _vanishes(value)
-    ]
+    kept = [(key, expr(sp.factor_terms(v).subs(whole, scale))) for key, v in found.items()]
     if degree is not None:
         kept.sort(key=lambda item: (-item[0][0], -item[0][1]))
     return kept
-
-
-def _vanishes(value: sp.Expr) -> bool:
-    """Whether a polynomial in k2, k4, k6, tau, a power and a logarithm is zero."""
-    return sp.expand(value) == 0 or sp.cancel(sp.expand(value)) == 0
 
 
 def _constant(leading: sp.Expr, scale: sp.Expr, exponent: sp.Expr) -> sp.Expr:

@@ -1,0 +1,119 @@
+"""Verification on several cores: helper processes weigh families of claims beside this one.
+
+Tracing and computer algebra hold Python's lock, so threads would not help. A family is the claims
+of
+one file, which share trajectories. Helpers are started before the claims are loaded, so that they
+load theirs at the same time; this process takes families from the same queue.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from gradflow.claims.base import Claim, Verdict
+from gradflow.claims.lab import Lab
+from gradflow.validation import check_integer
+
+#: Seconds between looks at whether the helpers are still alive.
+_HEARTBEAT = 0.5
+
+
+def _help(tasks: Any, results: Any) -> None:
+    """A helper's life: load the claims, then weigh families until told to stop."""
+    from gradflow._cache import enable_compilation_cache
+    from gradflow.claims.registry import discover, weigh
+
+    enable_compilation_cache()
+    registry = discover()
+    labs: dict[bool, Lab] = {}
+    while (task := tasks.get()) is not None:
+        ids, perturb, quick = task
+        lab = labs.setdefault(quick, Lab(quick))
+        for name in ids:
+            results.put((name, None))
+            results.put((name, weigh(registry[name], lab, perturb)))
+
+
+class Helpers:
+    """``count`` processes that will take families of claims.
+
+    Parameters
+    ----------
+    count : int
+        Processes beside this one, >= 0.
+
+    Notes
+    -----
+    Use as a context manager. Claims registered outside the package's own files are unknown to
+    helpers and are weighed here.
+    """
+
+    def __init__(self, count: int) -> None:
+        count = check_integer("count", count, minimum=0)
+        context = multiprocessing.get_context("spawn")
+        self._tasks: Any = context.Queue()
+        self._results: Any = context.Queue()
+        self._processes = [
+            context.Process(target=_help, args=(self._tasks, self._results), daemon=True)
+            for _ in range(count)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def __enter__(self) -> Helpers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for process in self._processes:
+            if process.is_alive():
+                process.terminate()
+
+    def weigh(
+        self,
+        families: list[list[Claim]],
+        own: list[Claim],
+        lab: Lab,
+        perturb: float | None,
+        tell: Callable[[Claim, Verdict | None], None],
+        weigh_one: Callable[[Claim], Verdict],
+    ) -> dict[str, Verdict]:
+        """Verdicts by id: ``families`` are shared with the helpers, ``own`` are weighed here."""
+        claims = {claim.id: claim for family in families for claim in family}
+        remote: dict[str, Verdict] = {}
+        here: dict[str, Verdict] = {}
+        finished = threading.Event()
+
+        def listen() -> None:
+            while not finished.is_set() or not self._results.empty():
+                try:
+                    name, verdict = self._results.get(timeout=_HEARTBEAT)
+                except queue.Empty:
+                    continue
+                if verdict is not None:
+                    remote[name] = verdict
+                tell(claims[name], verdict)
+
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        for family in sorted(families, key=len, reverse=True):
+            self._tasks.put(([claim.id for claim in family], perturb, lab.quick))
+        for _ in range(len(self._processes) + 1):
+            self._tasks.put(None)
+        here.update((claim.id, weigh_one(claim)) for claim in own)
+        while (task := self._tasks.get()) is not None:
+            here.update((name, weigh_one(claims[name])) for name in task[0])
+        while any(process.is_alive() for process in self._processes):
+            self._processes[0].join(_HEARTBEAT)
+            if len(remote) + len(here) >= len(claims) + len(own):
+                break
+        finished.set()
+        listener.join()
+        # A helper that died (killed, out of memory) loses nothing: its claims are weighed here.
+        for name, claim in claims.items():
+            if name not in remote and name not in here:
+                here[name] = weigh_one(claim)
+        return remote | here
