@@ -1,7 +1,8 @@
 """Two neurons to t = 1e6 and t = 1e30: digits, steps and time, beside the textbook way.
 
 The textbook way integrates the definition of the risk: a quadrature over the plane for every
-right-hand side, cartesian weights, and LSODA in log time. Both run here, one after the other, so that
+right-hand side, cartesian weights, and LSODA in log time. Both run here, one after the other, so
+that
 their ratio does not depend on the machine. The reference is the same flow at rtol 1e-13 and, as a
 second route, scipy's DOP853 on the same chart.
 
@@ -13,9 +14,10 @@ from __future__ import annotations
 import argparse
 import time
 
-import gradflow as gf
 import numpy as np
 from scipy.integrate import solve_ivp
+
+import gradflow as gf
 
 INNER = np.array([[0.6, -0.8], [0.5, 0.4]])
 OUTER = np.array([1.0, -1.0])

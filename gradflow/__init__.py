@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gradflow import observables as observables
     from gradflow import rates as rates
-    from gradflow.claims.registry import verify as verify
+    from gradflow.claims.verification import verify as verify
     from gradflow.integrators import save as save
     from gradflow.integrators import until as until
     from gradflow.integrators.descent import descend as descend
@@ -76,7 +76,7 @@ _EXPORTS = {
     # predictions, rates and claims
     "gradflow.symbolic": "derive",
     "gradflow.rates": "Estimate",
-    "gradflow.claims.registry": "verify",
+    "gradflow.claims.verification": "verify",
     # pictures
     "gradflow.plotting": "plot",
 }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gradflow.claims import Claim, Verdict
-    from gradflow.claims.workers import Helpers
+    from gradflow.claims.verification import Helpers
 
 app = typer.Typer(
     name="gradflow",
@@ -101,7 +101,7 @@ def verify(
         helpers = None
         if workers > 1 and not show_list:
             # started first, so that they load the claims while this process does
-            from gradflow.claims.workers import Helpers
+            from gradflow.claims.verification import Helpers
 
             helpers = stack.enter_context(Helpers(workers - 1))
         _verify(

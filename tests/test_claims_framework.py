@@ -26,7 +26,7 @@ from gradflow.claims import (
     sharpest_factor,
     weigh,
 )
-from gradflow.claims.workers import Helpers
+from gradflow.claims.verification import Helpers
 
 
 def equality(predicted=2.0, measured=2.0, error=1e-12, *, tolerance=1e-6, **changes):

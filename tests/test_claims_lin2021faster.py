@@ -17,12 +17,10 @@ from gradflow.claims.lin2021faster_bounds import (
     upper_angle_bound,
 )
 from gradflow.claims.lin2021faster_identity import teacher_enters_linearly
+from gradflow.claims.lin2021faster_pairs import pair, pair_path, random_pairs
 from gradflow.claims.lin2021faster_slow_mode import leaky_angles, mode_mix
 from gradflow.claims.lin2021faster_two_neuron import (
     directional_convergence,
-    pair,
-    pair_path,
-    random_pairs,
     sum_conserved,
     symmetric_time_change,
 )

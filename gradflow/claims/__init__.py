@@ -13,8 +13,9 @@ from gradflow.claims.base import (
 )
 from gradflow.claims.kinds import Bound, Equality, Qualitative, sharpest_factor
 from gradflow.claims.lab import Lab
-from gradflow.claims.registry import REGISTRY, Registry, claims, register, verify, weigh
+from gradflow.claims.registry import REGISTRY, Registry, claims, register, weigh
 from gradflow.claims.sources import SOURCES, Source, cite
+from gradflow.claims.verification import verify
 
 __all__ = [
     "REGISTRY",

@@ -39,6 +39,7 @@ from gradflow.claims.lin2021_common import (
     not_opposed,
     path_and_noise,
 )
+from gradflow.claims.lin2021faster_bounds import bound_claims
 from gradflow.claims.registry import register
 from gradflow.integrators import until
 from gradflow.models.laws import Gaussian, UniformBall, UniformSphere
@@ -301,3 +302,7 @@ def deep_linear_claims() -> list[Equality]:
     found.append(reduction_holds(instance(Gaussian(2), [0.6, -0.8], depth=3)))
     found.append(balancedness_kept(instance(Gaussian(2), _unbalanced_layers(), depth=3)))
     return found
+
+
+# Registered here, since they share the compiled flow with the claims above.
+register(bound_claims)

@@ -28,7 +28,6 @@ from gradflow.claims.lin2021_common import (
     not_opposed,
     path_and_noise,
 )
-from gradflow.claims.registry import register
 from gradflow.models.laws import Gaussian, UniformSphere
 
 SOURCE = "lin2021faster"
@@ -279,7 +278,6 @@ def norm_bound(one: Instance, side: str, *, t_end: float = 1e6) -> Bound:
 # -- the instances of the package ---------------------------------------------------------------
 
 
-@register
 def bound_claims() -> list[Bound]:
     """The published bounds at the package's own instances."""
     found = []

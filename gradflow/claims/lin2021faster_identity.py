@@ -18,7 +18,7 @@ import numpy as np
 from gradflow.claims.base import Control, Hypothesis, Measurement
 from gradflow.claims.kinds import Equality
 from gradflow.claims.lab import Lab
-from gradflow.claims.lin2021faster_two_neuron import SOURCE, Pair, pair, unit_outer
+from gradflow.claims.lin2021faster_pairs import SOURCE, Pair, pair, unit_outer
 from gradflow.claims.registry import register
 from gradflow.models.laws import Gaussian, UniformSphere
 

@@ -21,24 +21,28 @@ import numpy as np
 
 from gradflow import rates
 from gradflow.claims.base import Control, Hypothesis, Measurement
-from gradflow.claims.kinds import Equality
+from gradflow.claims.kinds import Equality, Qualitative
 from gradflow.claims.lab import Lab
 from gradflow.claims.lin2021_common import Instance, path_and_noise
-from gradflow.claims.lin2021faster_two_neuron import (
+from gradflow.claims.lin2021faster_pairs import (
     SOURCE,
     Pair,
+    corrections_of,
+    decay,
     fine_and_coarse,
     generic,
+    law_of,
+    pair,
     pair_path,
     pair_rate,
     random_pairs,
     symmetric_pair,
 )
-from gradflow.claims.lin2021faster_two_neuron_rates import (
-    corrections_of,
-    decay,
-    law_of,
+from gradflow.claims.lin2021faster_two_neuron import (
+    directional_convergence,
     norm_difference,
+    sum_conserved,
+    symmetric_time_change,
 )
 from gradflow.claims.registry import register
 from gradflow.models.laws import Gaussian, UniformBall, UniformSphere
@@ -225,7 +229,7 @@ def mode_mix(
 
 
 @register
-def leaky_pair_claims() -> list[Equality]:
+def leaky_pair_claims() -> list[Equality | Qualitative]:
     """The claims on leaky pairs at the package's own instances."""
     ones = [
         *random_pairs(Gaussian(2), 1, 4, slope=0.3),
@@ -237,7 +241,21 @@ def leaky_pair_claims() -> list[Equality]:
         *random_pairs(Gaussian(3), 1, 12, slope=0.2),
         *random_pairs(UniformBall(2), 1, 13, slope=0.1),
     ]
+    even = [
+        pair(law, [w, -np.array(w)], slope=slope)
+        for law, w, slope in (
+            (UniformSphere(3), [0.5, 1.0, -0.3], 0.3),
+            (Gaussian(3), [0.4, -0.2, 0.1], 0.7),
+        )
+    ]
+    starts = [
+        *random_pairs(Gaussian(2), 10, 10, slope=0.3),
+        *random_pairs(Gaussian(3), 10, 11, slope=0.3),
+    ]
     return [
+        directional_convergence(starts, "direction-leaky"),
+        symmetric_time_change(even),
+        sum_conserved(random_pairs(Gaussian(3), 1, 9, slope=1.0)),
         leaky_norm(ones),
         leaky_angles(ones, "rate", tolerance=1e-8),
         leaky_angles(fewer, "power", tolerance=1e-3),

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Protocol
 
 from gradflow.claims.base import (
     Claim,
@@ -21,13 +21,27 @@ from gradflow.claims.base import (
     describe,
 )
 from gradflow.claims.lab import Lab
-from gradflow.claims.workers import Helpers
-from gradflow.validation import check_integer, fail
+from gradflow.validation import fail
 
 #: ``progress(claim, verdict)``: called with None when a claim starts, with its verdict at the end.
 Progress = Callable[[Claim, Verdict | None], None]
 
-_FRAMEWORK = {"base", "kinds", "lab", "registry", "sources", "workers"}
+
+class Team(Protocol):
+    """Whoever weighs families of claims beside this process (`gradflow.claims.verification`)."""
+
+    def weigh(
+        self,
+        families: list[list[Claim]],
+        own: list[Claim],
+        lab: Lab,
+        perturb: float | None,
+        tell: Progress,
+        weigh_one: Callable[[Claim], Verdict],
+    ) -> dict[str, Verdict]: ...
+
+
+_FRAMEWORK = {"base", "kinds", "lab", "registry", "sources", "verification"}
 
 
 class Registry:
@@ -99,7 +113,7 @@ class Registry:
         perturb: float | None = None,
         quick: bool = False,
         progress: Progress | None = None,
-        helpers: Helpers | None = None,
+        helpers: Team | None = None,
     ) -> list[Verdict]:
         """Weigh every matching claim; see `gradflow.claims.verify`."""
         chosen = self.claims(patterns, quick=quick)
@@ -244,43 +258,3 @@ def discover() -> Registry:
 def claims(patterns: str | Iterable[str] = "*", *, quick: bool = False) -> list[Claim]:
     """The registered claims whose id or source matches; see `Registry.claims`."""
     return discover().claims(patterns, quick=quick)
-
-
-def verify(
-    patterns: str | Iterable[str] = "*",
-    *,
-    perturb: float | None = None,
-    quick: bool = False,
-    progress: Progress | None = None,
-    workers: int = 1,
-) -> list[Verdict]:
-    """Derive the predictions, integrate the flows and weigh every matching claim.
-
-    Parameters
-    ----------
-    patterns : str or iterable of str
-        Shell-style, matched against ids and sources: ``"lin2021*"``.
-    perturb : float, optional
-        Multiply every equality's prediction by this factor, tighten every bound ``|perturb-1|``
-        beyond what is sharp, and break a hypothesis of every qualitative claim; nothing may stay
-        SUPPORTED.
-    quick : bool
-        Only the claims marked quick.
-    progress : callable, optional
-        Called as ``progress(claim, None)`` when a claim starts and ``progress(claim, verdict)``
-        when it is done.
-    workers : int
-        Processes, this one included. Scripts that ask for more than one need the usual
-        ``if __name__ == "__main__":`` guard.
-
-    Returns
-    -------
-    list of Verdict
-        In order of registration.
-    """
-    workers = check_integer("workers", workers, minimum=1)
-    asked = {"perturb": perturb, "quick": quick, "progress": progress}
-    if workers == 1:
-        return discover().verify(patterns, **asked)
-    with Helpers(workers - 1) as helpers:
-        return discover().verify(patterns, **asked, helpers=helpers)

@@ -39,7 +39,7 @@ def integrated(terms: list[Term]) -> tuple[Term, ...]:
     """Integrate (coefficient, power) terms in R; power 0 stands for ln R."""
     found = []
     for coefficient, power in terms:
-        risen = sp.simplify(power + 1)
+        risen = sp.factor(power + 1)
         found.append((coefficient if risen == 0 else coefficient / risen, risen))
     return tuple(found)
 
@@ -48,7 +48,7 @@ def norm_law(expansion: Expansion, depth: sp.Expr, factor: sp.Expr) -> Separated
     """Separate R' = factor * depth * R^(2 - 2/depth) * h(R), h by its expansion."""
     bracket = sp.expand(expansion.series() * R**2 / expansion.symbol)
     return separate(
-        factor * depth * R ** sp.simplify(2 - 2 / depth) * expansion.symbol / R**2, bracket
+        factor * depth * R ** (2 - 2 / depth) * expansion.symbol / R**2, bracket
     )
 
 
@@ -79,7 +79,7 @@ def aligned(
         Put into the notes.
     """
     law = norm_law(expansion, depth, factor)
-    angle = integrated(law.along(pull * R ** sp.simplify(1 - 2 / depth)))
+    angle = integrated(law.along(pull * R ** (1 - 2 / depth)))
     norm, lam = sp.Function("R")(t), sp.Function("lambda")(t)
     series = {
         "norm": in_time(law, [(1 / scale, sp.S.One)]),
@@ -95,7 +95,7 @@ def aligned(
         "angle_of_norm": _angle_of_norm(angle, letter, condition),
     }
     exponent, constant = law.leading()
-    if sp.simplify(exponent - series["norm"].exponent) != 0:
+    if sp.cancel(exponent - series["norm"].exponent) != 0:
         raise AssertionError("dominant balance and the series in t disagree")
     total = sum(c * (sp.log(letter) if p == 0 else letter**p) for c, p in angle[:3])
     name = str(letter)
@@ -136,4 +136,4 @@ def _angle_of_norm(angle: tuple[Term, ...], letter: sp.Symbol, condition: str) -
 
 def gaussian_decay(angle: tuple[Term, ...]) -> tuple[sp.Expr, sp.Expr]:
     """(A, B) of theta ~ C R^B exp(-A R^2)."""
-    return angle[0][0], expr(sp.simplify(-angle[1][0]))
+    return angle[0][0], expr(sp.factor(-angle[1][0]))

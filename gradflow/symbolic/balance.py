@@ -21,7 +21,7 @@ from sympy.polys.constructor import construct_domain
 from sympy.polys.ring_series import rs_mul, rs_trunc
 from sympy.polys.rings import PolyElement, PolyRing
 
-from gradflow.symbolic.notation import N, R, expr, kappa, t, tau
+from gradflow.symbolic.notation import N, R, expr, kappa, t, tau, tidy_powers
 
 _small, _eps, _eta = sp.symbols("small eps eta", positive=True)
 _log = sp.Symbol("log_scale", real=True)
@@ -37,11 +37,9 @@ def leading_power_law(coefficient: sp.Expr, power: sp.Expr) -> tuple[sp.Expr, sp
     exponent, constant
         From balancing the powers of t, then the prefactors.
     """
-    exponent_symbol = sp.Symbol("beta")
-    (exponent,) = sp.solve(sp.Eq(exponent_symbol - 1, power * exponent_symbol), exponent_symbol)
-    exponent = sp.factor(exponent)
-    # constant * exponent = coefficient * constant^power
-    constant = sp.powsimp(sp.simplify(coefficient / exponent) ** (sp.factor(1 / (1 - power))))
+    # exponent - 1 = power * exponent, and constant * exponent = coefficient * constant^power
+    exponent = sp.factor(1 / (1 - power))
+    constant = sp.powsimp(sp.factor(coefficient / exponent) ** exponent)
     return exponent, expr(constant)
 
 
@@ -87,9 +85,9 @@ class Separated:
 
         dQ/dR = rate / R' = (rate/b) R^m (1 + i_1/R^2 + ...).
         """
-        base = sp.powsimp(sp.simplify(rate / self.speed * R**self.power))
-        coefficient, power = base.as_independent(R)
-        exponent = sp.simplify(R * sp.diff(power, R) / power)
+        coefficient, monomial = sp.powsimp(rate * R**self.power).as_independent(R)
+        coefficient = sp.factor(coefficient / self.speed)
+        exponent = sp.cancel(monomial.as_powers_dict()[R])
         return [
             (coefficient * i, exponent - 2 * j) for j, i in enumerate(self.inverse[: order + 1])
         ]
@@ -124,10 +122,8 @@ def integrate_terms(terms: Sequence[Term], variable: sp.Expr = R) -> sp.Expr:
     """Integrate sum c R^e term by term, without a constant."""
     total = sp.S.Zero
     for coefficient, power in terms:
-        if sp.simplify(power + 1) == 0:
-            total += coefficient * sp.log(variable)
-        else:
-            total += coefficient * variable ** sp.simplify(power + 1) / sp.simplify(power + 1)
+        risen = sp.simplify(power + 1)
+        total += coefficient * (sp.log(variable) if risen == 0 else variable**risen / risen)
     return expr(total)
 
 
@@ -142,7 +138,7 @@ _GENERATORS = (_small, _eps, _eta, _log)
 
 def _ring(*values: sp.Expr) -> PolyRing:
     """The series whose coefficients are rational functions of what occurs in ``values``."""
-    domain, _ = construct_domain([sp.cancel(value) for value in values], field=True)
+    domain, _ = construct_domain(values, field=True)
     return PolyRing(_GENERATORS, domain)
 
 
@@ -287,7 +283,7 @@ def _constant(leading: sp.Expr, scale: sp.Expr, exponent: sp.Expr) -> sp.Expr:
     """leading * scale^exponent, with powers of kappa gathered into the scale."""
     if scale.has(kappa) and scale.has(N):
         whole = sp.Symbol("whole", positive=True)
-        (value,) = sp.solve(sp.Eq(scale, whole), kappa)
-        gathered = sp.powsimp(sp.simplify(leading.subs(kappa, value) * whole**exponent))
+        value = whole * sp.cancel(kappa / scale)  # the scale is a multiple of kappa
+        gathered = tidy_powers(sp.factor(leading.subs(kappa, value)) * whole**exponent)
         return expr(gathered.subs(whole, scale))
     return expr(sp.powsimp(leading * scale**exponent))

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 from functools import lru_cache, reduce
-from typing import Any
 
+import numpy as np
 import sympy as sp
+from sympy.polys.rings import PolyElement
 
 from gradflow.symbolic import notation as nt
 from gradflow.symbolic.aligned import aligned
@@ -48,60 +49,55 @@ def gains(depth: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
     """
     along = layer_sum(depth).subs(sigma, R ** (1 / depth))
     across = sp.powsimp(sigma ** (2 * (depth - 1))).subs(sigma, R ** (1 / depth))
-    return nt.expr(sp.powsimp(sp.simplify(along))), nt.expr(sp.powsimp(sp.simplify(across)))
+    return nt.tidy_powers(along), nt.tidy_powers(across)
 
 
 @lru_cache(maxsize=4)
-def matrix_residual(depth: int) -> sp.Matrix:
+def matrix_residual(depth: int) -> tuple[PolyElement, PolyElement]:
     """(d w_e/dt from explicit 2x2 layers) - sigma^(2N-2) [g + (N-1)(g.what) what]: zero.
 
     Layers W_1 = sigma u_1 what^T, W_j = sigma u_j u_(j-1)^T, W_N = sigma u_(N-1)^T with free unit
     vectors u_j; W_j' = -dL/dW_j by differentiating L = -g.w_e entry by entry (g = -grad L(w_e)).
     """
-    # Unit vectors (c, s), reduced by s^2 = 1 - c^2 in the end: much faster than sines and cosines.
-    pairs = [sp.symbols(f"c_{j} s_{j}", real=True) for j in range(depth)]
-    vectors = [sp.Matrix(pair) for pair in pairs]
+    # Everything is a polynomial in these symbols; unit vectors are pairs (c, s), c^2 + s^2 = 1.
+    sizes = [2 * 2] * (depth - 1) + [1 * 2]
+    names = [f"c{j} s{j}" for j in range(depth)] + [f"w{j}_:{n}" for j, n in enumerate(sizes)]
+    _, *symbols = sp.ring(" ".join(["size g1 g2", *names]), sp.ZZ)
+    size, g = symbols[0], np.array(symbols[1:3])
+    vectors = np.reshape(symbols[3 : 3 + 2 * depth], (depth, 2))
+    entries = symbols[3 + 2 * depth :]
+    layers = [np.reshape(entries[4 * j : 4 * j + n], (-1, 2)) for j, n in enumerate(sizes)]
+    values = [np.outer(vectors[j], vectors[j - 1]) * size for j in range(1, depth)]
+    values.append(vectors[depth - 1][None] * size)
+    at = list(zip(entries, np.concatenate([np.ravel(value) for value in values]), strict=True))
+
+    product = reduce(lambda total, w: w @ total, layers[1:], layers[0])[0]
+    risk = -(product @ g)
     unit = vectors[0]
-    g = sp.Matrix(sp.symbols("g1 g2", real=True))
-    values = [sigma * vectors[j] * vectors[j - 1].T for j in range(1, depth)]
-    values.append(sigma * vectors[depth - 1].T)
-    layers = [
-        sp.Matrix(*w.shape, sp.symbols(f"w{j}_0:{w.rows * w.cols}", real=True))
-        for j, w in enumerate(values)
-    ]
-    product = reduce(lambda total, w: w * total, layers[1:], layers[0])
-    risk = -(product * g)[0, 0]
-    velocity = sp.zeros(1, 2)
-    table: dict[Any, Any] = {}
-    for layer, value in zip(layers, values, strict=True):
-        table.update(zip(layer, value, strict=True))
-    for layer in layers:
-        for entry in layer:
-            velocity -= sp.diff(risk, entry) * sp.diff(product, entry)
-    predicted = sigma ** (2 * depth - 2) * (g + (depth - 1) * g.dot(unit) * unit)
+    predicted = (g + unit * (g @ unit) * (depth - 1)) * size ** (2 * depth - 2)
+    relations = [c**2 + s**2 - 1 for c, s in vectors]
 
-    def reduced(entry: sp.Expr) -> sp.Expr:
-        entry = sp.expand(entry)
-        for cosine, sine in pairs:
-            entry = nt.expr(sp.rem(entry, sine**2 + cosine**2 - 1, sine))
-        return sp.expand(entry)
+    def residual(component: int) -> PolyElement:
+        velocity = -sum(risk.diff(w) * product[component].diff(w) for w in entries)
+        return (velocity.compose(at) - predicted[component]).rem(relations)
 
-    return (velocity.T.subs(table) - predicted).applyfunc(reduced)
+    return residual(0), residual(1)
+
 
 
 def derive_deep_linear(depth: int | None = None) -> Derivation:
     """Derive the flow of balanced deep linear nets. See ``gradflow.symbolic.derive``."""
     n = N if depth is None else sp.Integer(check_integer("depth", depth, minimum=1))
     for checked in (2, 3):
-        if matrix_residual(checked) != sp.zeros(2, 1):
+        if any(matrix_residual(checked)):
             raise AssertionError(f"explicit {checked}-layer product disagrees with the formula")
     expansion = expand("logistic")
     along, across = gains(n)
     speed, turn, log_turn = polar_flow()
-    power = nt.expr(sp.simplify(sp.powsimp(across / R)))
+    power = nt.tidy_powers(across / R)
     new_speed = nt.expr(along * speed)
     new_turn = nt.expr(sp.powsimp(across * turn))
-    new_log_turn = nt.expr(sp.powsimp(sp.simplify(across * log_turn)))
+    new_log_turn = nt.tidy_powers(across * log_turn)
     note = "t -> ∞" + (", N ≠ 2 in the corrections" if depth is None else "")
     near = aligned(expansion, depth=n, pull=-new_log_turn / power, condition=note)
     norm, angle = sp.Function("R")(t), sp.Function("theta")(t)

@@ -34,24 +34,22 @@ ORDER = len(RATIOS)
 
 
 def moment(loss: str, j: int) -> sp.Expr:
-    """m_j = int_0^oo z^(2j+1) (-l'(z)) dz, by sympy.
+    """m_j = int_0^oo z^(2j+1) (-l'(z)) dz, exactly.
 
     The logistic one is summed from -l'(z) = 1/(1+e^z) = sum_n (-1)^(n-1) e^(-n z): each term
     gives Gamma(s) n^(-s) with s = 2j+2, and sum_n (-1)^(n-1) n^(-s) = eta(s).
     """
-    n = sp.Symbol("n", positive=True, integer=True)
-    half_line = sp.Symbol("z", positive=True)
-    power = half_line ** (2 * j + 1)
-    if loss == "logistic":
-        term = sp.integrate(power * sp.exp(-n * half_line), (half_line, 0, sp.oo))
-        order = 2 * j + 2
-        weight = sp.simplify(term * n**order)  # Gamma(order), free of n
-        return expr(weight * sp.dirichlet_eta(order))
+    n = sp.Symbol("n", positive=True)
+    order = 2 * j + 2
+    if loss == "hinge":
+        # l' = -1 on [0, 1) and 0 beyond.
+        return sp.Rational(1, order)
+    # int_0^oo z^k e^(-n z) dz = (-d/dn)^k of the integral at k = 0, which is 1/n; k = order - 1
+    term = (-1) ** (order - 1) * sp.diff(1 / n, n, order - 1)
     if loss == "exponential":
-        slope = -sp.diff(LOSSES[loss].subs(z, half_line), half_line)
-        return expr(sp.integrate(power * slope, (half_line, 0, sp.oo)))
-    # Hinge: l' = -1 on [0, 1) and 0 beyond.
-    return expr(sp.integrate(power, (half_line, 0, 1)))
+        return expr(term.subs(n, 1))
+    weight = expr(term * n**order)  # Gamma(order), free of n
+    return expr(weight * sp.dirichlet_eta(order))
 
 
 def mass(loss: str) -> sp.Expr:
@@ -131,6 +129,6 @@ def expand(loss: str = "logistic") -> Expansion:
     moments = tuple(moment(loss, j) for j in range(ORDER + 1))
     coefficients = [2 * TAYLOR[j] / sp.factorial(2 * j) * moments[j] for j in range(ORDER + 1)]
     ratios = {
-        k: sp.simplify(c / coefficients[0]) for k, c in zip(RATIOS, coefficients[1:], strict=True)
+        k: expr(c / coefficients[0]) for k, c in zip(RATIOS, coefficients[1:], strict=True)
     }
     return Expansion(loss, moments, expr(coefficients[0]), ratios)

@@ -29,9 +29,15 @@ ASSUMPTIONS = (
 
 @lru_cache(maxsize=8)
 def half_circle_mean(component: sp.Expr) -> sp.Expr:
-    """(1/2 pi) int sgn(cos phi) component dphi over a circle, cut where cos phi changes sign."""
-    right = sp.integrate(component, (phi, -sp.pi / 2, sp.pi / 2))
-    left = sp.integrate(component, (phi, sp.pi / 2, 3 * sp.pi / 2))
+    """(1/2 pi) int sgn(cos phi) component dphi over a circle, cut where cos phi changes sign.
+
+    For ``component`` a combination of cos(phi) and sin(phi).
+    """
+    primitive = -sp.diff(component, phi)
+    if sp.expand(sp.diff(primitive, phi) - component) != 0:
+        raise AssertionError("a first harmonic is minus its second derivative")
+    edges = [primitive.subs(phi, k * sp.pi / 2) for k in (-1, 1, 3)]
+    right, left = edges[1] - edges[0], edges[2] - edges[1]
     return nt.expr((right - left) / (2 * sp.pi))
 
 
@@ -46,9 +52,11 @@ def slope_parts(loss: str) -> tuple[sp.Expr, sp.Expr]:
     else:
         slope = sp.diff(LOSSES[loss], z)
         mirrored = slope.subs(z, -z)
-    even = sp.simplify(-(slope + mirrored) / 2)
-    odd = sp.simplify((slope - mirrored) / 2)
-    return nt.expr(even.rewrite(sp.cosh)), nt.expr(odd)
+    even, odd = -(slope + mirrored) / 2, (slope - mirrored) / 2
+    for simple in (sp.S.Half, sp.cosh(z)):
+        if nt.same_in_exp(even, simple, z):
+            even = simple
+    return nt.expr(even), nt.expr(odd)
 
 
 def force() -> tuple[sp.Expr, sp.Expr]:
@@ -58,25 +66,24 @@ def force() -> tuple[sp.Expr, sp.Expr]:
     of v the first term is (c0/pi) v, in the frame of w the second (c0/pi - h(R)) w/R.
     """
     even, odd = slope_parts("logistic")
-    if sp.simplify((odd - sp.tanh(z / 2) / 2).rewrite(sp.exp)) != 0:
+    if not nt.same_in_exp(odd, sp.tanh(z / 2) / 2, z):
         raise AssertionError("the odd part of the logistic slope is not tanh(z/2)/2")
     along_v = even * c0 * half_circle_mean(sp.cos(phi))
     across_v = even * c0 * half_circle_mean(sp.sin(phi))
     # (1/2)E[|xi| tanh(R|xi|/2)] with tanh(z/2) = 1 - 2/(1+e^z):  E|xi|/2 - h(R), E|xi| = 2c0/pi.
-    remainder = sp.simplify((sp.tanh(z / 2) - 1 + 2 / (1 + sp.exp(z))).rewrite(sp.exp))
-    if remainder != 0:
+    if not nt.same_in_exp(sp.tanh(z / 2), 1 - 2 / (1 + sp.exp(z)), z):
         raise AssertionError("tanh(z/2) = 1 - 2/(1+e^z) does not hold")
     restoring = c0 * half_circle_mean(sp.cos(phi)) / 2 - h(R)
     # (1/2 pi) int tanh(R rho cos)/2 rho sin: the primitive takes one value at both ends.
     primitive = -nt.Psibar(R * sp.cos(phi)) / R
-    if sp.simplify(sp.diff(primitive, phi) - nt.Psiprime(R * sp.cos(phi)) * sp.sin(phi)) != 0:
+    if sp.expand(sp.diff(primitive, phi) - nt.Psiprime(R * sp.cos(phi)) * sp.sin(phi)) != 0:
         raise AssertionError("primitive of the perpendicular pull")
     perpendicular = (primitive.subs(phi, sp.pi) - primitive.subs(phi, -sp.pi)) / (2 * sp.pi)
+    # In the orthonormal frame of w the pull of the labels is projected, the other is given.
     unit = sp.Matrix([sp.cos(theta), sp.sin(theta)])
-    turned = unit.diff(theta)
-    total = sp.Matrix([along_v, across_v]) - restoring * unit - perpendicular * turned
-    radial = sp.simplify(unit.dot(total))
-    normal = sp.simplify(turned.dot(total))
+    labels = sp.Matrix([along_v, across_v])
+    radial = unit.dot(labels) - restoring
+    normal = unit.diff(theta).dot(labels) - perpendicular
     return nt.expr(radial), nt.expr(normal)
 
 
@@ -85,12 +92,13 @@ def polar_flow() -> tuple[sp.Expr, sp.Expr, sp.Expr]:
     """R', theta' and (ln tan(theta/2))' of the logistic flow."""
     radial, normal = force()
     speed = h(R) - c0 / sp.pi * versine(theta)
-    if sp.simplify(speed.rewrite(sp.cos) - radial) != 0:
+    if sp.expand(speed.rewrite(sp.cos) - radial) != 0:
         raise AssertionError("R' is not h(R) - (c0/pi)(1 - cos theta)")
     turn = nt.expr(normal / R)
-    log_turn = sp.simplify(sp.trigsimp(sp.diff(sp.log(sp.tan(theta / 2)), theta) * turn))
-    # sympy leaves sin(theta)/(2 sin(theta/2) cos(theta/2)) or its like: reduce it by hand.
-    log_turn = sp.simplify(log_turn.subs(theta, 2 * phi).expand(trig=True))
+    # With T = tan(theta/2), sin(theta) = 2T/(1+T^2), and T drops out.
+    tangent = sp.Symbol("T", positive=True)
+    half_angle = {sp.sin(theta): 2 * tangent / (1 + tangent**2), sp.tan(theta / 2): tangent}
+    log_turn = sp.cancel((sp.diff(sp.log(sp.tan(theta / 2)), theta) * turn).subs(half_angle))
     return speed, turn, nt.expr(log_turn)
 
 
@@ -218,8 +226,8 @@ def decay_equations(near: Aligned, extra: str = "") -> dict[str, sp.Eq]:
         f"decay{extra}": equation(
             sp.Function("theta")(R), symbols[2] * R ** symbols[1] * sp.exp(-symbols[0] * R**2)
         ),
-        f"A{extra}": equation(symbols[0], sp.simplify(first.subs(values))),
-        f"B{extra}": equation(symbols[1], sp.simplify(second.subs(values))),
+        f"A{extra}": equation(symbols[0], sp.factor(first.subs(values))),
+        f"B{extra}": equation(symbols[1], sp.factor(second.subs(values))),
     }
 
 
@@ -258,10 +266,10 @@ def _other(loss: str, expansion: Expansion) -> Derivation:
     # where E' = e: integrate e(R rho cos w) rho sin w over the half circle around v.
     half_difference = sp.integrate(even, (z, 0, shift))  # = (l(-a) - l(a))/2
     value = LOSSES[loss]
-    direct = sp.simplify((value.subs(z, -shift) - value.subs(z, shift)) / 2)
-    if loss != "hinge" and sp.simplify((half_difference - direct).rewrite(sp.exp)) != 0:
+    direct = (value.subs(z, -shift) - value.subs(z, shift)) / 2
+    if loss != "hinge" and not nt.same_in_exp(half_difference, direct, shift):
         raise AssertionError("int_0^a e(z) dz is not (l(-a) - l(a))/2")
-    slope_at_zero = sp.simplify(sp.limit(half_difference / shift, shift, 0))
+    slope_at_zero = half_difference.diff(shift).subs(shift, 0)
     pull = 2 * c0 / sp.pi * slope_at_zero
     near = aligned(expansion, pull=pull, condition="t -> ∞, once Rθ ≪ 1")
     norm, angle = sp.Function("R")(t), sp.Function("theta")(t)

@@ -165,6 +165,19 @@ def dot(left: str, right: str) -> sp.Expr:
     return expr(Dot(sp.Symbol(left, real=True), sp.Symbol(right, real=True)))
 
 
+def tidy_powers(expression: Any) -> sp.Expr:
+    """Join powers of one base, their exponents factored."""
+    joined = sp.powsimp(expression)
+    return expr(joined.replace(lambda e: e.is_Pow, lambda e: e.base ** sp.factor(e.exp)))
+
+
+def same_in_exp(left: Any, right: Any, variable: sp.Symbol) -> bool:
+    """Whether two expressions, rational in exp(variable/2), are the same function."""
+    root = sp.Symbol("root", positive=True)  # exp(variable/2)
+    gap = (expr(left) - expr(right)).rewrite(sp.exp).subs(variable, 2 * sp.log(root))
+    return sp.cancel(gap) == 0
+
+
 def equation(left: Any, right: Any) -> sp.Eq:
     """An equation that sympy leaves as it is written."""
     return sp.Eq(left, right, evaluate=False)

@@ -56,7 +56,7 @@ def symmetric(base: Derivation, slope: sp.Expr | None, outer: str) -> Derivation
             across - clock * (gain * R) * turn.subs(big),
         )
         rate = (2 * R * along, across)
-    if any(sp.simplify(gap.rewrite(sp.cos)) != 0 for gap in gaps):
+    if any(sp.expand(gap.rewrite(sp.cos)) != 0 for gap in gaps):
         raise AssertionError("the symmetric pair is not a rescaled linear flow")
     near = aligned(
         expand("logistic"),
@@ -108,7 +108,8 @@ def wedge_orders() -> tuple[sp.Expr, sp.Expr]:
     small = sp.Symbol("small", positive=True)
     e = sp.Symbol("e", positive=True)  # E rho^2
     m = sp.Symbol("m", positive=True)
-    slope = sp.series(nt.rho * sp.tanh(nt.rho * m / 2) / 2, m, 0, 3).removeO()
+    # Psi'(m) = E[rho tanh(rho m/2)]/2 is odd in m: the slope at 0 gives its first term.
+    slope = sp.diff(nt.rho * sp.tanh(nt.rho * m / 2) / 2, m).subs(m, 0) * m
     mean_slope = expr(slope).subs(nt.rho**2, e)
     along = sp.integrate((mean_slope.subs(m, M * nt.u)) * nt.u, (nt.u, 0, small)) / (2 * sp.pi)
     across = sp.integrate(mean_slope.subs(m, M * nt.u), (nt.u, 0, small)) / (2 * sp.pi)
@@ -136,7 +137,7 @@ def decoupled_law(outer: str) -> tuple[sp.Expr, sp.Expr, Aligned]:
         gaps = (2 * R * along - R * half_speed, across - R * half_turn / 2)
         rate, depth = (2 * R * along, across), sp.Integer(2)
         name = "Ri = |ai||wi|, balanced"
-    if any(sp.simplify(gap.rewrite(sp.cos)) != 0 for gap in gaps):
+    if any(sp.expand(gap.rewrite(sp.cos)) != 0 for gap in gaps):
         raise AssertionError("a decoupled neuron is not a linear flow at half speed")
     half = sp.Rational(1, 2)
     near = aligned(
@@ -159,8 +160,9 @@ def decoupled(base: Derivation, slope: sp.Expr | None, outer: str) -> Derivation
     law = near.law
     gap = law.speed * (nt.tau1 - nt.tau2) / R**law.power
     first, constant = law.leading()
-    gap_in_time = sp.powsimp(gap.subs(R, constant * t**first))
-    gap_exponent = sp.simplify(t * sp.diff(gap_in_time, t) / gap_in_time)
+    gap_in_time = sp.powsimp(law.speed / (constant * t**first) ** law.power)
+    per_start, monomial = gap_in_time.as_independent(t)
+    gap_exponent = monomial.as_powers_dict()[t]
     difference = sp.Function("R1")(t) - sp.Function("R2")(t)
     rates = {
         **near.rates,
@@ -169,7 +171,7 @@ def decoupled(base: Derivation, slope: sp.Expr | None, outer: str) -> Derivation
             difference,
             t,
             gap_exponent,
-            expr(sp.simplify(gap_in_time / t**gap_exponent)),
+            expr(per_start * (nt.tau1 - nt.tau2)),
             near.rates["norm"].corrections,
             tuple(sp.Symbol(f"d{i}") for i, _ in enumerate(near.rates["norm"].corrections)),
             "ReLU; τ1, τ2 of the two norm laws, set by the start",

@@ -29,6 +29,7 @@ h_p, h_m, h_mean, h_gap = sp.symbols("h_p h_m hbar Delta_h", real=True)
 d, r, D = sp.symbols("d r D", real=True)
 
 
+@lru_cache(maxsize=8)
 def perpendicular_system(slope: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
     """p1' and p2' linear in p, in k_p = k(M_p), k_m = k(M_m), k(M) = (c0/2 pi - h(M)/2)/M.
 
@@ -37,9 +38,9 @@ def perpendicular_system(slope: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
     """
     small, m, across = sp.symbols("small m_ across_", positive=True)
     unit_across = across * small / sp.sqrt(m**2 + (small * across) ** 2)
-    first_order = sp.series(-(c0 / (2 * sp.pi) - h(M) / 2) * unit_across, small, 0, 2).removeO()
-    rate = sp.simplify(expr(first_order).coeff(small, 1) * m / across)  # -(c0/2pi - h/2)
-    if sp.simplify(rate + c0 / (2 * sp.pi) - h(M) / 2) != 0:
+    first_order = -(c0 / (2 * sp.pi) - h(M) / 2) * sp.diff(unit_across, small).subs(small, 0)
+    rate = sp.expand(first_order * m / across)  # -(c0/2pi - h/2)
+    if sp.expand(rate + c0 / (2 * sp.pi) - h(M) / 2) != 0:
         raise AssertionError("linear response of K")
     pull_p, pull_m = -k_p * (p1 + slope * p2), -k_m * (slope * p1 + p2)
     return pull_p + slope * pull_m, slope * pull_p + pull_m
@@ -85,6 +86,11 @@ def tail(slope: sp.Expr) -> dict[str, sp.Expr]:
     }
 
 
+def _first_two(function: sp.Expr, small: sp.Symbol) -> tuple[sp.Expr, sp.Expr]:
+    """Value and slope at ``small`` = 0: the first two Taylor coefficients."""
+    return expr(function.subs(small, 0)), expr(sp.diff(function, small).subs(small, 0))
+
+
 @lru_cache(maxsize=8)
 def _series(slope: sp.Expr) -> dict[str, sp.Expr]:
     """Expansions along S: powers of S in D, r and ln|d|."""
@@ -97,16 +103,13 @@ def _series(slope: sp.Expr) -> dict[str, sp.Expr]:
     if sp.cancel(growth - q) != 0:
         raise AssertionError("dD/dS is not q D h'/h")
     # So D = const h(S)^q: leading power -2q, then 1 + q k2/S^2.
-    inverse_square = nt.u  # stands for 1/S^2
-    relative = sp.series((1 + k2 * inverse_square) ** q, inverse_square, 0, 2).removeO()
+    inverse_square = sp.Symbol("inverse_square", positive=True)  # 1/S^2
+    relative = (1 + k2 * inverse_square) ** q
     # k(S) and S k'(S)/k(S) at large S.
     stiffness = (c0 / (2 * sp.pi) - series / 2) / S_
-    steepness = sp.cancel(sp.together(S_ * sp.diff(stiffness, S_) / stiffness))
-    steepness = sp.cancel(steepness.subs(S_, 1 / sp.Symbol("v", positive=True)))
-    steepness = sp.series(steepness, sp.Symbol("v", positive=True), 0, 3).removeO()
-    first, next_order = (
-        sp.expand(steepness).coeff(sp.Symbol("v", positive=True), n) for n in (0, 2)
-    )
+    steepness = S_ * sp.diff(stiffness, S_) / stiffness
+    steepness = sp.cancel(steepness.subs(S_, 1 / sp.sqrt(inverse_square)))
+    first, next_order = _first_two(steepness, inverse_square)
     # Quasi-static r: r' = -4 alpha k r - (1-alpha^2) Delta k/2, Delta k = D k'(S).
     leading = -(1 - slope**2) * first / (8 * slope)
     second = next_order / first
@@ -115,9 +118,9 @@ def _series(slope: sp.Expr) -> dict[str, sp.Expr]:
     lag = (2 * q + 1) * speed / (4 * slope * c0 / (2 * sp.pi))
     return {
         "q": q,
-        "D_second": expr(expr(relative).coeff(inverse_square, 1)),
+        "D_second": _first_two(relative, inverse_square)[1],
         "r_leading": expr(leading),  # r = r_leading * D/S
-        "r_second": expr(sp.simplify(second + lag)),
+        "r_second": expr(sp.factor(second + lag)),
     }
 
 
@@ -157,8 +160,8 @@ def leaky(base: Derivation, slope: sp.Expr | None, outer: str) -> Derivation:
                 sp.Derivative(sp.log(sp.Abs(sp.Function("d")(t))), t, evaluate=False),
                 pieces["log_d"],
             ),
-            "A": equation(sp.Symbol("A"), sp.simplify((big_a / q).subs(explicit))),
-            "B": equation(sp.Symbol("B"), sp.simplify((big_b / q).subs(explicit))),
+            "A": equation(sp.Symbol("A"), sp.factor((big_a / q).subs(explicit))),
+            "B": equation(sp.Symbol("B"), sp.factor((big_b / q).subs(explicit))),
             **expansion.equations(),
         },
         rates=rates,
@@ -230,8 +233,8 @@ def _rates(
             sp.Integer(2), expr(-decay[0][0]),
             ((minus_two, 1), (minus_two, 0), (sp.factor(squared), 0), (sp.Integer(-4), 0)),
             (
-                expr(sp.simplify(decay[1][0] / decay[0][0])), start, start,
-                expr(sp.simplify(decay[2][0] / decay[0][0])),
+                expr(sp.expand(sp.factor(decay[1][0] / decay[0][0]))), start, start,
+                expr(sp.factor(decay[2][0] / decay[0][0])),
             ),
             f"ln|p1-p2| = -q (A S² - (B+1) ln S) + const; {note}",
         ),
@@ -298,7 +301,7 @@ def _steps(slope, pieces, mode, found, law, constants) -> list[Step]:
         ),
         Step(
             "with",
-            equation(big_a, sp.simplify(constants[0] / found["q"])),
+            equation(big_a, sp.factor(constants[0] / found["q"])),
         ),
-        Step("and", equation(big_b, sp.simplify(constants[1] / found["q"]))),
+        Step("and", equation(big_b, sp.factor(constants[1] / found["q"]))),
     ]

@@ -186,8 +186,12 @@ def expanded(expression: sp.Expr, definitions: dict[sp.Symbol, Any]) -> sp.Expr:
 def _by_angle(total: sp.Expr) -> sp.Expr:
     """The force collected by the sines and cosines it projects with, for display."""
     plain = sp.expand(total.replace(versine, lambda angle: 1 - sp.cos(angle)))
-    waves = sorted(plain.atoms(sp.sin, sp.cos), key=str)
-    return expr(sp.collect(plain, waves, sp.factor_terms))
+    waves = plain.atoms(sp.sin, sp.cos)
+    shares: dict[sp.Expr, sp.Expr] = {}
+    for term in sp.Add.make_args(plain):
+        share, wave = term.as_independent(*waves)
+        shares[wave] = shares.get(wave, sp.S.Zero) + share
+    return expr(sum(sp.factor_terms(share) * wave for wave, share in shares.items()))
 
 
 @lru_cache(maxsize=16)

@@ -11,11 +11,13 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from gradflow._cache import enable_compilation_cache
 from gradflow.claims.base import Claim, Verdict
 from gradflow.claims.lab import Lab
+from gradflow.claims.registry import Progress, discover, weigh
 from gradflow.validation import check_integer
 
 #: Seconds between looks at whether the helpers are still alive.
@@ -24,9 +26,6 @@ _HEARTBEAT = 0.5
 
 def _help(tasks: Any, results: Any) -> None:
     """A helper's life: load the claims, then weigh families until told to stop."""
-    from gradflow._cache import enable_compilation_cache
-    from gradflow.claims.registry import discover, weigh
-
     enable_compilation_cache()
     registry = discover()
     labs: dict[bool, Lab] = {}
@@ -78,7 +77,7 @@ class Helpers:
         own: list[Claim],
         lab: Lab,
         perturb: float | None,
-        tell: Callable[[Claim, Verdict | None], None],
+        tell: Progress,
         weigh_one: Callable[[Claim], Verdict],
     ) -> dict[str, Verdict]:
         """Verdicts by id: ``families`` are shared with the helpers, ``own`` are weighed here."""
@@ -117,3 +116,43 @@ class Helpers:
             if name not in remote and name not in here:
                 here[name] = weigh_one(claim)
         return remote | here
+
+
+def verify(
+    patterns: str | Iterable[str] = "*",
+    *,
+    perturb: float | None = None,
+    quick: bool = False,
+    progress: Progress | None = None,
+    workers: int = 1,
+) -> list[Verdict]:
+    """Derive the predictions, integrate the flows and weigh every matching claim.
+
+    Parameters
+    ----------
+    patterns : str or iterable of str
+        Shell-style, matched against ids and sources: ``"lin2021*"``.
+    perturb : float, optional
+        Multiply every equality's prediction by this factor, tighten every bound ``|perturb-1|``
+        beyond what is sharp, and break a hypothesis of every qualitative claim; nothing may stay
+        SUPPORTED.
+    quick : bool
+        Only the claims marked quick.
+    progress : callable, optional
+        Called as ``progress(claim, None)`` when a claim starts and ``progress(claim, verdict)``
+        when it is done.
+    workers : int
+        Processes, this one included. Scripts that ask for more than one need the usual
+        ``if __name__ == "__main__":`` guard.
+
+    Returns
+    -------
+    list of Verdict
+        In order of registration.
+    """
+    workers = check_integer("workers", workers, minimum=1)
+    asked = {"perturb": perturb, "quick": quick, "progress": progress}
+    if workers == 1:
+        return discover().verify(patterns, **asked)
+    with Helpers(workers - 1) as helpers:
+        return discover().verify(patterns, **asked, helpers=helpers)
