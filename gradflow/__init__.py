@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from gradflow.models.activations import relu as relu
     from gradflow.models.activations import softplus as softplus
     from gradflow.models.activations import tanh as tanh
+    from gradflow.models.deep_linear import DeepLinear as DeepLinear
     from gradflow.models.laws import Gaussian as Gaussian
-    from gradflow.models.laws import RadialLaw as RadialLaw
     from gradflow.models.laws import StudentT as StudentT
     from gradflow.models.laws import UniformBall as UniformBall
     from gradflow.models.laws import UniformSphere as UniformSphere
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from gradflow.models.losses import hinge as hinge
     from gradflow.models.losses import logistic as logistic
     from gradflow.models.losses import squared as squared
-    from gradflow.models.networks import DeepLinear as DeepLinear
     from gradflow.models.networks import LinearPredictor as LinearPredictor
     from gradflow.models.networks import TwoLayer as TwoLayer
+    from gradflow.models.radial_law import RadialLaw as RadialLaw
     from gradflow.models.teachers import LinearTeacher as LinearTeacher
     from gradflow.plotting import plot as plot
     from gradflow.rates import Estimate as Estimate
@@ -63,8 +63,10 @@ _EXPORTS = {
     # activations, losses, networks, laws of the inputs, teachers
     "gradflow.models.activations": "LeakyReLU erf gelu leaky_relu linear relu softplus tanh",
     "gradflow.models.losses": "exponential hinge logistic squared",
-    "gradflow.models.networks": "DeepLinear LinearPredictor TwoLayer",
-    "gradflow.models.laws": "Gaussian RadialLaw StudentT UniformBall UniformSphere",
+    "gradflow.models.networks": "LinearPredictor TwoLayer",
+    "gradflow.models.deep_linear": "DeepLinear",
+    "gradflow.models.laws": "Gaussian StudentT UniformBall UniformSphere",
+    "gradflow.models.radial_law": "RadialLaw",
     "gradflow.models.teachers": "LinearTeacher",
     # risks: of a data set, of a law, of any JAX function
     "gradflow.risks.empirical": "EmpiricalRisk",

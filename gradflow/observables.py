@@ -9,6 +9,7 @@ A new observable is one decorated function.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +96,16 @@ def observe(path: Any, name: str, **options: Any) -> np.ndarray:
     if name in exact and not options:
         return np.asarray(exact[name])
     check_choice("name", name, {*_REGISTRY, *exact})
+    if name not in _REGISTRY:
+        raise fail(
+            "options", options, f"are not taken by {name!r}, which the chart knows exactly",
+            "leave them out",
+        )  # fmt: skip
+    known = list(inspect.signature(_REGISTRY[name].function).parameters)[1:]
+    for option, value in options.items():
+        if option not in known:
+            fix = "choose one of " + ", ".join(known) if known else "it takes none: leave it out"
+            raise fail(option, value, f"is not an option of observe({name!r})", fix)
     return np.asarray(_REGISTRY[name].function(path, **options))
 
 
@@ -179,7 +190,7 @@ def neuron_vectors(path: Any) -> np.ndarray:
             product = np.asarray(layer) @ product
         return product
     raise fail(
-        "name", "neuron observables", "parameters of this risk have no neurons",
+        "params", type(path.params).__name__, "parameters of this risk have no neurons",
         "use a risk built on LinearPredictor, DeepLinear or TwoLayer",
     )  # fmt: skip
 
@@ -206,6 +217,11 @@ def _finite_data(path: Any, name: str) -> Any:
             "name", name, "needs finite data and this risk has none",
             "use an EmpiricalRisk; on population risks the margin has no minimum",
         )  # fmt: skip
+    if not np.all(np.abs(np.asarray(risk.y)) == 1):
+        raise fail(
+            "name", name, "needs labels -1 and +1 and this risk has other targets",
+            "read 'loss' instead",
+        )  # fmt: skip
     return risk
 
 
@@ -225,7 +241,10 @@ def loss(path: Any) -> np.ndarray:
     """L(theta(t))."""
     # One source for both, also after a round trip through a file.
     if "log_loss" in getattr(path, "exact", {}) or _from_chart(path, "log_loss") is not None:
-        return np.exp(observe(path, "log_loss"))
+        logarithm = observe(path, "log_loss")
+        # (a function of the user's may be negative, where it has no logarithm)
+        if not np.any(np.isnan(logarithm)):
+            return np.exp(logarithm)
     return map_rows(_risk_value, path.risk, path.params)
 
 
@@ -296,7 +315,7 @@ def angle(path: Any) -> np.ndarray:
 
 @observable("margin", long_name="smallest margin over the data")
 def margin(path: Any) -> np.ndarray:
-    """min_i y_i f(x_i; theta(t)) (finite data only)."""
+    """min_i y_i f(x_i; theta(t)) (finite data with labels -1 and +1 only)."""
     return map_rows(_margins, _finite_data(path, "margin"), path.params)
 
 
@@ -342,7 +361,8 @@ def variation_norm(path: Any) -> np.ndarray:
 
 @observable("energy_defect", long_name="relative energy defect")
 def energy_defect(path: Any) -> np.ndarray:
-    r""":math:`|L(0)-L(t)-\int_0^t\|\dot\theta\|^2| / L(0)`, zero on the exact flow.
+    r""":math:`|L(0)-L(t)-\int_0^t\|\dot\theta\|^2| / |L(0)|`, zero on the exact flow
+    (not divided where L(0) = 0).
 
     A free monitor of the integration error; it sees errors of the energy integral too.
     """
@@ -351,4 +371,5 @@ def energy_defect(path: Any) -> np.ndarray:
     if energy is None or initial is None:
         raise fail("name", "energy_defect", "this path carries no energy", "use gf.integrate")
     first = float(np.asarray(path.risk(initial)))
-    return np.abs(first - observe(path, "loss") - energy) / abs(first)
+    defect = np.abs(first - observe(path, "loss") - energy)
+    return defect / abs(first) if first != 0 else defect

@@ -25,6 +25,8 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[str], None]) -> 
     write : callable
         Writes its content to the path it is given.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise fail("path", path, "is not a path", "pass a file name")
     target = Path(path)
     if not target.parent.is_dir():
         raise fail("path", str(path), "lies in no existing folder", f"create {target.parent} first")
@@ -51,7 +53,7 @@ def _fsync(path: str) -> None:
 def describe_tree(tree: Any) -> tuple[Any, list[np.ndarray]]:
     """Split a pytree of arrays into a JSON-able structure and its arrays.
 
-    Dicts, lists, tuples, None and the parameter classes of :mod:`gradflow.models.networks` are
+    Dicts, lists, tuples, None and the parameter classes of :mod:`gradflow.models.params` are
     known.
     """
     arrays: list[np.ndarray] = []
@@ -116,10 +118,9 @@ def leaf_names(structure: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _param_classes() -> dict[str, Any]:
-    from gradflow.models import networks
+    from gradflow.models.params import DeepLinearParams, LinearParams, TwoLayerParams
 
-    names = ("LinearParams", "TwoLayerParams", "DeepLinearParams")
-    return {name: getattr(networks, name) for name in names}
+    return {kind.__name__: kind for kind in (LinearParams, TwoLayerParams, DeepLinearParams)}
 
 
 def risk_from_description(description: Mapping[str, Any]) -> Any:
@@ -141,6 +142,7 @@ def risk_from_description(description: Mapping[str, Any]) -> Any:
         own = getattr(PopulationRisk, "from_description", None)
         if own is not None:
             return own(dict(description))
+        import gradflow.models.radial_law  # noqa: F401  (its import registers the law)
         from gradflow.models.laws import law_from_description
         from gradflow.models.losses import loss_from_description
         from gradflow.models.networks import network_from_description

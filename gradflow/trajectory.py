@@ -18,6 +18,7 @@ from gradflow.integrators.base import Result
 from gradflow.integrators.compiled import compile_once
 from gradflow.integrators.driver import Run, Settings, check_settings, run
 from gradflow.integrators.save import Points
+from gradflow.risks.base import AbstractRisk
 from gradflow.storage import (
     describe_tree,
     leaf_names,
@@ -25,7 +26,7 @@ from gradflow.storage import (
     replace_file,
     risk_from_description,
 )
-from gradflow.validation import fail
+from gradflow.validation import check_bool, fail
 
 #: Quantities read through the chart, which knows them beyond cartesian precision.
 _CHART_VALUES = ("log_loss", "gradient_norm")
@@ -164,6 +165,8 @@ class Trajectory:
         structure, arrays = describe_tree(self.params)
         for path, array in zip(leaf_names(structure), arrays, strict=True):
             name = "_".join(path) or "params"
+            if name in _TAKEN or name in observables.names() or name in self.exact:
+                name = f"params_{name}"
             attrs = {"long_name": f"parameters {name}", "units": "weight"}
             variables[name] = (_dims(name, array), array, attrs)
         variables["energy"] = (
@@ -175,7 +178,8 @@ class Trajectory:
             spec = observables.get(name) if known else None
             dims = spec.dims if spec and len(spec.dims) == array.ndim else None
             if dims is None:
-                dims = ("time", *(f"{name}_{i}" for i in range(1, array.ndim)))
+                # What a chart tells besides is a number, or one number a neuron.
+                dims = ("time", "neuron")[: array.ndim]
             attrs = {
                 "long_name": spec.long_name if spec else name.replace("_", " "),
                 "units": spec.unit if spec else "1",
@@ -260,6 +264,8 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory:
     """
     import xarray as xr
 
+    if not isinstance(path, (str, os.PathLike)):
+        raise fail("path", path, "is not a path", "pass a file written by Trajectory.save")
     if not os.path.isfile(path):
         raise fail("path", str(path), "is not a file", "pass a file written by Trajectory.save")
     try:
@@ -356,6 +362,12 @@ def integrate(
     SmallStartWarning
         If ``atol`` exceeds 1 % of the start's size.
     """
+    if not isinstance(risk, AbstractRisk):
+        raise fail(
+            "risk", risk, "is not a risk",
+            "pass gf.PopulationRisk(...), gf.EmpiricalRisk(...) or gf.FunctionRisk(fn)",
+        )  # fmt: skip
+    throw = check_bool("throw", throw)
     settings = check_settings(
         until=until, save_at=save_at, integrator=integrator, rtol=rtol, atol=atol,
         max_steps=max_steps, progress=progress,
@@ -478,6 +490,8 @@ def _gradient_norm_rows(flow: Any, Y: Any) -> Any:
     return jax.lax.map(lambda row: flow.chart.gradient_norm(flow.split(row)[0]), Y)
 
 
+#: Names of the view that a parameter of a user's own pytree must not take.
+_TAKEN = ("time", "log_t", "clock", "energy")
 _NAMES = {
     "weight": ("input",),
     "inner": ("neuron", "input"),

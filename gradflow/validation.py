@@ -50,6 +50,13 @@ def check_nonnegative(argument: str, value: Any) -> float:
     return number
 
 
+def check_bool(argument: str, value: Any) -> bool:
+    """Return ``value`` if it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise fail(argument, value, "is not a bool", "pass True or False")
+    return bool(value)
+
+
 def check_integer(argument: str, value: Any, *, minimum: int) -> int:
     """Return ``value`` as an int >= ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
@@ -62,7 +69,8 @@ def check_integer(argument: str, value: Any, *, minimum: int) -> int:
 def check_choice(argument: str, value: Any, choices: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``choices``."""
     names = sorted(choices)
-    if value not in names:
+    # (an array compares entry by entry, so only strings are looked up)
+    if not isinstance(value, str) or value not in names:
         raise fail(argument, value, "is not a known name", "choose one of " + ", ".join(names))
     return value
 

@@ -121,8 +121,7 @@ def test_general_and_tail_velocities_agree_where_both_hold(slope):
     y[6] = 400.0
     if slope:
         # on the slow mode, as the tail assumes
-        _, start = general.next_stage(y, 1e9)
-        y[2:6] = (np.cos(np.pi / 4), 0.0, -np.cos(np.pi / 4), 0.0)
+        y[2:6] = (1.0, 0.0, 0.0, 0.0)
     tail, start = general.next_stage(y, 1e9)
     dy = np.asarray(general.velocity(jnp.asarray(y)))
     dtail = np.asarray(tail.velocity(jnp.asarray(start)))
@@ -189,3 +188,39 @@ def test_unknown_names_are_refused():
     for change in ({"chart": "polar"}, {"clock": "sidereal"}, {"integrator": "magic"}):
         with pytest.raises(ValueError, match="choose one of"):
             gf.integrate(risk, params, until=gf.until.time(1.0), **change)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+def test_symmetric_pair_is_the_linear_flow_for_ever(slope):
+    """w_2 = -w_1 never leaves the symmetric flow: no slow mode grows out of rounding."""
+    w = np.array([0.5, 0.3, -0.7])
+    risk, params = two_neurons(slope, "fixed", inner=np.stack([w, -w]))
+    law = risk.law
+    alone = gf.PopulationRisk(gf.LinearPredictor(3), gf.logistic, law, teacher=gf.LinearTeacher(V3))
+    pair = gf.integrate(risk, params, until=gf.until.time(1e9), rtol=1e-10)
+    single = gf.integrate(
+        alone,
+        alone.net.params(weight=(1 + slope) * w),
+        until=gf.until.time(1e9 * (1 + slope) ** 2 / 2),
+        rtol=1e-10,
+    )
+    for name in ("neuron_norms", "log_tan_half_angle"):
+        factor = 1 + slope if name == "neuron_norms" else 1.0
+        np.testing.assert_allclose(
+            factor * pair.exact[name][-1], np.repeat(single.exact[name][-1], 2), rtol=1e-11
+        )
+
+
+def test_nearly_symmetric_leaky_pair_keeps_its_slow_mode():
+    """A part 1e-8 of slow mode decides the late angle, and is integrated to its own accuracy."""
+    w = np.array([0.5, 0.3, -0.7])
+    inner = np.stack([w, -w * (1 + 1e-8)])
+    risk, params = two_neurons(0.3, "fixed", inner=inner)
+    until = gf.until.time(1e6)
+    fine = gf.integrate(risk, params, until=until, rtol=1e-12)
+    coarse = gf.integrate(risk, params, until=until, rtol=1e-9)
+    np.testing.assert_allclose(
+        fine.exact["log_tan_half_angle"][-1], coarse.exact["log_tan_half_angle"][-1], rtol=1e-8
+    )
+    rate = fine.exact["log_tan_half_angle"][-1, 0]
+    assert -1500 < rate < -1000  # slow: the fast mode alone would be at about -4400

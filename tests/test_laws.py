@@ -1,6 +1,8 @@
 """Laws and teachers: constants, quadrature rules, incomplete moments, sampling, validation."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +11,19 @@ import numpy as np
 import pytest
 import scipy.stats as st
 
+from gradflow.models.law_constants import gamma_ratio
 from gradflow.models.laws import (
     Gaussian,
-    RadialLaw,
     StudentT,
     UniformBall,
     UniformSphere,
-    from_description,
-    gamma_ratio,
+    law_from_description,
 )
+from gradflow.models.losses import logistic
+from gradflow.models.networks import LinearPredictor
+from gradflow.models.radial_law import RadialLaw
 from gradflow.models.teachers import LinearTeacher
+from gradflow.risks.population import PopulationRisk
 
 LAWS = [
     Gaussian(3, 2.0),
@@ -241,10 +246,22 @@ def test_samples(law):
 
 @pytest.mark.parametrize("law", [*LAWS, RadialLaw(3, 2.0)], ids=repr)
 def test_description_round_trip(law):
-    again = from_description(json.loads(json.dumps(law.describe())))
+    again = law_from_description(json.loads(json.dumps(law.describe())))
     assert again == law
     assert hash(again) == hash(law)
     assert again.c0 == law.c0
+
+
+def test_stored_radial_law_is_known_to_a_fresh_process():
+    law = RadialLaw(2, st.gamma(3.0))
+    risk = PopulationRisk(LinearPredictor(2), logistic, law, LinearTeacher([1.0, 0.0]))
+    code = (
+        "import json, sys; from gradflow.storage import risk_from_description;"
+        "print(risk_from_description(json.loads(sys.argv[1])).law)"
+    )
+    call = [sys.executable, "-c", code, json.dumps(risk.describe())]
+    out = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == repr(law)
 
 
 @pytest.mark.parametrize(
@@ -267,10 +284,12 @@ def test_description_round_trip(law):
         (lambda: RadialLaw(3, st.geom(0.5)), "too many values"),
         (lambda: Gaussian(2).marginal_partial_moment(1.0, 3), "k=3"),
         (lambda: Gaussian(2).sample(jax.random.key(0), 0), "n=0"),
-        (lambda: from_description({"law": "cauchy"}), "law='cauchy'"),
-        (lambda: from_description({"law": "gaussian", "dimension": 2}), "description"),
+        (lambda: law_from_description({"law": "cauchy"}), "law='cauchy'"),
+        (lambda: law_from_description({"law": "gaussian", "dimension": 2}), "description"),
         (
-            lambda: from_description({"law": "radial", "dim": 2, "radius": {"distribution": "os"}}),
+            lambda: law_from_description(
+                {"law": "radial", "dim": 2, "radius": {"distribution": "os"}}
+            ),
             "not a scipy.stats distribution",
         ),
     ],

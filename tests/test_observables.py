@@ -10,14 +10,10 @@ import pytest
 
 from gradflow import observables
 from gradflow.models.activations import leaky_relu, tanh
+from gradflow.models.deep_linear import DeepLinear
 from gradflow.models.losses import logistic
-from gradflow.models.networks import (
-    DeepLinear,
-    DeepLinearParams,
-    LinearParams,
-    TwoLayer,
-    TwoLayerParams,
-)
+from gradflow.models.networks import TwoLayer
+from gradflow.models.params import DeepLinearParams, LinearParams, TwoLayerParams
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.risks.function import FunctionRisk
 

@@ -18,9 +18,10 @@ from gradflow.claims.base import Hypothesis
 from gradflow.claims.lab import Lab
 from gradflow.flows.linear_chart import LinearLogAngleChart, log_tan_half, rejection
 from gradflow.integrators import until
+from gradflow.models.deep_linear import DeepLinear
 from gradflow.models.laws import SphericalLaw
 from gradflow.models.losses import exponential, hinge, logistic
-from gradflow.models.networks import DeepLinear, LinearPredictor
+from gradflow.models.networks import LinearPredictor
 from gradflow.models.teachers import LinearTeacher
 from gradflow.rates import Estimate
 from gradflow.risks.population import PopulationRisk

@@ -44,6 +44,10 @@ class AbstractChart(eqx.Module):
     def scales(self, y: np.ndarray) -> np.ndarray:
         """Sizes to which absolute tolerances are relative, one for each state (host)."""
 
+    def rounding(self, y: np.ndarray) -> np.ndarray:
+        """Absolute errors that rounding in the chart makes unavoidable (host)."""
+        return np.zeros_like(y)
+
     @abc.abstractmethod
     def velocity(self, y: Array) -> Array:
         """dy/dt in physical time (JAX)."""

@@ -61,6 +61,11 @@ class Flow(eqx.Module):
         y, _, _ = self.split(Y)
         return np.concatenate([self.chart.scales(y), np.ones(1 + self.clock.states)])
 
+    def rounding(self, Y: np.ndarray) -> np.ndarray:
+        """Absolute errors that rounding makes unavoidable."""
+        y, _, _ = self.split(Y)
+        return np.concatenate([self.chart.rounding(y), np.zeros(1 + self.clock.states)])
+
     def t(self, s, Y):
         """Physical time."""
         return self.clock.time(s, self.split(Y)[2])

@@ -23,7 +23,8 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from gradflow.flows.charts import AbstractChart
-from gradflow.models.networks import DeepLinear, DeepLinearParams, LinearParams
+from gradflow.models.deep_linear import DeepLinear
+from gradflow.models.params import DeepLinearParams, LinearParams
 from gradflow.risks.linear_reduction import AbstractLinearReduction
 from gradflow.risks.population import PopulationRisk
 from gradflow.validation import fail
@@ -45,6 +46,12 @@ def log_tan_half(parallel: ArrayLike, across: ArrayLike) -> np.ndarray:
         )
 
 
+def length(x: np.ndarray) -> float:
+    """|x| without underflow or overflow of the squares."""
+    top = float(np.max(np.abs(x), initial=0.0))
+    return top * float(np.linalg.norm(x / top)) if top > 0 else 0.0
+
+
 def rejection(w: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Part of ``w`` perpendicular to the unit vector ``v``; rounding-sized parts count as zero.
 
@@ -53,7 +60,7 @@ def rejection(w: np.ndarray, v: np.ndarray) -> np.ndarray:
     across = w - (w @ v) * v
     across = across - (across @ v) * v
     floor = 0.0 if np.count_nonzero(v) == 1 else 4 * np.finfo(float).eps
-    return across if np.linalg.norm(across) > floor * np.linalg.norm(w) else np.zeros_like(w)
+    return across if length(across) > floor * length(w) else np.zeros_like(w)
 
 
 class LinearLogAngleChart(AbstractChart):
@@ -66,7 +73,8 @@ class LinearLogAngleChart(AbstractChart):
 
     @staticmethod
     def refusal(risk: PopulationRisk, params: Any) -> str | None:
-        """Why the start has no such chart (unbalanced layers); None when it has one."""
+        """Why the start has no such chart (unbalanced layers, a start on the teacher's own axis);
+        None when it has one."""
         net = risk.net
         if isinstance(net, DeepLinear):
             layers = [np.asarray(w) for w in params.layers]
@@ -81,6 +89,9 @@ class LinearLogAngleChart(AbstractChart):
             )
             if defect > BALANCE_TOLERANCE:
                 return f"the layers are not balanced (relative defect {defect:.3g})"
+        v, w = np.asarray(risk.teacher.direction), np.asarray(risk.end_to_end(params))
+        if w @ v > 0 and not rejection(w, v).any():
+            return "the start is on the teacher's axis, where ln tan(theta/2) is -infinity"
         return None
 
     @classmethod
@@ -88,9 +99,12 @@ class LinearLogAngleChart(AbstractChart):
         """The chart at a start; the start fixes the plane in which the flow stays."""
         v = np.asarray(risk.teacher.direction)
         w = np.asarray(risk.end_to_end(params))
-        radius = np.linalg.norm(w)
+        radius = length(w)
         if radius == 0:
-            raise fail("params", w, "the end-to-end vector is zero", "start from a non-zero vector")
+            raise fail(
+                "params", w, "the end-to-end vector is zero or underflows",
+                "start from a vector of norm > 1e-300",
+            )  # fmt: skip
         across = rejection(w, v)
         if not across.any() and w @ v < 0:
             raise fail(
@@ -99,7 +113,7 @@ class LinearLogAngleChart(AbstractChart):
                 "the start is at angle pi to the teacher, where ln tan(theta/2) is infinite",
                 "turn the start by any angle, or pass chart='cartesian'",
             )
-        size = np.linalg.norm(across)
+        size = length(across)
         side = across / size if size > 0 else np.zeros_like(v)
         vectors: tuple[np.ndarray, ...] | None = None
         depth = 1
@@ -131,8 +145,8 @@ class LinearLogAngleChart(AbstractChart):
         else:
             w = np.asarray(params.weight, dtype=np.float64)
         v = self.frame[0]
-        across = np.linalg.norm(rejection(w, v))
-        return np.array([np.log(np.linalg.norm(w)), float(log_tan_half(w @ v, across))])
+        across = length(rejection(w, v))
+        return np.array([np.log(length(w)), float(log_tan_half(w @ v, across))])
 
     def decode(self, y: np.ndarray) -> Any:
         assert self.frame is not None

@@ -33,7 +33,7 @@ from jax import Array
 
 from gradflow.flows.charts import AbstractChart
 from gradflow.flows.linear_chart import log_tan_half
-from gradflow.models.networks import TwoLayerParams
+from gradflow.models.params import TwoLayerParams
 from gradflow.models.radial import RadialFunctions
 from gradflow.risks.population import PopulationRisk
 from gradflow.risks.two_neuron import PlanarState, TwoNeuronReduction, planar_frame
@@ -121,13 +121,23 @@ def difference(slope, radial: RadialFunctions, s: Array, d: Array) -> Array:
 
 
 class TwoNeuronChart(AbstractChart):
-    """General chart: state (z_1, z_2, q_1, q_2, Lambda[, b_1, b_2]); see the module's docstring."""
+    """General chart: state (z_1, z_2, q_slow, q_fast, Lambda[, b_1, b_2]).
+
+    For a leaky pair of opposite signs the perpendicular parts are rotated into the modes of K at
+    equal caps, each with an error control of its own: a start close to the symmetric one holds
+    little of the slow mode, and that little decides the late angle. A symmetric start stays
+    symmetric to the last bit. Otherwise q_slow, q_fast are simply q_1, q_2.
+    """
 
     reduction: TwoNeuronReduction
     signs: Array
     fixed_outer: Array
+    modes: Array  # orthonormal rows (slow, fast)
+    head_start: Array  # ln |q| / |q_slow| at the start, at most 60
     trained: bool = eqx.field(static=True)
     may_flip: bool = eqx.field(static=True)
+    paired: bool = eqx.field(static=True)
+    symmetric: bool = eqx.field(static=True)
     opposed: bool = eqx.field(static=True)
     slope: float = eqx.field(static=True)
     placement: Placement | None
@@ -160,13 +170,23 @@ class TwoNeuronChart(AbstractChart):
         slope = risk.net.activation.slope
         reduction = TwoNeuronReduction(risk.law.radial, slope, (int(signs[0]), int(signs[1])))
         trained = risk.net.outer == "trained"
+        b = signs * outer
+        paired = bool(0 < slope < 1 and signs[0] != signs[1] and np.all(b > 0))
+        modes = _equal_cap_modes(np.asarray(reduction.forms), b) if paired else np.eye(2)
+        q = omega @ frame[1:].T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            lead = np.log(np.linalg.norm(q)) - np.log(np.linalg.norm(modes[0] @ q))
         return cls(
             reduction,
             jnp.asarray(signs),
-            jnp.asarray(signs * outer),
+            jnp.asarray(b),
+            jnp.asarray(modes),
+            jnp.asarray(np.clip(np.nan_to_num(lead, nan=0.0, posinf=60.0), 0.0, 60.0)),
             trained,
             # a_i^2 - |w_i|^2 is conserved: an outer weight can change sign only if it is negative
             trained and bool(np.any(np.abs(outer) < (1 - 1e-12) * np.linalg.norm(inner, axis=1))),
+            paired,
+            bool(np.array_equal(omega[0], omega[1]) and b[0] == b[1]),
             bool(signs[0] != signs[1]),
             float(slope),
             Placement(frame, signs, outer),
@@ -195,11 +215,18 @@ class TwoNeuronChart(AbstractChart):
             q, lam = q / size, -np.log(size)
         else:
             lam = 0.0
-        return np.concatenate([z, q.ravel(), [lam], b if self.trained else []])
+        modes = np.asarray(self.modes) @ q
+        if self.symmetric and self.paired:
+            modes[0] = 0.0
+        return np.concatenate([z, modes.ravel(), [lam], b if self.trained else []])
 
-    def _unpack(self, y):
+    def _unpack(self, y: Any) -> tuple[Any, Any, Any, Any]:
         b = y[..., 7:9] if self.trained else self.fixed_outer
-        return y[..., 0:2], y[..., 2:6].reshape((*y.shape[:-1], 2, 2)), y[..., 6], b
+        q = y[..., 2:6].reshape((*y.shape[:-1], 2, 2))
+        if self.paired:
+            modes = self.modes if isinstance(y, Array) else np.asarray(self.modes)
+            q = modes.T @ q
+        return y[..., 0:2], q, y[..., 6], b
 
     def _oriented(self, y: Array) -> tuple[TwoNeuronReduction, PlanarState]:
         """Reduction and state with b >= 0: a neuron whose outer weight changed sign is turned
@@ -236,22 +263,41 @@ class TwoNeuronChart(AbstractChart):
     def scales(self, y: np.ndarray) -> np.ndarray:
         z, q, _, b = self._unpack(y)
         size = np.hypot(z, np.exp(_log_norm(q) - y[6]))
-        reach = np.maximum(np.hypot(q[:, 0], q[:, 1]), 1e-300)
+        parts = y[2:6].reshape(2, 2)
+        reach = np.hypot(parts[:, 0], parts[:, 1])
+        # A part that starts at 0 is held to the other's rounding.
+        reach = np.maximum(reach, 1e-12 * reach.max(initial=1e-288))
         out = [size, np.repeat(1e-3 * reach, 2), [1.0]]
         if self.trained:
             out.append(np.where(np.asarray(b) != 0, np.abs(np.asarray(b)), size))
         return np.concatenate(out)
 
+    def rounding(self, y: np.ndarray) -> np.ndarray:
+        # forces on q carry the rounding of the larger part
+        noise = np.zeros_like(y)
+        noise[2:6] = 4e-15 * np.linalg.norm(y[2:6])
+        return noise
+
     def velocity(self, y: Array) -> Array:
         z, q, lam, b = self._unpack(y)
         reduction, state = self._oriented(y)
         force_z, force_q = reduction.force(state)
+        if self.symmetric:
+            # Both neurons feel one force; rounding must not tell them apart.
+            force_z = jnp.broadcast_to(jnp.mean(force_z), (2,))
+            force_q = jnp.broadcast_to(jnp.mean(force_q, axis=0), (2, 2))
         dz, dq = b * force_z, b[:, None] * force_q
-        square = jnp.sum(q**2)
-        dlam = -jnp.sum(q * dq) / jnp.where(square > 0, square, 1.0)
-        parts = [dz, (dq + dlam * q).ravel(), dlam[None]]
+        part, dpart = y[2:6].reshape(2, 2), dq
+        if self.paired:
+            dpart = self.modes @ dq
+        square = jnp.sum(part**2)
+        dlam = -jnp.sum(part * dpart) / jnp.where(square > 0, square, 1.0)
+        # A symmetric pair's perpendicular part keeps its direction: only its size changes.
+        turned = jnp.zeros_like(part) if self.symmetric else dpart + dlam * part
+        parts = [dz, turned.ravel(), dlam[None]]
         if self.trained:
-            parts.append(z * force_z + jnp.exp(-2 * lam) * jnp.sum(q * force_q, axis=-1))
+            db = z * force_z + jnp.exp(-2 * lam) * jnp.sum(q * force_q, axis=-1)
+            parts.append(jnp.broadcast_to(jnp.mean(db), (2,)) if self.symmetric else db)
         return jnp.concatenate(parts)
 
     def speed_squared(self, y: Array, dy: Array) -> Array:
@@ -275,7 +321,10 @@ class TwoNeuronChart(AbstractChart):
         return jnp.sqrt(jnp.dot(across, across)) * (1 + t) / size
 
     def stage_end(self, y: Array, t: Array) -> Array | None:
+        # A symmetric leaky pair has no slow mode, which the tail follows; nor is it stiff.
         if self.trained or not self.opposed or self.slope == 1.0:
+            return None
+        if self.symmetric and self.paired:
             return None
         z, q, lam, b = self._unpack(y)
         ahead = jnp.all(z > 0)
@@ -287,7 +336,7 @@ class TwoNeuronChart(AbstractChart):
             _, gap, _ = slow_mode(
                 self.reduction.forms, b, self.reduction.radial, jnp.mean(caps), caps[0] - caps[1]
             )
-            small = jnp.minimum(small, gap * t / TAIL_FAST_DECAY - 1)
+            small = jnp.minimum(small, gap * t / (TAIL_FAST_DECAY + self.head_start) - 1)
         return jnp.where(ahead, small, -1.0)
 
     def next_stage(self, y: np.ndarray, t: float) -> tuple[AbstractChart, np.ndarray]:
@@ -321,6 +370,15 @@ class TwoNeuronChart(AbstractChart):
             directions,
         )
         return chart, np.concatenate([[mean, diff], modes])
+
+
+def _equal_cap_modes(forms: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Orthonormal rows (slow, fast): the eigenvectors of K for caps of equal size."""
+    weighted = forms[:2] * b
+    _, vectors = np.linalg.eigh(weighted.T @ weighted)
+    if b[0] == b[1]:
+        return np.array([[1.0, -1.0], [1.0, 1.0]]) / np.sqrt(2.0)
+    return vectors.T
 
 
 def _numpy_b(y: np.ndarray, chart: TwoNeuronChart) -> np.ndarray:

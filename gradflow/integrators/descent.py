@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow.models.abstract_network import AbstractNetwork, check_key
 from gradflow.models.losses import AbstractLoss
-from gradflow.models.networks import AbstractNetwork, check_key
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.empirical import EmpiricalRisk, data_gradient
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail

@@ -25,7 +25,13 @@ from gradflow.integrators.base import (
     make_integrator,
 )
 from gradflow.integrators.save import AbstractSave, check_save
-from gradflow.integrators.until import AbstractUntil, Resolved, StageEndEvent, check_until
+from gradflow.integrators.until import (
+    AbstractUntil,
+    Resolved,
+    StageEndEvent,
+    TimeEvent,
+    check_until,
+)
 from gradflow.validation import (
     SMALLEST_RTOL,
     check_choice,
@@ -116,7 +122,7 @@ def absolute_tolerances(flow: Flow, Y0: np.ndarray, rtol: float) -> np.ndarray:
 
     A component that starts at zero takes the scale its chart gives. In cartesian coordinates the
     largest entry is no scale for a small one (a saddle left from 1e-20 beside an entry of order 1),
-    so each takes its own size.
+    so each takes its own size. No tolerance is below what rounding in the chart allows.
     """
     scale = np.asarray(flow.scales(Y0), np.float64)
     if flow.chart.name == "cartesian":
@@ -124,7 +130,7 @@ def absolute_tolerances(flow: Flow, Y0: np.ndarray, rtol: float) -> np.ndarray:
         clock_from = Y0.shape[0] - 1 - flow.clock.states
         own = (size > 0) & (np.arange(Y0.shape[0]) < clock_from)
         scale = np.where(own, size, scale)
-    return np.maximum(rtol * scale, _TINY)
+    return np.maximum(np.maximum(rtol * scale, flow.rounding(Y0)), _TINY)
 
 
 def auto_integrator(flow: Flow, rtol: float) -> str:
@@ -215,7 +221,13 @@ def _has_stage_end(core: Flow, Y: np.ndarray) -> bool:
 
 def _check_reach(save: np.ndarray | None, by: Any, resolved: Resolved, asked: AbstractSave) -> None:
     """A save point that cannot be reached is a mistake, not an empty row."""
-    if save is None or by is not None or save[-1] <= resolved.s_end * (1 + 1e-12):
+    if save is None:
+        return
+    # Where time is a state, save points are values of ln(1+t) and so are the thresholds of time.
+    ends = [resolved.s_end] if by is None else [
+        float(event.threshold) for event in resolved.events if isinstance(event, TimeEvent)
+    ]  # fmt: skip
+    if save[-1] <= min(ends, default=np.inf) * (1 + 1e-12):
         return
     raise fail("save_at", asked, "lies beyond the end", "drop it or raise until")
 

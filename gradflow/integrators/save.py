@@ -59,7 +59,9 @@ class Points(AbstractSave):
 
 
 def _points(argument: str, kind: str, values: Any, *, minimum: float) -> Points:
-    array = check_array(argument, np.atleast_1d(np.asarray(values)), (None,))
+    if np.isscalar(values) or getattr(values, "ndim", None) == 0:
+        values = [values]
+    array = check_array(argument, values, (None,))
     if array.size == 0:
         raise fail(argument, array, "is empty", "pass at least one value, or save steps()")
     if np.any(array < minimum):

@@ -1,1 +1,1 @@
-"""Objectives: empirical, population (reduced to radial functions and quadrature), any JAX function."""
+"""Objectives: empirical, population (exact reductions and quadrature), any JAX function."""

@@ -12,7 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from gradflow.models.networks import AbstractNetwork
+from gradflow.models.abstract_network import AbstractNetwork
 
 
 class AbstractRisk(eqx.Module):

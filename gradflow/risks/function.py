@@ -101,14 +101,24 @@ def _scalar(argument: str, value: Any) -> jax.Array:
     return jnp.asarray(value)
 
 
+def _traced(argument: str, fn: Callable[[Any], Any], params: Any) -> jax.Array:
+    """``fn(params)``; a function that JAX cannot trace is named, with the fix."""
+    try:
+        return _scalar(argument, fn(params))
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
+        problem = f"cannot be traced by JAX ({type(error).__name__})"
+        fix = "write it with jax.numpy and jax.lax, without NumPy, float() or `if` on the values"
+        raise fail(argument, "<function>", problem, fix) from error
+
+
 def _value_of(risk: FunctionRisk, params: Any) -> jax.Array:
-    return _scalar("fn", risk.fn(params))
+    return _traced("fn", risk.fn, params)
 
 
 def _log_of(risk: FunctionRisk, params: Any) -> jax.Array:
     if risk.log_fn is None:
         return jnp.log(_value_of(risk, params))
-    return _scalar("log_fn", risk.log_fn(params))
+    return _traced("log_fn", risk.log_fn, params)
 
 
 @eqx.filter_jit

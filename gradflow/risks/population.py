@@ -16,10 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gradflow.models.abstract_network import check_key
 from gradflow.models.activations import LeakyReLU
+from gradflow.models.deep_linear import DeepLinear
 from gradflow.models.laws import SphericalLaw
 from gradflow.models.losses import AbstractMarginLoss, logistic
-from gradflow.models.networks import DeepLinear, LinearParams, LinearPredictor, TwoLayer
+from gradflow.models.networks import LinearPredictor, TwoLayer
+from gradflow.models.params import LinearParams
 from gradflow.models.radial import RadialFunctions
 from gradflow.models.teachers import LinearTeacher
 from gradflow.risks.base import AbstractRisk
@@ -146,7 +149,7 @@ class PopulationRisk(AbstractRisk):
 
     def sample(self, key: Array, n: int) -> tuple[Array, Array]:
         """``n`` labelled inputs: X of shape (n, d) and y = sgn(v·x) of shape (n,)."""
-        x = self.law.sample(key, n)
+        x = self.law.sample(check_key("key", key), n)
         return x, self.teacher.label(x)
 
     def describe(self) -> dict[str, Any]:

@@ -47,9 +47,7 @@ def integrated(terms: list[Term]) -> tuple[Term, ...]:
 def norm_law(expansion: Expansion, depth: sp.Expr, factor: sp.Expr) -> Separated:
     """Separate R' = factor * depth * R^(2 - 2/depth) * h(R), h by its expansion."""
     bracket = sp.expand(expansion.series() * R**2 / expansion.symbol)
-    return separate(
-        factor * depth * R ** (2 - 2 / depth) * expansion.symbol / R**2, bracket
-    )
+    return separate(factor * depth * R ** (2 - 2 / depth) * expansion.symbol / R**2, bracket)
 
 
 @lru_cache(maxsize=32)

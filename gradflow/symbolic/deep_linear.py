@@ -84,7 +84,6 @@ def matrix_residual(depth: int) -> tuple[PolyElement, PolyElement]:
     return residual(0), residual(1)
 
 
-
 def derive_deep_linear(depth: int | None = None) -> Derivation:
     """Derive the flow of balanced deep linear nets. See ``gradflow.symbolic.derive``."""
     n = N if depth is None else sp.Integer(check_integer("depth", depth, minimum=1))

@@ -14,6 +14,7 @@ import sympy as sp
 
 from gradflow.symbolic import notation as nt
 from gradflow.symbolic.balance import PowerLaw
+from gradflow.symbolic.evaluation import evaluate, numbers
 from gradflow.validation import check_choice, fail
 
 
@@ -110,55 +111,34 @@ class Rate:
             If the exponent, or a constant that does not depend on the start, is left symbolic.
         """
         table = numbers(law, **values)
+        powers = [power for power, _ in self.corrections]
+        constant = sp.S.Zero if self.constant is None else self.constant
+        found = [
+            None if value is None else float(value)
+            for value in evaluate([self.exponent, constant, *powers, *self.coefficients], table)
+        ]
 
-        def number(expression: sp.Expr | None, what: str) -> float | None:
-            if expression is None:
-                return None
-            value = expression.subs(table)
-            if value.is_number:
-                return float(value)
-            missing = {str(symbol) for symbol in value.free_symbols}
-            if what == "coefficient" or missing & _START:
-                return None
-            raise fail(
-                what, expression, "is not a number yet", f"pass {', '.join(sorted(missing))}"
-            )
+        def known(formula: sp.Expr, value: float | None, what: str) -> float:
+            if value is not None:
+                return value
+            missing = ", ".join(sorted(str(s) for s in formula.free_symbols - table.keys()))
+            raise fail(what, formula, "is not a number yet", f"pass {missing}")
 
-        exponent = number(self.exponent, "exponent")
-        assert exponent is not None
-        powers = tuple((float(p.subs(table)), k) for p, k in self.corrections)
-        coefficients = tuple(number(c, "coefficient") for c in self.coefficients)
-        return NumericRate(exponent, number(self.constant, "constant"), powers, coefficients)
+        exponent = known(self.exponent, found[0], "exponent")
+        if self.constant is None:
+            found[1] = None
+        elif not _START & {str(symbol) for symbol in constant.free_symbols - table.keys()}:
+            known(constant, found[1], "constant")
+        pairs = zip(self.corrections, found[2:], strict=False)
+        return NumericRate(
+            exponent,
+            found[1],
+            tuple((known(power, value, "exponent"), k) for (power, k), value in pairs),
+            tuple(found[2 + len(powers) :]),
+        )
 
 
 _START = {"tau", "tau1", "tau2", "lambda0"}
-
-
-def numbers(law: Any = None, **values: Any) -> dict[sp.Symbol, Any]:
-    """A substitution table for the shared symbols, kappa and k2, k4, k6 filled in."""
-    from gradflow.symbolic.expansion import expand
-
-    known = {str(symbol): symbol for symbol in _SHARED}
-    for name, value in values.items():
-        if name not in known:
-            raise fail(name, value, "is not a symbol", "choose one of " + ", ".join(sorted(known)))
-    table = {known[name]: sp.sympify(value) for name, value in values.items()}
-    for symbol in (nt.c0, nt.p0, nt.p2, nt.p4, nt.p6):
-        value = getattr(law, str(symbol), None)
-        if value is not None and symbol not in table and sp.Float(float(value)).is_finite:
-            table[symbol] = sp.Float(float(value))
-    derived = {nt.kappa: nt.KAPPA, **expand("logistic").ratios}
-    for symbol, formula in derived.items():
-        value = formula.subs(table)
-        if symbol not in table and value.is_number:
-            table[symbol] = value
-    return table
-
-
-_SHARED = (
-    nt.c0, nt.p0, nt.p2, nt.p4, nt.p6, nt.kappa, nt.k2, nt.k4, nt.k6, nt.alpha, nt.N, nt.tau,
-    nt.tau1, nt.tau2, nt.lambda0,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

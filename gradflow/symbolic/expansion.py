@@ -128,7 +128,5 @@ def expand(loss: str = "logistic") -> Expansion:
     check_choice("loss", loss, LOSSES)
     moments = tuple(moment(loss, j) for j in range(ORDER + 1))
     coefficients = [2 * TAYLOR[j] / sp.factorial(2 * j) * moments[j] for j in range(ORDER + 1)]
-    ratios = {
-        k: expr(c / coefficients[0]) for k, c in zip(RATIOS, coefficients[1:], strict=True)
-    }
+    ratios = {k: expr(c / coefficients[0]) for k, c in zip(RATIOS, coefficients[1:], strict=True)}
     return Expansion(loss, moments, expr(coefficients[0]), ratios)

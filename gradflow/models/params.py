@@ -1,0 +1,98 @@
+"""Parameters of the networks: small pytrees of arrays, and the checks of what is read as one.
+
+The shapes belong to a network, which calls the checks; here it appears by its name only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from gradflow.validation import check_array, fail
+
+
+class AbstractParams(eqx.Module):
+    """Parameters of a network: a pytree with attribute access and item access by field name."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.keys():
+            raise KeyError(f"{name!r}: choose one of {', '.join(self.keys())}")
+        return getattr(self, name)
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the names of the fields."""
+        return tuple(self.__dataclass_fields__)
+
+
+class LinearParams(AbstractParams):
+    """Parameters of `LinearPredictor`: ``weight`` (d,)."""
+
+    weight: jax.Array
+
+
+class TwoLayerParams(AbstractParams):
+    """Parameters of `TwoLayer`: ``inner`` (m, d), ``outer`` (m,), ``bias`` (m,) or None."""
+
+    inner: jax.Array
+    outer: jax.Array
+    bias: jax.Array | None = None
+
+
+class DeepLinearParams(AbstractParams):
+    """Parameters of `DeepLinear`: ``layers`` = (W_1 (h, d), …, W_N (1, h))."""
+
+    layers: tuple[jax.Array, ...]
+
+
+def check_leaf(argument: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Check one parameter array; of a traced array only shape and dtype can be checked."""
+    if isinstance(value, Tracer):
+        if value.dtype != jnp.float64:
+            raise fail(argument, value, f"has dtype {value.dtype}", "pass a float64 array")
+        if value.shape != shape:
+            raise fail(argument, value, f"has shape {value.shape}", f"pass shape {shape}")
+        return value
+    return jnp.asarray(check_array(argument, value, shape))
+
+
+def check_shape(argument: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Check what can be read off without touching the numbers (called on every evaluation)."""
+    found, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if found != shape:
+        raise fail(argument, value, f"has shape {found}", f"pass shape {shape}")
+    if dtype != np.float64:
+        raise fail(argument, value, f"has dtype {dtype}", "pass a float64 array")
+
+
+def wrong_params(net: str, value: Any, fix: str) -> ValueError:
+    """Build the error for what is no set of parameters of the network of that name."""
+    return fail("params", value, f"cannot be read as parameters of {net}", fix)
+
+
+def read_mapping(
+    net: str,
+    value: Any,
+    required: frozenset[str],
+    optional: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
+    """Return a mapping with the required and perhaps the optional names as a dict."""
+    names = ", ".join(sorted(required | optional))
+    if not isinstance(value, Mapping):
+        raise wrong_params(net, value, f"pass net.params(...) or a dict with {names}")
+    if not required <= set(value) <= required | optional:
+        raise wrong_params(net, dict(value), f"pass a dict with exactly {names}")
+    return dict(value)
+
+
+def require_finite(params: AbstractParams) -> None:
+    """Refuse NaN and infinity, naming the array that holds them."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not np.all(np.isfinite(np.asarray(leaf))):
+            name = "params" + jax.tree_util.keystr(path)
+            raise fail(name, np.asarray(leaf), "holds NaN or infinity", "pass finite numbers")
