@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 import gradflow  # noqa: F401  (switches JAX to x64 before JAX is imported)
+from gradflow._cache import enable_compilation_cache
 
+# The tests compile some hundred programs; a second run, or a second worker, reuses them.
+enable_compilation_cache()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

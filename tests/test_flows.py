@@ -224,3 +224,36 @@ def test_nearly_symmetric_leaky_pair_keeps_its_slow_mode():
     )
     rate = fine.exact["log_tan_half_angle"][-1, 0]
     assert -1500 < rate < -1000  # slow: the fast mode alone would be at about -4400
+
+
+def test_start_on_the_teachers_axis_stays_there():
+    risk, params = linear(1, start=(0.0, 0.0, 0.7))
+    path = gf.integrate(risk, params, until=gf.until.time(1e4))
+    assert path.result.ok
+    assert path.chart == "cartesian"
+    assert np.all(path.observe("log_tan_half_angle") == -np.inf)
+    with pytest.raises(ValueError, match="on the teacher's axis"):
+        make_flow(risk, params, chart="log-angle")
+
+
+@pytest.mark.parametrize("second", ["on axis", "free"])
+def test_neurons_on_the_teachers_axis(second):
+    inner = np.array([V3, -2 * V3 if second == "on axis" else (0.5, -0.3, 0.4)])
+    risk, params = two_neurons(0.0, "fixed", inner=inner)
+    path = gf.integrate(risk, params, until=gf.until.time(1e3))
+    same = gf.integrate(risk, params, until=gf.until.time(1e3), chart="cartesian", rtol=1e-10)
+    np.testing.assert_allclose(path.final.inner, same.final.inner, rtol=1e-7, atol=1e-12)
+    assert path.observe("log_tan_half_angle")[0, 0] < -36
+    assert np.all(path.observe("energy_defect") < 1e-8)
+    tables = [v for v in path.to_xarray().data_vars.values() if v.ndim == 2]
+    assert tables
+    assert all(v.dims == ("time", "neuron") for v in tables)
+
+
+@pytest.mark.parametrize("across", [1e-200, 1e-170])
+def test_squares_of_a_start_may_underflow(across):
+    risk, params = linear(1, start=(across, 0.0, across))
+    path = gf.integrate(risk, params, until=gf.until.time(1e3))
+    assert path.result.ok
+    assert path.observe("log_tan_half_angle")[0, 0] == pytest.approx(np.log(np.tan(np.pi / 8)))
+    assert path.observe("energy_defect")[-1] < 1e-9

@@ -173,3 +173,20 @@ def test_saving_by_clock():
     trajectory = integrate(SADDLE, START, until=until.time(20.0), save_at=save.clock(values))
     np.testing.assert_array_equal(trajectory.clock, values)
     assert trajectory.final["z"] == pytest.approx(np.exp(-20.0), abs=1e-8)
+
+
+def test_functions_without_a_logarithm_still_have_a_loss():
+    risk = FunctionRisk(lambda p: jnp.sum(p**2) - 1.0)
+    path = integrate(risk, np.array([0.5]), until=until.time(1.0))
+    np.testing.assert_allclose(path.observe("loss"), path.params[:, 0] ** 2 - 1.0)
+    assert np.max(path.observe("energy_defect")) < 1e-7
+    still = integrate(FunctionRisk(lambda p: jnp.sum(p**2)), np.zeros(2), until=until.time(1.0))
+    assert np.all(still.observe("energy_defect") == 0)
+
+
+def test_xarray_names_of_a_users_pytree_do_not_collide():
+    risk = FunctionRisk(lambda p: p["time"] ** 2 + p["energy"] ** 2 + p["norm"] ** 2)
+    start = {"time": np.array(1.0), "energy": np.array(2.0), "norm": np.array(3.0)}
+    view = integrate(risk, start, until=until.time(1.0)).to_xarray()
+    assert {"params_time", "params_energy", "params_norm"} <= set(view.data_vars)
+    assert view["energy"].attrs["long_name"] == "integral of the squared speed"

@@ -31,6 +31,8 @@ from gradflow.validation import fail
 
 #: A start counts as balanced when the layers' Gram matrices differ by less than this, relatively.
 BALANCE_TOLERANCE = 1e-12
+#: Closer to angle pi the passage of a linear predictor by the origin is too short for float64 time.
+_CLOSEST_TO_PI = 1e-15
 
 
 def log_tan_half(parallel: ArrayLike, across: ArrayLike) -> np.ndarray:
@@ -106,11 +108,14 @@ class LinearLogAngleChart(AbstractChart):
                 "start from a vector of norm > 1e-300",
             )  # fmt: skip
         across = rejection(w, v)
-        if not across.any() and w @ v < 0:
+        # A linear predictor passes the origin within this share of the time it takes to get there.
+        floor = _CLOSEST_TO_PI if isinstance(params, LinearParams) else 0.0
+        if w @ v < 0 and length(across) <= floor * radius:
             raise fail(
                 "params",
                 w,
-                "the start is at angle pi to the teacher, where ln tan(theta/2) is infinite",
+                "the start is at angle pi to the teacher (to rounding), where ln tan(theta/2) is "
+                "infinite",
                 "turn the start by any angle, or pass chart='cartesian'",
             )
         size = length(across)
@@ -189,10 +194,11 @@ class LinearLogAngleChart(AbstractChart):
     def speed_squared(self, y: Array, dy: Array) -> Array:
         # N singular values sigma = R^{1/N}, each with sigma' = sigma (ln R)'/N, and the first
         # layer's turn
-        sigma_squared = jnp.exp(2 / self.depth * y[0])
+        sigma = jnp.exp(y[0] / self.depth)
         decay = jnp.exp(-jnp.abs(y[1]))
         turn = dy[1] * 2 * decay / (1 + decay**2)
-        return sigma_squared * (dy[0] ** 2 / self.depth + turn**2)
+        # (sigma first: the rates themselves are of size 1/R)
+        return (sigma * dy[0]) ** 2 / self.depth + (sigma * turn) ** 2
 
     def log_risk(self, y: Array) -> Array:
         return self.reduction.log_value(y[0], y[1])

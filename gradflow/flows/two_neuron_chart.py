@@ -149,6 +149,11 @@ class TwoNeuronChart(AbstractChart):
             return (
                 f"two neurons have a log-angle chart for logistic loss only, not {risk.loss.name}"
             )
+        v = np.asarray(risk.teacher.direction)
+        omega = np.where(np.asarray(params.outer) >= 0, 1.0, -1.0)[:, None] * params.inner
+        frame = np.asarray(planar_frame(jnp.asarray(omega), jnp.asarray(v)))
+        if not (omega @ frame[1:].T).any() and (omega @ v).min() > 0:
+            return "both neurons are on their targets' axis, where ln tan(theta/2) is -infinity"
         return None
 
     @classmethod

@@ -28,6 +28,9 @@ from gradflow.validation import (
     fail,
 )
 
+#: exp of it is a float.
+_LARGEST_LOG_TIME = 709.0
+
 
 class AbstractEvent(eqx.Module):
     """``g(flow, s, Y)``: negative before the stop, >= 0 from it on."""
@@ -162,6 +165,9 @@ class Time(AbstractUntil):
     def resolve(self, flow: Any) -> Resolved:
         # np.expm1 overflows beyond t ~ 1e308; only the physical clock needs t itself.
         if flow.clock.name == "log":
+            if self.log1p_t > _LARGEST_LOG_TIME:
+                problem = f"overflows dt/ds = exp(s) of the log clock (ln t <= {_LARGEST_LOG_TIME})"
+                raise fail("until", self, problem, "stop earlier, or pass clock='loss'")
             return Resolved(self.log1p_t, self.label)
         if flow.clock.states:
             event = TimeEvent(jnp.asarray(self.log1p_t))
@@ -245,7 +251,7 @@ def time(t: float) -> AbstractUntil:
 
 
 def log_time(log_t: float) -> AbstractUntil:
-    """Stop at ln t = ``log_t`` (for times beyond floating point)."""
+    """Stop at ln t = ``log_t`` (up to 709 in the log clock, beyond floats in the loss clock)."""
     log_t = check_real("log_t", log_t)
     return Time(float(np.logaddexp(0.0, log_t)), f"log_time({log_t!r})")
 
