@@ -235,3 +235,27 @@ def test_bad_input_is_named(change, words):
     }
     with pytest.raises(ValueError, match=words):
         gf.PopulationRisk(**(arguments | change))
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3, 0.7])
+def test_value_of_exactly_opposite_neurons_is_the_limit(slope):
+    inner = np.array([[0.6, 0.1, -0.8], [-0.6, -0.1, 0.8]])
+    net = gf.TwoLayer(dim=3, width=2, activation=gf.leaky_relu(slope), outer="fixed")
+    risk = gf.PopulationRisk(net, gf.logistic, gf.Gaussian(3), gf.LinearTeacher([0.0, 0.0, 1.0]))
+    at, near = (
+        float(risk(net.params(inner + shift, [1.0, 1.0])))
+        for shift in (np.zeros((2, 3)), np.array([[0.0] * 3, [1e-9, 0.0, 0.0]]))
+    )
+    assert at == pytest.approx(near, abs=5e-9)
+
+
+@pytest.mark.parametrize("nu", [1.2, 1.6, 2.5])
+def test_heavy_tails_value_and_gradient_agree(nu, rng):
+    """Fractional powers at 0 need their own quadrature: value and force are separate integrals."""
+    law = gf.StudentT(2, nu)
+    for scale in (0.1, 3.0, 50.0):
+        risk = make(law, 0.3)
+        params = risk.net.params(inner=scale * rng.normal(size=(2, 2)), outer=np.array([1.0, -0.8]))
+        automatic, closed = jax.grad(lambda p: risk(p))(params), risk.gradient(params)  # noqa: B023
+        np.testing.assert_allclose(closed.inner, automatic.inner, atol=2e-12)
+        np.testing.assert_allclose(closed.outer, automatic.outer, atol=2e-12 * scale)

@@ -89,6 +89,11 @@ class RadialFunctions(eqx.Module):
     _panels: int = eqx.field(static=True)
     _lowest: int = eqx.field(static=True)  # log2 of the lowest octave edge
 
+    @property
+    def smooth_at_zero(self) -> bool:
+        """Whether the functions are smooth at 0; heavy tails put fractional powers there."""
+        return self._layout == "rational"
+
     # -- the seven functions ---------------------------------------------------------------
     def h(self, R: ArrayLike) -> Array:
         r""":math:`h(R) = E[|x_1|/(1+e^{R|x_1|})]`, from :math:`c_0/\pi` to :math:`\kappa/R^2`."""

@@ -44,8 +44,19 @@ from gradflow.models.radial import RadialFunctions
 
 #: Gauss-Legendre nodes on [0, 1] for the wedge integrals: 1e-14 for |w| up to 1e4, 1e-10 to 1e8.
 NODES = 24
-_X = 0.5 * (np.polynomial.legendre.leggauss(NODES)[0] + 1)
-_WEIGHT = 0.5 * np.polynomial.legendre.leggauss(NODES)[1]
+#: Nodes where the radial functions have fractional powers at 0 (heavy tails): graded as x^3.
+GRADED_NODES = 48
+
+
+def _unit_rule(count: int, power: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights on [0, 1] after the substitution x = y^power."""
+    y, weight = np.polynomial.legendre.leggauss(count)
+    y, weight = 0.5 * (y + 1), 0.5 * weight
+    return y**power, power * y ** (power - 1) * weight
+
+
+_PLAIN = _unit_rule(NODES, 1)
+_GRADED = _unit_rule(GRADED_NODES, 3)
 #: Beyond this Lambda the second-order wedge terms underflow; the cap keeps exp(Lambda) finite.
 _LAMBDA_CAP = 300.0
 
@@ -172,7 +183,14 @@ class TwoNeuronReduction(eqx.Module):
         toward = jnp.where(
             (across == 0) & (toward == 0), 1.0, toward
         )  # W = 0: no direction, angle 0
-        angles = jnp.arctan2(across, toward)
+        opening = jnp.arctan2(shrink * wedge, product)
+        first = jnp.arctan2(across[:, 0], toward[:, 0])
+        second = jnp.arctan2(across[:, 1], toward[:, 1])
+        # Nearly opposite neurons: W is a difference, its direction is rounding, the sum is not.
+        second = jnp.where(
+            product < 0, jnp.clip(opening - first, 0.0, jnp.pi), jnp.broadcast_to(second, (4,))
+        )
+        angles = jnp.stack([first, second], axis=-1)
         along = lateral @ q.T  # (W_q . q_i) / M
         unit = _safe_divide(jnp.ones(()), wedge)
         normal_z = (z[1] * along[:, 0] - z[0] * along[:, 1]) * unit
@@ -180,7 +198,6 @@ class TwoNeuronReduction(eqx.Module):
             cosine[:, None] * mixed[None, :]
             + shrink**2 * (along[:, :1] * q[1][None, :] - along[:, 1:] * q[0][None, :])
         )
-        opening = jnp.arctan2(shrink * wedge, product)
         return Sectors(size, cosine, versine, lateral, normal_z, normal_q, angles, opening)
 
     def _wedge_nodes(self, size: Array, angle: Array) -> tuple[Array, Array]:
@@ -192,14 +209,15 @@ class TwoNeuronReduction(eqx.Module):
         small = grade < 0.5
         safe = jnp.where(small, 1.0, grade)[:, None]
         small = small[:, None]
-        x = jnp.asarray(_X)[None, :]
+        nodes, weights = _PLAIN if self.radial.smooth_at_zero else _GRADED
+        x = jnp.asarray(nodes)[None, :]
         grown = jnp.exp(safe * x)
         shrunk = 1 / grown
         scale = 0.5 / jnp.sinh(safe)
         ratio = jnp.where(small, x, scale * (grown - shrunk))
         slope = jnp.where(small, jnp.ones_like(x), scale * safe * (grown + shrunk))
         width = folded[:, None]
-        return width * ratio, width * slope * jnp.asarray(_WEIGHT)[None, :]
+        return width * ratio, width * slope * jnp.asarray(weights)[None, :]
 
     def _select(self, values: Array) -> Array:
         """Entries (sector, side) that are not identically zero, as a flat array."""
