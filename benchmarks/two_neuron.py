@@ -2,9 +2,8 @@
 
 The textbook way integrates the definition of the risk: a quadrature over the plane for every
 right-hand side, cartesian weights, and LSODA in log time. Both run here, one after the other, so
-that
-their ratio does not depend on the machine. The reference is the same flow at rtol 1e-13 and, as a
-second route, scipy's DOP853 on the same chart.
+that their ratio does not depend on the machine. The reference is the same flow at rtol 1e-13 and,
+as a second route, scipy's DOP853 on the same chart.
 
     python benchmarks/two_neuron.py [--no-textbook]
 """

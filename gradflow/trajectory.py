@@ -155,6 +155,23 @@ class Trajectory:
             f"  result: {self.result.name} ({self.result.message})"
         )
 
+    @property
+    def defects(self) -> dict[str, float]:
+        r"""How far the flow's exact invariants drifted: free monitors of the numerical error.
+
+        ``energy`` is the largest :math:`|L(0)-L(t)-\int\|\dot\theta\|^2|/|L(0)|`; ``balance`` the
+        largest change of :math:`a_k^2-\|w_k\|^2` (for deep linear nets, of the layers' Gram
+        matrices) relative to the largest squared weight, absent where nothing is conserved.
+        Source: `du2018balanced`.
+        """
+        found = {"energy": float(np.max(np.abs(self.observe("energy_defect")), initial=0.0))}
+        net = getattr(self.risk, "net", None)
+        if net is not None and net.balancedness(self.initial) is not None:
+            balance = np.asarray(self.observe("balancedness"))
+            size = max(float(np.max(np.abs(x))) for x in jax.tree.leaves(self.params)) ** 2
+            found["balance"] = float(np.max(np.abs(balance - balance[0]))) / size
+        return found
+
     def to_xarray(self) -> Any:
         """View as an ``xarray.Dataset`` with named dimensions, units and attributes."""
         import xarray as xr

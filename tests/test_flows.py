@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -59,8 +60,6 @@ def test_log_angle_chart_agrees_with_cartesian(case):
     )
     assert reduced.chart_names[0] == "log-angle"
     assert plain.chart_names[0] == "cartesian"
-    import jax
-
     for one, other in zip(
         jax.tree.leaves(reduced.final), jax.tree.leaves(plain.final), strict=True
     ):
@@ -142,8 +141,6 @@ def test_encode_and_decode_are_inverse(case):
     risk, params = CASES[case]()
     flow = make_flow(risk, params)
     back = flow.chart.decode(flow.chart.encode(params))
-    import jax
-
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(back), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-14)
 
@@ -257,3 +254,40 @@ def test_squares_of_a_start_may_underflow(across):
     assert path.result.ok
     assert path.observe("log_tan_half_angle")[0, 0] == pytest.approx(np.log(np.tan(np.pi / 8)))
     assert path.observe("energy_defect")[-1] < 1e-9
+
+
+def test_defects_report_energy_and_balance():
+    risk, params = two_neurons(0.3, "trained")
+    path = gf.integrate(risk, params, until=gf.until.time(20.0), rtol=1e-10)
+    assert set(path.defects) == {"energy", "balance"}
+    assert max(path.defects.values()) < 1e-9
+    fixed, start = two_neurons(0.3, "fixed")
+    assert set(gf.integrate(fixed, start, until=gf.until.time(1.0)).defects) == {"energy"}
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+@pytest.mark.parametrize("law", [gf.Gaussian(3), gf.StudentT(3, 2.5)], ids=lambda law: law.name)
+def test_generated_vector_field_equals_autodiff_of_the_risk(slope, law):
+    """sympy's two-neuron field and JAX's derivative of the population risk: two derivations."""
+    risk, params = two_neurons(slope, "fixed", law=law)
+    field = gf.derive("two-neuron", regime="generic", slope=slope).vector_field(
+        law.radial, coordinates="cartesian"
+    )
+    automatic = jax.grad(lambda p: risk(p))(params)
+    np.testing.assert_allclose(field(params.inner, V3), -automatic.inner, atol=1e-10)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_generated_linear_field_equals_autodiff_of_the_risk(depth):
+    risk, params = linear(depth)
+    v = np.asarray(risk.teacher.direction)
+    name, options = ("linear", {}) if depth == 1 else ("deep-linear", {"depth": depth})
+    field = gf.derive(name, **options).vector_field(risk.law.radial, coordinates="cartesian")
+    w = np.asarray(risk.end_to_end(params))
+    gradient = jax.grad(lambda p: risk(p))(params)
+    if depth == 1:
+        expected = -np.asarray(gradient.weight)
+    else:
+        moved = jax.jvp(risk.net.end_to_end, (params,), (jax.tree.map(lambda g: -g, gradient),))
+        expected = np.asarray(moved[1])
+    np.testing.assert_allclose(field(w, v), expected, atol=1e-10)

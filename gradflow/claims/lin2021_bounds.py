@@ -2,9 +2,8 @@ r"""Published bounds on the direction and norm of linear nets, in printed and co
 
 Every bound on the angle has the form :math:`\cos\theta\ge1-2/(e^{X}+1)`, which is
 :math:`-2\ln\tan(\theta/2)\ge X` without the cancellation; the functions below return X. ``T`` is
-the first
-time at which :math:`-w\cdot\nabla L=0` is crossed upward (0 if the norm grows from the start).
-The factor 0.6 bounds :math:`2\sup_z z/(1+e^z)=0.557`. Sources: `lin2021directional`,
+the first time at which :math:`-w\cdot\nabla L=0` is crossed upward (0 if the norm grows from the
+start). The factor 0.6 bounds :math:`2\sup_z z/(1+e^z)=0.557`. Sources: `lin2021directional`,
 `lin2021faster`.
 """
 
@@ -39,8 +38,7 @@ def flow_late(t: ArrayLike, c0: float, radius: float, lam: float, form: Form) ->
 
     :math:`C_2=\|w(T)\|^2/0.6`, :math:`B_2=-2\ln\tan(\theta(T)/2)-4c_0\|w(T)\|/(0.6\pi)`,
     :math:`A_2=4c_0/(\sqrt{0.6}\,\pi)` (corrected) or :math:`4c_0/\sqrt{0.6\pi}` (printed; it
-    fails).
-    Source: `lin2021directional`.
+    fails). Source: `lin2021directional`.
     """
     scale = {"corrected": np.sqrt(0.6) * np.pi, "printed": np.sqrt(0.6 * np.pi)}[form]
     shift = -2 * lam - 4 * c0 * radius / (0.6 * np.pi)
@@ -68,8 +66,7 @@ def deep_late(
     ``lam`` are those at T.
 
     :math:`A_2=\tfrac{2c_0}\pi\|w_e(T)\|^{1-2/N}` (corrected) or exponent :math:`2-2/N` (printed;
-    fails for
-    :math:`\|w_e(T)\|>1`), :math:`B_2=-2\ln\tan(\theta(T)/2)`. Source: `lin2021faster`.
+    fails for :math:`\|w_e(T)\|>1`), :math:`B_2=-2\ln\tan(\theta(T)/2)`. Source: `lin2021faster`.
     """
     power = {"corrected": 1 - 2 / depth, "printed": 2 - 2 / depth}[form]
     return 2 * c0 / np.pi * radius**power * np.asarray(t) - 2 * lam
@@ -117,8 +114,7 @@ def descent_rate(cos_start: float, delta: float | None = None) -> float:
     r"""B of the gradient-descent bounds :math:`1-\cos\theta(n)\le(1-\cos\theta(0))e^{-BS_n}`.
 
     :math:`B=(1+\cos\theta(0))/\pi`, or :math:`\delta(1+\cos\theta(0))/((1+\delta)\pi)` under the
-    norm-growth condition
-    with :math:`\delta`. Source: `lin2021directional`.
+    norm-growth condition with :math:`\delta`. Source: `lin2021directional`.
     """
     factor = 1.0 if delta is None else delta / (1 + delta)
     return factor * (1 + cos_start) / np.pi

@@ -1,9 +1,8 @@
 """Verification on several cores: helper processes weigh families of claims beside this one.
 
 Tracing and computer algebra hold Python's lock, so threads would not help. A family is the claims
-of
-one file, which share trajectories. Helpers are started before the claims are loaded, so that they
-load theirs at the same time; this process takes families from the same queue.
+of one file, which share trajectories. Helpers are started before the claims are loaded, so that
+they load theirs at the same time; this process takes families from the same queue.
 """
 
 from __future__ import annotations

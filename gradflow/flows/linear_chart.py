@@ -1,10 +1,8 @@
 r"""Log-radius, log-angle chart of linear nets on spherically symmetric data.
 
 For the end-to-end vector :math:`w_e` of a balanced linear net of depth N (the linear predictor is
-N=1), with
-:math:`R=\|w_e\|`, :math:`\theta` its angle to the teacher, :math:`F_R,F_\theta` the radial and
-tangential
-parts of :math:`-\nabla L` at :math:`w_e`:
+N=1), with :math:`R=\|w_e\|`, :math:`\theta` its angle to the teacher, :math:`F_R,F_\theta` the
+radial and tangential parts of :math:`-\nabla L` at :math:`w_e`:
 
 .. math:: (\ln R)'=N R^{1-2/N}F_R,\qquad (\ln\tan\tfrac\theta2)'=-R^{1-2/N}\,F_\theta/\sin\theta .
 

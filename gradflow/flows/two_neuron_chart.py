@@ -8,17 +8,16 @@ relative accuracy of the angles for ever; with trained outer weights :math:`b_i=
 state.
 
 **Tail chart** (fixed outer weights of opposite signs, once all angles are small): the wedges are
-negligible
-(relative size :math:`e^{-40}`), and with :math:`M_A,M_B` the norms of the two caps' linear forms,
+negligible (relative size :math:`e^{-40}`), and with :math:`M_A,M_B` the norms of the two caps'
+linear forms,
 :math:`S=(M_A+M_B)/2`, :math:`D=M_A-M_B`, the flow is :math:`\dot
 z_i=\tfrac{b_i}2[c_i^Ah(M_A)+c_i^Bh(M_B)]`,
 :math:`\dot q=-Kq`, :math:`K_{ij}=\sum_Xb_ic_i^Xk(M_X)c_j^Xb_j`,
 :math:`k(M)=\tfrac1{2M}(c_0/\pi-h(M))`. For ReLU K is diagonal and each
 :math:`\ln|p_i|` is a quadrature; for a leaky slope the fast mode has died and the flow follows
-the slow
-eigenvector of K with its adiabatic correction, which removes the stiffness. Differences such as
-:math:`h(M_A)-h(M_B)=D\int h'` are never formed by subtraction. Derived here for the setting of
-`lin2021faster`.
+the slow eigenvector of K with its adiabatic correction, which removes the stiffness. Differences
+such as :math:`h(M_A)-h(M_B)=D\int h'` are never formed by subtraction. Derived here for the
+setting of `lin2021faster`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 r"""Population risk on spherically symmetric data with a linear teacher.
 
 :math:`L(\theta)=E\,\ell(y f(x;\theta))`, :math:`y=\mathrm{sgn}(v\cdot x)`, x spherically
-symmetric in
-:math:`\mathbb R^d`. Exact reductions take the place of sampling: two numbers (R, θ) for linear
-nets, planar
-integrals of radial functions for two neurons. Sources: `lin2021directional`, `lin2021faster`.
+symmetric in :math:`\mathbb R^d`. Exact reductions take the place of sampling: two numbers (R, θ)
+for linear nets, planar integrals of radial functions for two neurons. Sources:
+`lin2021directional`, `lin2021faster`.
 """
 
 from __future__ import annotations

@@ -1,24 +1,20 @@
 r"""Two neurons on spherically symmetric data with logistic loss: the exact population flow.
 
 For :math:`f(x)=a_1\varphi(w_1\cdot x)+a_2\varphi(w_2\cdot x)`, :math:`\varphi(z)=\max(z,\alpha
-z)`, and labels
-:math:`y=\mathrm{sgn}(v\cdot x)`, :math:`\ln(1+e^{-yf})=\psi(f)-yf/2` with :math:`\psi(z)=\ln
-2\cosh(z/2)` even.
+z)`, and labels :math:`y=\mathrm{sgn}(v\cdot x)`, :math:`\ln(1+e^{-yf})=\psi(f)-yf/2` with
+:math:`\psi(z)=\ln 2\cosh(z/2)` even.
 The teacher therefore enters linearly, and :math:`E\,\psi(f)` splits over the four sign sectors of
 :math:`(\omega_1\cdot x,\ \omega_2\cdot x)`, on each of which :math:`f=W\cdot x` is linear. Here
 :math:`\omega_i=s_iw_i` is the neuron turned toward its own target :math:`v` (:math:`s_i` the sign
-of
-:math:`a_i` at the start), and :math:`b_i=s_ia_i`.
+of :math:`a_i` at the start), and :math:`b_i=s_ia_i`.
 
 Sectors, their linear forms and their angular extent (:math:`\gamma` = angle of
 :math:`\omega_1,\omega_2`):
 two opposite *caps* ``++`` and ``--`` of extent :math:`\pi-\gamma` (a half-plane less a wedge) and
 two opposite
 *wedges* ``+-`` and ``-+`` of extent :math:`\gamma`. With :math:`\hat e=W/M`, :math:`s,\bar s` the
-angles
-from :math:`\hat e` to :math:`\omega_1,\omega_2` (:math:`s+\bar s=\gamma`) and :math:`\hat
-n\perp\hat e`
-toward :math:`\omega_2`, a wedge contributes
+angles from :math:`\hat e` to :math:`\omega_1,\omega_2` (:math:`s+\bar s=\gamma`) and :math:`\hat
+n\perp\hat e` toward :math:`\omega_2`, a wedge contributes
 
 .. math:: Z(W)=E[\psi'(W\cdot x)\,x;\ \text{wedge}]=[C(M,s)+C(M,\bar s)]\hat e+[S(M,s)-S(M,\bar
 s)]\hat n,
@@ -27,9 +23,8 @@ s)]\hat n,
 a)/(2\pi M).
 
 Everything is computed in coordinates :math:`\omega_i=z_iv+e^{-\Lambda}q_i`, in which complements
-such as
-:math:`1-\cos\theta` are formed directly, so that angles of :math:`e^{-10000}` cost no accuracy.
-Derived here; the setting is that of `lin2021faster`.
+such as :math:`1-\cos\theta` are formed directly, so that angles of :math:`e^{-10000}` cost no
+accuracy. Derived here; the setting is that of `lin2021faster`.
 """
 
 from __future__ import annotations
@@ -121,8 +116,8 @@ class TwoNeuronReduction(eqx.Module):
     ``forms[j, i]`` is the slope of neuron *i* in sector *j*, the sectors being ``++, --, +-,
     -+``; a neuron of
     positive sign has slope 1 where :math:`\omega_i\cdot x>0` and :math:`\alpha` elsewhere, one of
-    negative
-    sign the other way round. Which entries vanish is static, so that ReLU does half the work.
+    negative sign the other way round. Which entries vanish is static, so that ReLU does half the
+    work.
     """
 
     radial: RadialFunctions
@@ -309,8 +304,7 @@ def planar_frame(omega: Array, v: Array) -> Array:
         The neurons.
     v : array (d,)
         Unit teacher. If it is a coordinate axis, perpendicular parts are exact however small;
-        otherwise
-        parts below the rounding of ``omega`` count as zero.
+        otherwise parts below the rounding of ``omega`` count as zero.
     """
 
     def reject(x, rows):
