@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,5 +130,4 @@ def test_float64_also_when_jax_came_first():
 def test_modules_say_what_they_are_for(path):
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)), path
-    assert "/work/" not in text
-    assert "/tmp/" not in text
+    assert not re.search(r"/(work|tmp|home|root|Users)/", text)

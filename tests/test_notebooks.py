@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,7 @@ def test_stored_clean(path):
             assert cell.execution_count is None
     text = path.read_text()
     assert len(text) < 1_000_000
-    for trace in ("/work/", "/tmp/", "/home/", "/Users/", "C:\\\\"):
-        assert trace not in text
+    assert not re.search(r"/(work|tmp|home|root|Users)/|C:\\\\", text)
 
 
 @pytest.mark.slow

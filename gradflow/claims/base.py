@@ -296,12 +296,10 @@ class Claim:
     @abstractmethod
     def decide(self, lab: Lab) -> Evidence:
         """Measure, predict and compare; hypotheses have been checked."""
-        raise NotImplementedError
 
     @abstractmethod
     def perturbed(self, factor: float, lab: Lab) -> Claim:
         """The claim with its prediction altered by ``factor``, without a control."""
-        raise NotImplementedError
 
     def weigh(self, lab: Lab) -> Evidence:
         """Check the hypotheses, then decide; whatever is raised becomes an ERROR."""

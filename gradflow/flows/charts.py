@@ -68,9 +68,9 @@ class AbstractChart(eqx.Module):
         """Velocity in the loss clock, dy/ds with ds = L dt (JAX)."""
         return self.velocity(y) * jnp.exp(-self.log_risk(y))
 
+    @abc.abstractmethod
     def turning(self, y: Array, t: Array) -> Array:
         """Rate at which the direction of the parameters turns, per unit of ln(1+t) (JAX)."""
-        raise NotImplementedError
 
     def core(self) -> AbstractChart:
         """The chart without data used on the host only, so that compiled programs are shared."""
