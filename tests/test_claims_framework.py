@@ -480,6 +480,12 @@ def test_verify_reports_in_order_with_progress(registry, count):
     json.dumps([v.to_dict() for v in verdicts], allow_nan=False)
 
 
+def test_patterns_must_be_strings(registry):
+    for patterns in (3, [3], []):
+        with pytest.raises(ValueError, match="patterns"):
+            registry.claims(patterns)
+
+
 @pytest.mark.slow
 def test_helper_processes_come_to_the_same_verdicts():
     pattern = "lin2021directional/[gd]*"

@@ -82,6 +82,8 @@ class Registry:
         ValueError
             If a pattern matches nothing; the message lists close names.
         """
+        if not isinstance(patterns, (str, Iterable)):
+            raise fail("patterns", patterns, "is not a pattern", "pass for example 'lin2021*'")
         patterns = [patterns] if isinstance(patterns, str) else list(patterns)
         if not patterns:
             raise fail("patterns", patterns, "is empty", "pass a pattern such as 'lin2021*'")
