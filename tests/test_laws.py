@@ -69,10 +69,8 @@ def test_constants_against_quadrature(law):
         assert r @ wr == pytest.approx(4 / np.pi * law.c0, rel=rel)
 
 
-@pytest.mark.parametrize("law", LAWS[:7] + LAWS[8:], ids=repr)
+@pytest.mark.parametrize("law", [law for law in LAWS if not np.isnan(law.p4)], ids=repr)
 def test_derivatives_of_the_marginal(law):
-    if np.isnan(law.p4):
-        pytest.skip("p4 does not exist")
     # p = p0 + p2 x^2/2 + p4 x^4/24 + O(x^6) near 0
     unit = 0.005 / np.sqrt(abs(law.p2 / law.p0))
     x = unit * np.array([1.0, 2.0, 3.0])

@@ -41,15 +41,15 @@ def deeper_than(one: Instance, depth: int) -> Hypothesis:
 
 
 def printed_or_sharp(
-    printed: Callable[[Lab], np.ndarray], bound: Bound, fails: Callable[[Lab], bool]
+    what: str, printed: Callable[[Lab], np.ndarray], bound: Bound, fails: Callable[[Lab], bool]
 ) -> Control:
-    """The bound as printed where that is the stronger one, else 5 % beyond the sharpest factor."""
+    """The bound as printed (``what``) where that is stronger, else 5 % beyond the sharpest."""
 
     def control(lab: Lab, factor: float) -> Any:
         return printed(lab) if fails(lab) else bound.bound(lab, 1.05 * lab.once(bound.sharp))
 
     return Control.replacing(
-        "as printed (or 5 % beyond the sharpest, if that is weaker)", bound=control
+        f"as printed: {what} (where that is weaker: 5 % beyond the sharpest factor)", bound=control
     )
 
 
@@ -157,6 +157,7 @@ def early_angle_bound(one: Instance, *, name: str = "angle-bound-early") -> Boun
         control=None,
     )
     control = printed_or_sharp(
+        "exponent 2c0/π",
         lambda lab: curve(lab, times(lab), 1.0, "printed"),
         claim,
         lambda lab: one.law.c0 * (one.depth - 2) > 1.01,
@@ -197,6 +198,7 @@ def late_angle_bound(one: Instance, *, name: str = "angle-bound-late", t_end: fl
         control=None,
     )
     control = printed_or_sharp(
+        "rate 2c0‖w(T)‖^(2-2/N)/π",
         lambda lab: curve(lab, times(lab), 1.0, "printed"),
         claim,
         lambda lab: turning_point(lab, one).log_radius > 0.01,
