@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 
 from gradflow.models.abstract_network import AbstractNetwork
+from gradflow.risks.kinked import AbstractKinks
 
 
 class AbstractRisk(eqx.Module):
@@ -37,6 +38,10 @@ class AbstractRisk(eqx.Module):
     @abstractmethod
     def gradient(self, params: Any) -> Any:
         """Return ∇L(θ), shaped like θ, zero on the entries that are not trained."""
+
+    def kinks(self) -> AbstractKinks | None:
+        """Return the kinks that an event-located integrator must know; None for a smooth risk."""
+        return None
 
     def as_params(self, value: Any) -> Any:
         """Return ``value`` as parameters of this risk; a ``ValueError`` when it cannot be."""

@@ -9,10 +9,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from gradflow.models.abstract_network import AbstractNetwork, check_key
-from gradflow.models.losses import AbstractLoss, AbstractMarginLoss
+from gradflow.models.activations import LeakyReLU
+from gradflow.models.deep_linear import DeepLinear
+from gradflow.models.losses import AbstractLoss, AbstractMarginLoss, Hinge
+from gradflow.models.networks import LinearPredictor, TwoLayer
 from gradflow.risks.base import AbstractRisk
+from gradflow.risks.kinked import DataKinks, surfaces_of
 from gradflow.validation import check_array, check_choice, check_integer, fail
 
 
@@ -40,16 +45,23 @@ def data_risk(
     inputs: jax.Array,
     targets: jax.Array,
     reduction: str = "mean",
+    weights: jax.Array | None = None,
 ) -> jax.Array:
-    """Return ``Σ_i ℓ(f(x_i; θ), y_i)``, divided by n when ``reduction`` is "mean".
+    """Return ``Σ_i ω_i ℓ(f(x_i; θ), y_i)``, divided by Σ ω_i when ``reduction`` is "mean".
 
     Parameters
     ----------
     inputs, targets : (n, d) and (n,) arrays
         The data; nothing is checked here.
+    weights : (n,) array, optional
+        ω; default: ones.
     """
-    total = jnp.sum(_loss_values(loss, net(params, inputs), targets))
-    return total / targets.shape[0] if reduction == "mean" else total
+    values = _loss_values(loss, net(params, inputs), targets)
+    if weights is None:
+        total = jnp.sum(values)
+        return total / targets.shape[0] if reduction == "mean" else total
+    total = jnp.sum(weights * values)
+    return total / jnp.sum(weights) if reduction == "mean" else total
 
 
 def data_gradient(
@@ -59,14 +71,17 @@ def data_gradient(
     inputs: jax.Array,
     targets: jax.Array,
     reduction: str = "mean",
+    weights: jax.Array | None = None,
 ) -> Any:
     """Return the gradient in θ of `data_risk`, zero on the entries that are not trained."""
-    gradient = jax.grad(lambda p: data_risk(net, loss, p, inputs, targets, reduction))(params)
+    gradient = jax.grad(lambda p: data_risk(net, loss, p, inputs, targets, reduction, weights))(
+        params
+    )
     return net.freeze(gradient)
 
 
 class EmpiricalRisk(AbstractRisk):
-    """``L(θ) = (1/n) Σ_i ℓ(f(x_i; θ), y_i)``, or the sum without 1/n.
+    """``L(θ) = Σ_i ω_i ℓ(f(x_i; θ), y_i) / Σ_i ω_i``, or the sum without the division.
 
     Parameters
     ----------
@@ -79,8 +94,17 @@ class EmpiricalRisk(AbstractRisk):
     y : (n,) array
         Targets.
     reduction : {"mean", "sum"}
-        Whether the sum is divided by n. The flow of the sum is that of the mean with time sped up
-        by n.
+        Whether the sum is divided by n (by Σ ω_i). The flow of the sum is that of the mean with
+        time sped up by that factor.
+    weights : (n,) array, optional
+        Sample weights ω_i > 0; default: ones.
+
+    Raises
+    ------
+    ValueError
+        Wrong shapes or dtypes, NaN, no data, labels that the loss does not take, weights that are
+        not positive; a zero row of X in front of a net without bias that is 0 there whatever its
+        weights.
 
     Notes
     -----
@@ -93,6 +117,7 @@ class EmpiricalRisk(AbstractRisk):
     loss: AbstractLoss
     X: jax.Array
     y: jax.Array
+    weights: jax.Array | None
     reduction: Literal["mean", "sum"] = eqx.field(static=True)
 
     def __init__(
@@ -102,6 +127,7 @@ class EmpiricalRisk(AbstractRisk):
         X: Any,
         y: Any,
         reduction: str = "mean",
+        weights: Any = None,
     ) -> None:
         if not isinstance(net, AbstractNetwork):
             raise fail("net", net, "is not a network", "pass gf.TwoLayer(...) or another network")
@@ -114,7 +140,16 @@ class EmpiricalRisk(AbstractRisk):
         if targets.shape[0] != inputs.shape[0]:
             problem = f"has length {targets.shape[0]}, but X has {inputs.shape[0]} rows"
             raise fail("y", targets, problem, "pass one target per row of X")
+        empty = ~np.any(inputs, axis=1)
+        if np.any(empty) and _vanishes_at_zero(net):
+            problem = f"row {int(np.argmax(empty))} is zero, where the net is 0 for all its weights"
+            raise fail("X", inputs, problem, "drop the row, or use TwoLayer(..., bias=True)")
+        if weights is not None:
+            weights = check_array("weights", weights, (inputs.shape[0],))
+            if not np.all(weights > 0):
+                raise fail("weights", weights, "holds a weight <= 0", "drop data of weight zero")
         self.net, self.loss = net, loss
+        self.weights = None if weights is None else jnp.asarray(weights)
         self.X, self.y = jnp.asarray(inputs), jnp.asarray(targets)
         self.reduction = check_choice("reduction", reduction, ("mean", "sum"))  # type: ignore[assignment]
 
@@ -142,6 +177,33 @@ class EmpiricalRisk(AbstractRisk):
         Where L(θ) = 0 exactly (hinge or squared loss fitted) the entries are NaN.
         """
         return _log_gradient(self, self.net.as_params(params))
+
+    def kinks(self) -> DataKinks | None:
+        """Return the kinks of a two-layer net with a (leaky) ReLU (linear: without kinks).
+
+        None for other nets and for the hinge loss, which has kinks of its own.
+        """
+        net = self.net
+        if isinstance(self.loss, Hinge) or isinstance(self.X, Tracer):
+            return None
+        X = np.asarray(self.X)
+        if isinstance(net, LinearPredictor):
+            slope, layout, trained = 1.0, "linear", False
+        elif isinstance(net, TwoLayer) and isinstance(net.activation, LeakyReLU):
+            slope, trained = net.activation.slope, net.outer == "trained"
+            layout = "bias" if net.bias else "plain"
+            if net.bias:
+                X = np.concatenate([X, np.ones((X.shape[0], 1))], axis=1)
+        else:
+            return None
+        normals, surface, scale = surfaces_of(X)
+        weights = np.ones(self.n) if self.weights is None else np.asarray(self.weights)
+        total = float(np.sum(weights)) if self.reduction == "mean" else 1.0
+        return DataKinks(
+            normals=jnp.asarray(normals), surface=jnp.asarray(surface), scale=jnp.asarray(scale),
+            log_weights=jnp.asarray(np.log(weights) - math.log(total)), y=self.y, loss=self.loss,
+            slope=slope, outer_trained=trained, plain=normals.shape[0] == self.n, layout=layout,
+        )  # fmt: skip
 
     def margins(self, params: Any) -> jax.Array:
         """Return ``q_i = y_i f(x_i; θ)`` (n,), for margin losses.
@@ -173,6 +235,7 @@ class EmpiricalRisk(AbstractRisk):
             "X": np.asarray(self.X).tolist(),
             "y": np.asarray(self.y).tolist(),
             "reduction": self.reduction,
+            "weights": None if self.weights is None else np.asarray(self.weights).tolist(),
         }
 
     @classmethod
@@ -188,27 +251,39 @@ class EmpiricalRisk(AbstractRisk):
             np.asarray(description["X"], dtype=np.float64),
             np.asarray(description["y"], dtype=np.float64),
             description["reduction"],
-        )
+            None if description.get("weights") is None
+            else np.asarray(description["weights"], dtype=np.float64),
+        )  # fmt: skip
+
+
+def _vanishes_at_zero(net: AbstractNetwork) -> bool:
+    if isinstance(net, TwoLayer):
+        return net.activation.homogeneous and not net.bias
+    return isinstance(net, (LinearPredictor, DeepLinear))
 
 
 # Compiled once per structure (net, loss, shapes), not once per risk object.
 @eqx.filter_jit
 def _value(risk: EmpiricalRisk, params: Any) -> jax.Array:
-    return data_risk(risk.net, risk.loss, params, risk.X, risk.y, risk.reduction)
+    return data_risk(risk.net, risk.loss, params, risk.X, risk.y, risk.reduction, risk.weights)
 
 
 @eqx.filter_jit
 def _gradient(risk: EmpiricalRisk, params: Any) -> Any:
-    return data_gradient(risk.net, risk.loss, params, risk.X, risk.y, risk.reduction)
+    return data_gradient(risk.net, risk.loss, params, risk.X, risk.y, risk.reduction, risk.weights)
 
 
 def _log_of(risk: EmpiricalRisk, params: Any) -> jax.Array:
     logs = risk.loss.log(risk.net(params, risk.X), risk.y)
+    size: Any = risk.n
+    if risk.weights is not None:
+        logs = logs + jnp.log(risk.weights)
+        size = jnp.sum(risk.weights)
     # The largest term is taken out, so nothing under- or overflows; with every loss zero: −inf.
     top = jax.lax.stop_gradient(jnp.max(logs))
     shift = jnp.where(jnp.isfinite(top), top, 0.0)
     total = jnp.log(jnp.sum(jnp.exp(logs - shift))) + shift
-    return total - math.log(risk.n) if risk.reduction == "mean" else total
+    return total - jnp.log(size) if risk.reduction == "mean" else total
 
 
 @eqx.filter_jit
