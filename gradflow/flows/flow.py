@@ -12,6 +12,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from gradflow.flows.charts import AbstractChart, CartesianChart
 from gradflow.flows.clocks import CLOCKS, AbstractClock, LogClock
@@ -19,6 +20,7 @@ from gradflow.flows.linear_chart import LinearLogAngleChart
 from gradflow.flows.two_neuron_chart import TwoNeuronChart
 from gradflow.models.networks import TwoLayer
 from gradflow.risks.base import AbstractRisk
+from gradflow.risks.kinked import AbstractKinks
 from gradflow.risks.population import PopulationRisk
 from gradflow.validation import check_choice, fail
 
@@ -28,6 +30,19 @@ class Flow(eqx.Module):
 
     chart: AbstractChart
     clock: AbstractClock
+
+    @property
+    def extras(self) -> int:
+        """Entries of the integrated vector behind the chart's: the energy and the clock's."""
+        return 1 + self.clock.states
+
+    def kinks(self) -> AbstractKinks | None:
+        """The kinks of the risk, where the chart is the parameters themselves; else None."""
+        return self.chart.risk.kinks() if isinstance(self.chart, CartesianChart) else None
+
+    def vector(self, params: Any, extra: Array) -> Array:
+        """Integrated vector of parameters in the cartesian chart (JAX)."""
+        return jnp.concatenate([ravel_pytree(params)[0], extra])
 
     def core(self) -> Flow:
         """The flow without host-only data: pass this to compiled code."""

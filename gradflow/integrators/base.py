@@ -74,6 +74,28 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Happening:
+    """Something that happened inside a stage.
+
+    Attributes
+    ----------
+    s : float
+        Value of the clock.
+    tau : float
+        ln(1+t) where time is a state of the clock; else unused.
+    neuron, surface : int
+    kind : str
+        ``crossing``, ``slide-in``, ``slide-out``, ``branch``, ``origin``, ``death``.
+    """
+
+    s: float
+    tau: float
+    neuron: int
+    surface: int
+    kind: str
+
+
+@dataclass(frozen=True)
 class Problem:
     """One stage of an integration: Y' = flow.field(s, Y), Y(s0) = Y0.
 
@@ -136,6 +158,8 @@ class Solution:
     result : Result
     event : int or None
         Index of the event that stopped the stage.
+    happenings : tuple of Happening
+        Surfaces met on the way, for integrators that locate them.
     """
 
     s: np.ndarray
@@ -145,6 +169,7 @@ class Solution:
     stats: dict[str, float]
     result: Result
     event: int | None = None
+    happenings: tuple[Happening, ...] = ()
 
 
 def empty_stats() -> dict[str, float]:

@@ -14,6 +14,7 @@ import numpy as np
 
 # Importing the solver files registers their integrators.
 import gradflow.integrators.diffrax_solvers
+import gradflow.integrators.piecewise
 import gradflow.integrators.scipy_solvers  # noqa: F401
 from gradflow.flows.flow import Flow
 from gradflow.integrators.base import (

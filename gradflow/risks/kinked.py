@@ -46,6 +46,16 @@ class AbstractKinks(eqx.Module):
     normals: eqx.AbstractVar[jax.Array]
     outer_trained: eqx.AbstractVar[bool]
 
+    @property
+    @abstractmethod
+    def jumps(self) -> bool:
+        """Whether the forces differ between the two sides of a surface at all."""
+
+    @property
+    @abstractmethod
+    def representatives(self) -> np.ndarray:
+        """The datum that stands for each surface (G,) (host)."""
+
     @abstractmethod
     def split(self, params: Any) -> tuple[jax.Array, jax.Array]:
         """Return the blocks ``W`` (..., m, D) and outer weights ``a`` (..., m) of parameters."""
@@ -94,6 +104,14 @@ class DataKinks(AbstractKinks):
     outer_trained: bool = eqx.field(static=True)
     plain: bool = eqx.field(static=True)
     layout: str = eqx.field(static=True)
+
+    @property
+    def jumps(self) -> bool:
+        return self.slope != 1.0
+
+    @property
+    def representatives(self) -> np.ndarray:
+        return np.unique(np.asarray(self.surface), return_index=True)[1]
 
     @property
     def margin_loss(self) -> bool:

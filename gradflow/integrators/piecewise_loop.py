@@ -1,0 +1,385 @@
+r"""The compiled loop of the event-located method (the step itself: ``piecewise_step``).
+
+An iteration is one Runge-Kutta step in the current cell, cut at whatever comes first: a surface, a
+multiplier at the end of its interval, a change of sign of an outer weight whose neuron slides, a
+save point, a stop. The rare points at which more than the loop's own selection is needed (several
+surfaces at once, signs of outer weights) are handed to the host, which resolves them and comes
+back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradflow.integrators.piecewise_step import (
+    A_TABLEAU,
+    C_TABLEAU,
+    CROSSING,
+    DENSE,
+    ERROR,
+    HOST,
+    LEAVING,
+    NON_FINITE,
+    NOTHING,
+    OUTER_SIGN,
+    REACHED,
+    RUNNING,
+    SAVE,
+    SLIDE_OUT,
+    STOP,
+    STOPPED,
+    TOO_SMALL,
+    Carry,
+    Layout,
+    Out,
+    Pattern,
+    Rates,
+    dense,
+    excess,
+    first_crossing,
+    quartic_root,
+    rates,
+    reselected,
+    select,
+    unpack,
+)
+
+#: Zero-length events of one neuron in a row after which the host resolves its surfaces together.
+_MAX_STUCK = 12
+#: A pair that left its surface counts as off it from this relative distance on.
+_OFF = 1e-12
+#: A fraction of a step below which it counts as of length zero.
+_NO_LENGTH = 1e-10
+
+
+def error_norm(layout: Layout, y: Any, y1: Any, error: Any, rtol: Any, atol: Any) -> Any:
+    """Largest error in units of the tolerance, relative to the size of each neuron.
+
+    A neuron's entries are measured against the largest of them: neurons of very different sizes
+    (small starts, dying neurons) count alike.
+    """
+    W, a = unpack(layout, jnp.maximum(jnp.abs(y), jnp.abs(y1)))
+    size = jnp.maximum(jnp.max(W, axis=1), a if layout.outer_trained else 0.0)
+    Wt, at = unpack(layout, atol)
+    allowed = rtol * size + jnp.maximum(jnp.max(Wt, axis=1), at if layout.outer_trained else 0.0)
+    We, ae = unpack(layout, jnp.abs(error))
+    worst = jnp.max(jnp.maximum(jnp.max(We, axis=1), ae) / allowed)
+    if layout.clock == "loss":
+        worst = jnp.maximum(worst, jnp.abs(error[-1]) / (atol[-1] + rtol * jnp.abs(y1[-1])))
+    return worst
+
+
+def first_step(layout: Layout, carry: Carry, controls: dict[str, Any]) -> Any:
+    """1 % of the time in which the fastest neuron changes by its own size."""
+    W, a = unpack(layout, jnp.abs(carry.y))
+    dW, da = unpack(layout, jnp.abs(carry.k1))
+    size, speed = jnp.maximum(jnp.max(W, axis=1), a), jnp.maximum(jnp.max(dW, axis=1), da)
+    guess = 0.01 * jnp.min(jnp.where(speed > 0, size / jnp.where(speed > 0, speed, 1.0), jnp.inf))
+    return jnp.where(jnp.isfinite(guess) & (guess > 0), guess, controls["small_step"])
+
+
+def _false_position(function: Any, hi: Any, value_hi: Any, value_lo: Any) -> tuple[Any, Any]:
+    """The end with value > 0 of a bracket [0, hi] of an increasing sign change; evaluations."""
+
+    def go_on(state: Any) -> Any:
+        a, _, b, _, _, count = state
+        return (b - a > 1e-14 * b) & (count < 60)
+
+    def body(state: Any) -> Any:
+        a, va, b, vb, side, count = state
+        x = b - vb * (b - a) / (vb - va)
+        # Every fourth probe halves; the others stay off the ends, so that both close in.
+        x = jnp.where(count % 4 == 3, 0.5 * (a + b), jnp.clip(x, a + 4e-15 * b, b - 4e-15 * b))
+        x = jnp.where((x > a) & (x < b), x, 0.5 * (a + b))
+        value = function(x)
+        above = value > 0
+        va = jnp.where(above, jnp.where(side > 0, 0.5 * va, va), value)
+        vb = jnp.where(above, value, jnp.where(side < 0, 0.5 * vb, vb))
+        a, b = jnp.where(above, a, x), jnp.where(above, x, b)
+        return a, va, b, vb, jnp.where(above, 1, -1), count + 1
+
+    start = (jnp.zeros(()), value_lo, hi, value_hi, jnp.asarray(0), jnp.asarray(0))
+    _, _, b, _, _, count = lax.while_loop(go_on, body, start)
+    return b, count
+
+
+def segment(
+    layout: Layout,
+    rows: int,
+    saving: bool,
+    by_time: bool,
+    flow: Any,
+    kinks: Any,
+    events: tuple[Any, ...],
+    controls: dict[str, Any],
+    carry: Carry,
+) -> Out:
+    """Advance until the end, a stop, a full buffer, the host's turn, or the share of steps."""
+    rtol, atol, s_end = controls["rtol"], controls["atol"], controls["s_end"]
+    targets = controls["targets"]
+    dim = carry.y.shape[0]
+    m, G = carry.pattern.plus.shape
+    K = carry.pattern.slots.shape[1]
+
+    def field(s: Any, y: Any, pattern: Pattern) -> Rates:
+        return rates(layout, kinks, s, y, pattern)
+
+    def stop_value(s: Any, y: Any) -> Any:
+        W, a = unpack(layout, y)
+        Y = flow.vector(kinks.join(W, a), y[m * layout.D + m :])
+        return jnp.max(jnp.stack([jnp.asarray(e(flow, s, Y), jnp.float64) for e in events]))
+
+    def step(carry: Carry) -> tuple[Any, Any, Any, Any, Any]:
+        s, y, pattern = carry.s, carry.y, carry.pattern
+        h = jnp.where(s + carry.h > s_end - 1e-12 * carry.h, s_end - s, carry.h)
+        A, C = jnp.asarray(A_TABLEAU), jnp.asarray(C_TABLEAU)
+
+        def stage(i: Any, state: Any) -> Any:
+            ks, _ = state
+            point = y + h * (A[i] @ ks)
+            return ks.at[i].set(field(s + C[i] * h, point, pattern).dy), point
+
+        ks = jnp.zeros((7, dim)).at[0].set(carry.k1)
+        ks, y1 = lax.fori_loop(1, 7, stage, (ks, y))
+        worst = error_norm(layout, y, y1, h * (jnp.asarray(ERROR) @ ks), rtol, atol)
+        worst = jnp.where(jnp.all(jnp.isfinite(y1)) & ~jnp.isnan(worst), worst, jnp.inf)
+        return h, y1, h * (jnp.asarray(DENSE).T @ ks), worst, worst <= 1.0
+
+    def watched_pairs(y1: Any, s1: Any, pattern: Pattern) -> tuple[Any, Any]:
+        """Pairs whose crossing must be located, and the sides at the end of the step."""
+        if layout.locate == "all":
+            return ~pattern.slide, pattern.plus
+        end = field(s1, y1, pattern)
+        plus = (end.H > 0) & ~pattern.slide
+        _, a = unpack(layout, y1)
+        along = end.dW @ kinks.normals.T
+        jump = a[:, None] * ((end.up - end.down) * jnp.sum(kinks.normals**2, axis=1))
+        above = along + jnp.where(plus, 0.0, jump)
+        below = along - jnp.where(plus, jump, 0.0)
+        return (plus != pattern.plus) & ~pattern.slide & (above < 0) & (below > 0), plus
+
+    def advance(carry: Carry, h: Any, y1: Any, shape: Any) -> Any:
+        """Cut an accepted step at what comes first, and go on from there."""
+        s, y, pattern = carry.s, carry.y, carry.pattern
+        ended, pair, xi = jnp.asarray(NOTHING), jnp.asarray(0), jnp.ones(())
+        rhs = jnp.asarray(1)
+        sides = pattern.plus
+        if layout.jumps:
+            watched, sides = watched_pairs(y1, s + h, pattern)
+            rhs = rhs + (layout.locate != "all")
+            root, pair = first_crossing(layout, kinks, y, shape, pattern, watched)
+            ended = jnp.where(root <= 1.0, CROSSING, ended)
+            xi = jnp.minimum(root, 1.0)
+        if saving:
+            target = targets[carry.target]
+            if by_time:
+                c = jnp.concatenate([(target - y[-1])[None], -shape[:, -1]])
+                tau = dense(y, shape, xi)[-1]
+                reached = tau >= target
+                at = jnp.where(c[0] > 0, quartic_root(c, xi), 0.0)
+            else:
+                reached = s + xi * h >= target
+                at = jnp.clip((target - s) / h, 0.0, 1.0)
+            ended = jnp.where(reached, SAVE, ended)
+            xi = jnp.where(reached, jnp.minimum(at, xi), xi)
+        neuron = pair // G
+        if layout.jumps and layout.outer_trained:
+            slides = jnp.any(pattern.slots >= 0, axis=1)
+            _, a0 = unpack(layout, y)
+            turned = jnp.zeros(m, bool)
+            for share in (0.25, 0.5, 0.75, 1.0):
+                _, a1 = unpack(layout, dense(y, shape, share * xi))
+                turned = turned | (slides & (a0 * a1 <= 0))
+            turned = turned & (a0 != 0)
+
+            def at_zero(_: Any) -> Any:
+                k = jnp.argmax(turned)
+                at = m * layout.D + k
+                c = jnp.concatenate([y[at][None], shape[:, at]]) * jnp.sign(y[at])
+                low = jnp.stack(
+                    [jnp.polyval(c[::-1], share * xi) for share in (0.25, 0.5, 0.75, 1.0)]
+                )
+                hi = jnp.array([0.25, 0.5, 0.75, 1.0])[jnp.argmax(low <= 0)] * xi
+                return quartic_root(c, hi), k
+
+            turns = jnp.any(turned)
+            at, k = lax.cond(turns, at_zero, lambda _: (xi, neuron), None)
+            xi, neuron = jnp.where(turns, at, xi), jnp.where(turns, k, neuron)
+            ended = jnp.where(turns, OUTER_SIGN, ended)
+        leaving = jnp.asarray(-1)
+        if layout.jumps:
+
+            def over(x: Any) -> Any:
+                return jnp.max(excess(pattern, field(s + x * h, dense(y, shape, x), pattern)))
+
+            def check(_: Any) -> Any:
+                value = over(xi)
+
+                def locate(_: Any) -> Any:
+                    start = over(0.0)
+                    at, count = _false_position(over, xi, value, start)
+                    at = jnp.where(start > 0, 0.0, at)
+                    there = excess(pattern, field(s + at * h, dense(y, shape, at), pattern))
+                    return at, jnp.argmax(there), count + 2
+
+                at, where, count = lax.cond(
+                    value > 0, locate, lambda _: (xi, jnp.asarray(-1), jnp.asarray(0)), None
+                )
+                return at, where, count + 1
+
+            at, where, count = lax.cond(
+                jnp.any(pattern.slots >= 0),
+                check,
+                lambda _: (xi, jnp.asarray(-1), jnp.asarray(0)),
+                None,
+            )
+            leaves = where >= 0
+            # The check's value at xi is the one evaluated below when nothing leaves.
+            rhs = rhs + jnp.where(leaves, count, 0)
+            xi = at
+            ended = jnp.where(leaves, LEAVING, ended)
+            neuron = jnp.where(leaves, where // K, neuron)
+            leaving = jnp.where(leaves, where % K, -1)
+        if events:
+
+            def stops(x: Any) -> Any:
+                return stop_value(s + x * h, dense(y, shape, x))
+
+            value = stops(xi)
+
+            def locate_stop(_: Any) -> Any:
+                start = stops(0.0)
+                return jnp.where(start >= 0, 0.0, _false_position(stops, xi, value, start)[0])
+
+            at = lax.cond(value >= 0, locate_stop, lambda _: xi, None)
+            ended = jnp.where(value >= 0, STOP, ended)
+            xi = at
+        whole = (xi >= 1.0) & (ended != STOP)
+        s_new = jnp.where(whole & (s + h >= s_end), s_end, s + xi * h)
+        y_new = jnp.where(whole, y1, dense(y, shape, xi))
+        hit = jnp.where(ended == CROSSING, pair % G, -1)
+        if layout.locate == "slides":
+            # Passed crossings take their new side, the one met stays on its old one.
+            H = unpack(layout, y_new)[0] @ kinks.normals.T
+            sides = (H > 0) & ~pattern.slide
+            met = jnp.where(hit >= 0, hit, G)
+            sides = sides.at[neuron, met].set(
+                pattern.plus[neuron, jnp.maximum(hit, 0)], mode="drop"
+            )
+            sides = jnp.where(pattern.fresh, pattern.plus, sides)
+            pattern = pattern._replace(
+                plus=sides, fresh=pattern.fresh.at[neuron, met].set(True, mode="drop")
+            )
+        now = field(s_new, y_new, pattern)
+        moved = xi > _NO_LENGTH
+        if layout.jumps:
+            W, _ = unpack(layout, y_new)
+            reach = jnp.linalg.norm(W, axis=1)[:, None] * controls["normal_sizes"]
+            side = jnp.where(pattern.plus, 1.0, -1.0)
+            fresh = pattern.fresh & (side * now.H <= _OFF * reach)
+            pattern = pattern._replace(fresh=fresh, tangent=jnp.where(moved, -1, pattern.tangent))
+            acts = (ended == CROSSING) | (ended == LEAVING)
+
+            def decide(_: Any) -> Any:
+                chosen = select(layout, kinks, y_new, pattern, now, neuron, hit, leaving)
+                after = reselected(layout, kinks, s_new, chosen.y, chosen.pattern, now, neuron)
+                keep = ~chosen.unclear
+                pick = lambda new, old: jnp.where(keep, new, old)
+                return (
+                    pick(chosen.y, y_new),
+                    jax.tree.map(pick, chosen.pattern, pattern),
+                    pick(after.dy, now.dy),
+                    chosen.kind,
+                    chosen.dropped,
+                    chosen.unclear,
+                )
+
+            def leave(_: Any) -> Any:
+                none = jnp.asarray(-1)
+                return y_new, pattern, now.dy, jnp.asarray(0), none, jnp.asarray(False)
+
+            y_new, pattern, k1, kind, dropped, unclear = lax.cond(acts, decide, leave, None)
+        else:
+            k1, kind, dropped, unclear = now.dy, jnp.asarray(0), jnp.asarray(-1), False
+            acts = jnp.asarray(False)
+        same = (neuron == carry.neuron) & ~moved & acts
+        stuck = jnp.where(same, carry.stuck + 1, 0)
+        surface = jnp.where(
+            ended == LEAVING, carry.pattern.slots[neuron, jnp.maximum(leaving, 0)], hit
+        )
+        code = jnp.where(s_new >= s_end, REACHED, RUNNING)
+        code = jnp.where(ended == STOP, STOPPED, code)
+        ask = unclear | (stuck > _MAX_STUCK) | (ended == OUTER_SIGN)
+        code = jnp.where(ask, HOST, code)
+        code = jnp.where(jnp.all(jnp.isfinite(k1)), code, NON_FINITE)
+        recorded = acts & ~unclear
+        new = carry._replace(
+            s=s_new, y=y_new, k1=k1, pattern=pattern, code=code, stuck=stuck,
+            neuron=jnp.where(acts | ask, neuron, carry.neuron),
+            rhs=carry.rhs + rhs, events=carry.events + jnp.where(recorded, 1, 0),
+            target=carry.target + jnp.where(ended == SAVE, 1, 0),
+        )  # fmt: skip
+        return new, ended, recorded, jnp.stack([neuron, surface, kind]), dropped
+
+    def body(state: Any) -> Any:
+        carry, saved_s, saved_y, saved, event_s, event_tau, event_data, recorded = state
+        h, y1, shape, worst, accepted = step(carry)
+        none = jnp.zeros(3, jnp.asarray(0).dtype)
+
+        def rejected(carry: Carry) -> Any:
+            return carry, jnp.asarray(NOTHING), jnp.asarray(False), none, jnp.asarray(-1)
+
+        new, ended, happened, data, dropped = lax.cond(
+            accepted, lambda c: advance(c, h, y1, shape), rejected, carry
+        )
+        factor = jnp.clip(0.9 * jnp.maximum(worst, 1e-30) ** -0.2, 0.2, 8.0)
+        # Where the end of the interval cut the step, what was remembered stays.
+        grown = jnp.maximum(h * factor, jnp.where(accepted & (h < carry.h), carry.h, 0.0))
+        code = jnp.where(accepted | (carry.s + 0.2 * h > carry.s), new.code, TOO_SMALL)
+        commit = accepted
+        new = new._replace(
+            h=grown, code=code, attempts=carry.attempts + 1,
+            accepted=carry.accepted + jnp.where(commit, 1, 0), rhs=new.rhs + 6,
+        )  # fmt: skip
+        keep = (ended == SAVE) if saving else commit
+        row = jnp.where(keep, saved, rows)
+        saved_s, saved_y = saved_s.at[row].set(new.s), saved_y.at[row].set(new.y)
+        tau = new.y[-1]
+        row = jnp.where(happened, recorded, 2 * rows)
+        event_s, event_tau = event_s.at[row].set(new.s), event_tau.at[row].set(tau)
+        event_data = event_data.at[row].set(data)
+        recorded = recorded + jnp.where(happened, 1, 0)
+        besides = happened & (dropped >= 0)
+        row = jnp.where(besides, recorded, 2 * rows)
+        event_s, event_tau = event_s.at[row].set(new.s), event_tau.at[row].set(tau)
+        event_data = event_data.at[row].set(jnp.stack([data[0], dropped, jnp.asarray(SLIDE_OUT)]))
+        recorded = recorded + jnp.where(besides, 1, 0)
+        return (
+            new, saved_s, saved_y, saved + jnp.where(keep, 1, 0),
+            event_s, event_tau, event_data, recorded,
+        )  # fmt: skip
+
+    def go_on(state: Any) -> Any:
+        carry, _, _, saved, _, _, _, recorded = state
+        return (
+            (carry.code == RUNNING)
+            & (saved < rows)
+            & (recorded < 2 * rows - 2)
+            & (carry.attempts < controls["attempt_cap"])
+            & (carry.accepted < controls["step_cap"])
+        )
+
+    # The host may have changed the pattern, and the first step needs a length.
+    carry = carry._replace(k1=field(carry.s, carry.y, carry.pattern).dy, rhs=carry.rhs + 1)
+    carry = carry._replace(h=jnp.where(carry.h > 0, carry.h, first_step(layout, carry, controls)))
+    zero = jnp.asarray(0)
+    buffers = (
+        jnp.zeros(rows + 1), jnp.zeros((rows + 1, dim)), zero,
+        jnp.zeros(2 * rows + 1), jnp.zeros(2 * rows + 1),
+        jnp.zeros((2 * rows + 1, 3), zero.dtype), zero,
+    )  # fmt: skip
+    return Out(*lax.while_loop(go_on, body, (carry, *buffers)))
