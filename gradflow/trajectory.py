@@ -42,15 +42,22 @@ class Event:
     t, log_t, clock : float
         When: physical time, its logarithm, value of the clock.
     kind : str
-        ``"stop"`` or ``"stage"`` (the chart was changed).
+        ``"stop"``; ``"stage"`` (the chart was changed); where kinks are located: ``"crossing"``,
+        ``"slide-in"``, ``"slide-out"``, ``"death"`` (no datum moves the neuron any more),
+        ``"branch"`` (the flow goes on in more than one way; one was taken), ``"origin"`` (the
+        neuron's weights vanish); in the late phase also ``"support-in"``, ``"support-out"``.
     label : str
+    neuron, datum : int or None
+        Where a kink was met; of data that share a surface, the first.
     """
 
     t: float
     log_t: float
     clock: float
     kind: str
-    label: str
+    label: str = ""
+    neuron: int | None = None
+    datum: int | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,11 @@ class Trajectory:
         value = np.concatenate(rows) if rows else np.zeros(0)
         self.exact[name] = value
         return value
+
+    @property
+    def unique(self) -> bool:
+        """Whether no point was met at which the flow goes on in more than one way."""
+        return all(event.kind != "branch" for event in self.events)
 
     @property
     def chart(self) -> str:
@@ -323,7 +335,7 @@ def integrate(
     params: Any,
     *,
     until: Any,
-    clock: str = "log",
+    clock: str = "auto",
     chart: str = "auto",
     integrator: str = "auto",
     rtol: float = 1e-8,
@@ -343,11 +355,15 @@ def integrate(
     until : stopping condition
         ``gf.until.time(1e6)``, ``.log_time``, ``.clock``, ``.loss``, ``.gradient``, ``.direction``,
         ``.steps``; combine with ``|``.
-    clock : {"log", "physical", "loss"}
-        The variable integrated over: ln(1+t), t, or s with ds = L dt.
+    clock : {"auto", "log", "physical", "loss"}
+        The variable integrated over: ln(1+t), t, or s with ds = L dt. "auto" is the loss clock for
+        margin losses on finite data (ln t is then a state, and t may exceed any float), else log.
     chart : {"auto", "cartesian", "log-angle"}
     integrator : str
-        ``"auto"``; diffrax: ``tsit5 dopri5 dopri8 bosh3 heun``, implicit ``kvaerno3/4/5``; scipy:
+        ``"auto"``; ``piecewise`` (event-located, for risks with kinks; taken by "auto" whenever the
+        risk has kinks), ``piecewise-slides`` (the same for large nets: locates where neurons begin
+        to slide, and lets other crossings pass under error control); diffrax:
+        ``tsit5 dopri5 dopri8 bosh3 heun``, implicit ``kvaerno3/4/5``; scipy:
         ``rk45 dop853 lsoda radau bdf``.
     rtol : float
         Relative tolerance. Local errors are kept a factor ten below it, so that the accumulated
@@ -360,8 +376,8 @@ def integrate(
     max_steps : int
         Bound on attempted steps.
     throw : bool
-        Raise ``RuntimeError`` on numerical failure; default: report it in ``result`` and keep what
-        was computed.
+        Raise ``RuntimeError`` on numerical failure, and where the flow is not unique (a ``branch``
+        event); default: report it in ``result`` and ``events`` and keep what was computed.
     progress : callable, optional
         Called now and then with a dict ``s, s_end, steps``.
 
@@ -392,12 +408,25 @@ def integrate(
     params = risk.as_params(params)
     if risk.net is not None:
         params = risk.net.check_start(params)
-    flow = make_flow(risk, params, chart=chart, clock=clock)
+    flow = make_flow(risk, params, chart=chart, clock=_clock(risk, clock))
     done = run(flow, params, settings)
     trajectory = _assemble(risk, params, flow.clock.name, settings, done)
     if throw and not trajectory.result.ok:
         raise RuntimeError(f"integration failed ({done.result.name}): {done.result.message}")
+    if throw and not trajectory.unique:
+        at = next(event for event in trajectory.events if event.kind == "branch")
+        raise RuntimeError(
+            f"the flow is not unique: at ln t = {at.log_t:.10g} neuron {at.neuron} can leave the "
+            f"surface of datum {at.datum} in more than one way; perturb the start, or pass "
+            "throw=False to follow one of them"
+        )
     return trajectory
+
+
+def _clock(risk: Any, clock: Any) -> Any:
+    if clock != "auto":
+        return clock
+    return "loss" if getattr(risk.kinks(), "margin_loss", False) else "log"
 
 
 def _assemble(risk: Any, params: Any, clock_name: str, settings: Settings, done: Run) -> Trajectory:
@@ -452,6 +481,7 @@ def _read(flow: Any, s: np.ndarray, Y: np.ndarray) -> dict[str, Any]:
 def _events(done: Run) -> tuple[Event, ...]:
     out = []
     for index, (flow, solution) in enumerate(done.stages):
+        out += _happenings(flow, solution.happenings)
         one = np.array([solution.s_final])
         with np.errstate(over="ignore"):
             t = float(np.asarray(flow.t(one, solution.Y_final[None]))[0])
@@ -463,6 +493,24 @@ def _events(done: Run) -> tuple[Event, ...]:
         elif done.result.name == "event":
             out.append(Event(t, log_t, solution.s_final, "stop", done.stopped_by))
     return tuple(out)
+
+
+def _happenings(flow: Any, happenings: Any) -> list[Event]:
+    if not happenings:
+        return []
+    s = np.array([event.s for event in happenings])
+    extra = np.array([[event.tau] for event in happenings])
+    with np.errstate(over="ignore"):
+        t = np.asarray(flow.clock.time(s, extra)).tolist()
+    log_t = flow.clock.log_time(s, extra).tolist()
+    data = flow.kinks().representatives.tolist()
+    return [
+        Event(
+            t=t[i], log_t=log_t[i], clock=event.s, kind=event.kind, neuron=event.neuron,
+            datum=data[event.surface],
+        )
+        for i, event in enumerate(happenings)
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,12 @@ RESULTS: dict[str, tuple[bool, str]] = {
         "max_steps, loosen rtol, choose a stiff integrator ('kvaerno5', 'radau', 'lsoda') if steps "
         "stay short while the state hardly moves, or clock='log' for long times",
     ),
+    "stationary": (
+        False,
+        "the flow has come to rest at a positive loss: it does not separate the data, and there is "
+        "no limit direction; the part computed is kept. Ask for a finite time or gradient norm, "
+        "check that labels do not contradict each other, or take a wider net",
+    ),
     "step_too_small": (
         False,
         "the step size fell below the spacing of floating-point numbers; the part computed is kept."
@@ -49,8 +55,7 @@ class Result:
     Attributes
     ----------
     name : str
-        One of ``reached``, ``event``, ``steps``, ``max_steps``, ``step_too_small``, ``non_finite``,
-        ``failed``.
+        One of the keys of `RESULTS`.
     detail : str
         What the underlying solver said, if anything.
     """

@@ -46,7 +46,7 @@ from gradflow.validation import (
 #: up. At these shares the global error of the test problems (logistic growth and saddles left from
 #: 1e-60 included) stays below the tolerance asked; the estimate of dopri8 is the sharper one.
 SAFETY = 0.1
-SAFETY_OF = {"dopri8": 0.01}
+SAFETY_OF = {"dopri8": 0.01, "piecewise": 0.03, "piecewise-slides": 0.03}
 #: An absolute tolerance above this share of the start's size is no tolerance for a small start.
 SMALL_START_SHARE = 0.01
 _MAX_STAGES = 16
@@ -135,8 +135,13 @@ def absolute_tolerances(flow: Flow, Y0: np.ndarray, rtol: float) -> np.ndarray:
 
 
 def auto_integrator(flow: Flow, rtol: float) -> str:
-    """The integrator taken for ``"auto"``: explicit, of order 8 for tight tolerances."""
-    del flow
+    """The integrator taken for ``"auto"``.
+
+    Event-located where the risk has kinks, else explicit, of order 8 for tight tolerances.
+    """
+    kinks = flow.kinks()
+    if kinks is not None and kinks.jumps:
+        return "piecewise"
     return "dopri8" if rtol < 1e-6 else "tsit5"
 
 

@@ -33,6 +33,7 @@ from gradflow.integrators.piecewise_step import (
     NON_FINITE,
     REACHED,
     RUNNING,
+    STATIONARY,
     STOPPED,
     TOO_SMALL,
     Carry,
@@ -44,7 +45,7 @@ from gradflow.integrators.selection import select
 from gradflow.validation import fail
 
 _RESULTS = {REACHED: "reached", STOPPED: "event", TOO_SMALL: "step_too_small",
-            NON_FINITE: "non_finite"}  # fmt: skip
+            NON_FINITE: "non_finite", STATIONARY: "stationary"}  # fmt: skip
 #: Bytes of recorded states handed over at once, and bounds on how many states that is.
 _BUFFER_BYTES = 2**23
 _MIN_ROWS, _MAX_ROWS = 16, 2048

@@ -19,6 +19,7 @@ from gradflow.integrators.piecewise_step import (
     A_TABLEAU,
     C_TABLEAU,
     CROSSING,
+    DEATH,
     DENSE,
     ERROR,
     HOST,
@@ -30,6 +31,7 @@ from gradflow.integrators.piecewise_step import (
     RUNNING,
     SAVE,
     SLIDE_OUT,
+    STATIONARY,
     STOP,
     STOPPED,
     TOO_SMALL,
@@ -52,6 +54,8 @@ from gradflow.integrators.piecewise_step import (
 _MAX_STUCK = 12
 #: A pair that left its surface counts as off it from this relative distance on.
 _OFF = 1e-12
+#: Values of the loss clock that only a flow at rest reaches.
+_AT_REST = 1e100
 #: A fraction of a step below which it counts as of length zero.
 _NO_LENGTH = 1e-10
 
@@ -182,7 +186,7 @@ def segment(
                 reached = tau >= target
                 at = jnp.where(c[0] > 0, quartic_root(c, xi), 0.0)
             else:
-                reached = s + xi * h >= target
+                reached = s + xi * h >= target - 4e-16 * jnp.abs(target)
                 at = jnp.clip((target - s) / h, 0.0, 1.0)
             ended = jnp.where(reached, SAVE, ended)
             xi = jnp.where(reached, jnp.minimum(at, xi), xi)
@@ -288,23 +292,30 @@ def segment(
                 chosen = select(layout, kinks, y_new, pattern, now, neuron, hit, leaving)
                 after = reselected(layout, kinks, s_new, chosen.y, chosen.pattern, now, neuron)
                 keep = ~chosen.unclear
+                row = chosen.pattern.plus[neuron] | chosen.pattern.slide[neuron]
+                dies = (hit >= 0) & ~jnp.any(row) & (jnp.max(jnp.abs(now.down)) == 0)
                 pick = lambda new, old: jnp.where(keep, new, old)
                 return (
                     pick(chosen.y, y_new),
                     jax.tree.map(pick, chosen.pattern, pattern),
                     pick(after.dy, now.dy),
                     chosen.kind,
-                    chosen.dropped,
+                    jnp.where(dies, hit, chosen.dropped),
+                    jnp.where(dies, DEATH, SLIDE_OUT),
                     chosen.unclear,
                 )
 
             def leave(_: Any) -> Any:
                 none = jnp.asarray(-1)
-                return y_new, pattern, now.dy, jnp.asarray(0), none, jnp.asarray(False)
+                zero = jnp.asarray(0)
+                return y_new, pattern, now.dy, zero, none, zero, jnp.asarray(False)
 
-            y_new, pattern, k1, kind, dropped, unclear = lax.cond(acts, decide, leave, None)
+            y_new, pattern, k1, kind, other, other_kind, unclear = lax.cond(
+                acts, decide, leave, None
+            )
         else:
-            k1, kind, dropped, unclear = now.dy, jnp.asarray(0), jnp.asarray(-1), False
+            k1, kind, other, unclear = now.dy, jnp.asarray(0), jnp.asarray(-1), False
+            other_kind = jnp.asarray(0)
             acts = jnp.asarray(False)
         same = (neuron == carry.neuron) & ~moved & acts
         stuck = jnp.where(same, carry.stuck + 1, 0)
@@ -315,6 +326,9 @@ def segment(
         code = jnp.where(ended == STOP, STOPPED, code)
         ask = unclear | (stuck > _MAX_STUCK) | (ended == OUTER_SIGN)
         code = jnp.where(ask, HOST, code)
+        if layout.clock == "loss":
+            # ds = L dt stays moderate while the loss falls to zero, however late.
+            code = jnp.where((code == RUNNING) & (s_new > _AT_REST), STATIONARY, code)
         code = jnp.where(jnp.all(jnp.isfinite(k1)), code, NON_FINITE)
         recorded = acts & ~unclear
         new = carry._replace(
@@ -323,7 +337,7 @@ def segment(
             rhs=carry.rhs + rhs, events=carry.events + jnp.where(recorded, 1, 0),
             target=carry.target + jnp.where(ended == SAVE, 1, 0),
         )  # fmt: skip
-        return new, ended, recorded, jnp.stack([neuron, surface, kind]), dropped
+        return new, ended, recorded, jnp.stack([neuron, surface, kind]), (other, other_kind)
 
     def body(state: Any) -> Any:
         carry, saved_s, saved_y, saved, event_s, event_tau, event_data, recorded = state
@@ -331,9 +345,15 @@ def segment(
         none = jnp.zeros(3, jnp.asarray(0).dtype)
 
         def rejected(carry: Carry) -> Any:
-            return carry, jnp.asarray(NOTHING), jnp.asarray(False), none, jnp.asarray(-1)
+            return (
+                carry,
+                jnp.asarray(NOTHING),
+                jnp.asarray(False),
+                none,
+                (jnp.asarray(-1), jnp.asarray(0)),
+            )
 
-        new, ended, happened, data, dropped = lax.cond(
+        new, ended, happened, data, (other, other_kind) = lax.cond(
             accepted, lambda c: advance(c, h, y1, shape), rejected, carry
         )
         factor = jnp.clip(0.9 * jnp.maximum(worst, 1e-30) ** -0.2, 0.2, 8.0)
@@ -345,7 +365,12 @@ def segment(
             h=grown, code=code, attempts=carry.attempts + 1,
             accepted=carry.accepted + jnp.where(commit, 1, 0), rhs=new.rhs + 6,
         )  # fmt: skip
-        keep = (ended == SAVE) if saving else commit
+        keep = commit
+        if saving:
+            # A stop at a save point is recorded too.
+            target = targets[carry.target]
+            there = (new.y[-1] if by_time else new.s) >= target - 1e-13 * (1 + jnp.abs(target))
+            keep = (ended == SAVE) | ((ended == STOP) & there)
         row = jnp.where(keep, saved, rows)
         saved_s, saved_y = saved_s.at[row].set(new.s), saved_y.at[row].set(new.y)
         tau = new.y[-1]
@@ -353,10 +378,10 @@ def segment(
         event_s, event_tau = event_s.at[row].set(new.s), event_tau.at[row].set(tau)
         event_data = event_data.at[row].set(data)
         recorded = recorded + jnp.where(happened, 1, 0)
-        besides = happened & (dropped >= 0)
+        besides = happened & (other >= 0)
         row = jnp.where(besides, recorded, 2 * rows)
         event_s, event_tau = event_s.at[row].set(new.s), event_tau.at[row].set(tau)
-        event_data = event_data.at[row].set(jnp.stack([data[0], dropped, jnp.asarray(SLIDE_OUT)]))
+        event_data = event_data.at[row].set(jnp.stack([data[0], other, other_kind]))
         recorded = recorded + jnp.where(besides, 1, 0)
         return (
             new, saved_s, saved_y, saved + jnp.where(keep, 1, 0),

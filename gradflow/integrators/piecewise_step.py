@@ -31,10 +31,10 @@ from gradflow.integrators.box_least_squares import box_least_squares
 # What ended an iteration's step.
 NOTHING, CROSSING, LEAVING, OUTER_SIGN, SAVE, STOP = 0, 1, 2, 3, 4, 5
 # What an event was; the order is that of EVENT_KINDS.
-CROSS, SLIDE_IN, SLIDE_OUT = 0, 1, 2
-EVENT_KINDS = ("crossing", "slide-in", "slide-out", "branch", "death", "origin")
+CROSS, SLIDE_IN, SLIDE_OUT, DEATH = 0, 1, 2, 3
+EVENT_KINDS = ("crossing", "slide-in", "slide-out", "death")
 # How a segment of the loop ended.
-RUNNING, REACHED, STOPPED, TOO_SMALL, NON_FINITE, HOST = 0, 1, 2, 3, 4, 5
+RUNNING, REACHED, STOPPED, TOO_SMALL, NON_FINITE, HOST, STATIONARY = 0, 1, 2, 3, 4, 5, 6
 
 #: A multiplier may leave [0, 1] by this much before its surface is left.
 _NU_SLACK = 1e-12
