@@ -26,7 +26,7 @@ from gradflow.integrators.base import (
     register_integrator,
 )
 from gradflow.integrators.compiled import compile_once
-from gradflow.integrators.piecewise_loop import segment
+from gradflow.integrators.piecewise_loop import AT_ORIGIN, segment
 from gradflow.integrators.piecewise_step import (
     EVENT_KINDS,
     HOST,
@@ -41,7 +41,7 @@ from gradflow.integrators.piecewise_step import (
     Pattern,
     rates,
 )
-from gradflow.integrators.selection import select
+from gradflow.integrators.selection import box_minimum, select
 from gradflow.validation import fail
 
 _RESULTS = {REACHED: "reached", STOPPED: "event", TOO_SMALL: "step_too_small",
@@ -55,8 +55,8 @@ _SEGMENT = 5_000
 _SLOTS = 4
 #: |h| below this share of |w||n| counts as on the surface where the host decides.
 _ON_SURFACE = 1e-11
-#: |w| below this share of the neuron's size counts as 0.
-_AT_ORIGIN = 1e-9
+#: Attempted steps between two looks while a neuron rests at 0, where it may have to leave.
+_WATCH = 20
 
 
 def layout_of(kinks: Any, W: np.ndarray, clock: str, locate: str) -> Layout:
@@ -162,6 +162,7 @@ class _Run:
         return Pattern(
             plus=H > 0, slide=none, fresh=none.copy(), tangent=np.array([-1, -1]),
             slots=np.full((m, K), -1), Q=np.zeros((m, K, D)), B=np.zeros((m, K, D)),
+            resting=np.zeros(m, bool),
         )  # fmt: skip
 
     def _resolve_start(self, W: np.ndarray) -> None:
@@ -173,7 +174,7 @@ class _Run:
         for k in np.flatnonzero(np.any(on, axis=1)):
             self.resolve(int(k))
 
-    def resolve(self, k: int) -> str:
+    def resolve(self, k: int, origin: bool = False) -> str:
         """Decide all surfaces of neuron ``k`` at the present point together.
 
         Returns what went wrong, or "".
@@ -183,32 +184,24 @@ class _Run:
         y = np.array(carry.y)
         m, D = layout.m, layout.D
         W, a = y[: m * D].reshape(m, D), y[m * D : m * D + m]
-        exact = layout._replace(locate="all")
-        program, arrays, seconds = compile_once(
-            ft.partial(rates, exact), ("piecewise-rates", exact),
-            (self.kinks, np.float64(carry.s), y, pattern),
-        )  # fmt: skip
-        self.compile_seconds += seconds
-        now = jax.tree.map(np.asarray, program(*arrays))
+        now = self._rates(carry)
         self.carry = carry = carry._replace(rhs=carry.rhs + 1)
-        size, kind = np.linalg.norm(W[k]), ""
+        size = np.linalg.norm(W[k])
         turned = layout.outer_trained and abs(a[k]) <= 1e-13 * size and np.any(pattern.slide[k])
         if turned:
             a[k] = 0.0
-        at_origin = size <= _AT_ORIGIN * abs(a[k])
+        if origin or size <= AT_ORIGIN * self._size_before(k):
+            return self._at_origin(k, y, pattern, now)
         near = np.abs(now.H[k]) <= _ON_SURFACE * size * self.sizes
-        C = np.flatnonzero(near | pattern.slide[k] | at_origin)
+        C = np.flatnonzero(near | pattern.slide[k])
         jump = now.up - now.down
         u = now.u[k] - (pattern.plus[k, C] * jump[C]) @ self.normals[C]
         sign = np.sign(now.da[k]) if turned else np.sign(a[k])
         chosen = select(u, self.normals[C], jump[C], float(sign))
         if chosen.branches == 0:
             return f"no consistent way on was found for neuron {k} on surfaces {C.tolist()}"
-        if at_origin:
-            W[k], kind = 0.0, "origin"
-        else:
-            N = self.normals[C]
-            W[k] -= np.linalg.lstsq(N, N @ W[k], rcond=None)[0] if len(C) < D else 0.0
+        N = self.normals[C]
+        W[k] -= np.linalg.lstsq(N, N @ W[k], rcond=None)[0] if len(C) < D else 0.0
         before = pattern.slide[k].copy()
         pattern.plus[k, C] = chosen.sides > 0
         pattern.slide[k, C] = chosen.sides == 0
@@ -217,12 +210,54 @@ class _Run:
         tau = float(carry.y[-1])
         if chosen.branches > 1:
             self._happen(k, int(C[0]), "branch", tau)
-        elif kind:
-            self._happen(k, int(C[0]), kind, tau)
         for g in C:
             if before[g] != pattern.slide[k, g]:
                 self._happen(k, int(g), "slide-out" if before[g] else "slide-in", tau)
         self.carry = carry._replace(y=y, pattern=pattern, stuck=np.int64(0), code=np.int64(RUNNING))
+        return ""
+
+    def _size_before(self, k: int) -> float:
+        """|w_k| at the last recorded point but one, a scale for what counts as zero."""
+        m, D = self.layout.m, self.layout.D
+        rows = [row for part in self.parts_y[-3:] for row in part[-3:]]
+        sizes = [float(np.linalg.norm(row[: m * D].reshape(m, D)[k])) for row in rows]
+        return max(sizes, default=0.0)
+
+    def _at_origin(self, k: int, y: np.ndarray, pattern: Pattern, now: Any) -> str:
+        """Decide how neuron ``k`` goes on from w_k = 0, where all its surfaces meet.
+
+        It stays iff 0 is in the convex hull of the limiting fields; else it leaves along the
+        element of least norm. A direction along which it could grow as well makes a branch.
+        """
+        m, D = self.layout.m, self.layout.D
+        W, a = y[: m * D].reshape(m, D), y[m * D : m * D + m]
+        W[k] = 0.0
+        jump, N = now.up - now.down, self.normals
+        u = now.down @ N
+        mu, _ = box_minimum(u, N, np.minimum(jump, 0.0), np.maximum(jump, 0.0))
+        g = u + mu @ N
+        scale = float(np.sum(np.maximum(np.abs(now.up), np.abs(now.down)) * self.sizes))
+        tau = float(self.carry.y[-1])
+        rests = bool(np.linalg.norm(g) <= 1e-10 * scale)
+        if not pattern.resting[k]:
+            self._happen(k, 0, "origin", tau)
+        grows = _growing_direction(float(np.sign(a[k])), now.up, now.down, N)
+        if grows if rests else np.any(np.sign(a[k]) * jump > 0):
+            # (leaving among repelling surfaces: other rays may be consistent too)
+            self._happen(k, 0, "branch", tau)
+        side = np.sign(a[k]) * (N @ g)
+        flat = np.abs(side) <= 1e-12 * np.linalg.norm(g) * self.sizes
+        pattern.resting[k] = rests
+        pattern.slide[k] = True if rests else flat
+        pattern.plus[k] = False if rests else (side > 0) & ~flat
+        pattern.fresh[k] = False if rests else ~flat
+        if rests:
+            pattern.slots[k], pattern.Q[k], pattern.B[k] = -1, 0.0, 0.0
+        else:
+            pattern = self._with_slots(pattern, k)
+        self.carry = self.carry._replace(
+            y=y, pattern=pattern, stuck=np.int64(0), code=np.int64(RUNNING)
+        )
         return ""
 
     def _with_slots(self, pattern: Pattern, k: int) -> Pattern:
@@ -279,9 +314,12 @@ class _Run:
         }  # fmt: skip
         key = ("piecewise", self.layout, rows, saving, by_time)
         fn = ft.partial(segment, self.layout, rows, saving, by_time)
+        share = _WATCH
         while True:
             attempts = int(self.carry.attempts)
-            controls["attempt_cap"] = np.int64(min(attempts + _SEGMENT, problem.max_steps))
+            resting = np.flatnonzero(self.carry.pattern.resting)
+            ahead = share if resting.size else _SEGMENT
+            controls["attempt_cap"] = np.int64(min(attempts + ahead, problem.max_steps))
             window = np.full(rows + 1, np.inf)
             window[: min(rows, pending.size)] = pending[:rows]
             controls["targets"] = window
@@ -290,7 +328,23 @@ class _Run:
             )
             self.compile_seconds += seconds
             out = program(*arrays)
+            wakes = self._wakes(out.carry, resting)
+            if wakes is not None:
+                neuron, drift = wakes
+                h = float(out.carry.s - self.carry.s)
+                if ahead > 1 or drift * h > problem.rtol * self._size_before(neuron):
+                    # Too late by more than the tolerance: once more from the last look, shorter.
+                    self.carry = self.carry._replace(
+                        h=np.float64(h / 4 if ahead == 1 else max(float(self.carry.h), 0.0)),
+                        rhs=out.carry.rhs, attempts=out.carry.attempts,
+                    )  # fmt: skip
+                    share = max(1, share // 4)
+                    continue
+            elif resting.size:
+                share = min(_WATCH, 2 * share)
             self._read(out)
+            if wakes is not None:
+                self.resolve(wakes[0], origin=True)
             if saving:
                 pending = pending[int(out.saved) :]
                 self.carry = self.carry._replace(target=np.int64(0))
@@ -313,6 +367,35 @@ class _Run:
             if int(self.carry.attempts) >= problem.max_steps:
                 return Result("max_steps")
 
+    def _wakes(self, carry: Carry, resting: np.ndarray) -> tuple[int, float] | None:
+        """A neuron at rest that can rest no longer at ``carry``, and the speed it would leave with.
+
+        Rest needs 0 in the convex hull of the limiting fields.
+        """
+        if not resting.size:
+            return None
+        now = self._rates(carry)
+        jump, N = now.up - now.down, self.normals
+        mu, _ = box_minimum(now.down @ N, N, np.minimum(jump, 0.0), np.maximum(jump, 0.0))
+        g = float(np.linalg.norm(now.down @ N + mu @ N))
+        scale = float(np.sum(np.maximum(np.abs(now.up), np.abs(now.down)) * self.sizes))
+        if g <= 1e-10 * scale:
+            return None
+        m, D = self.layout.m, self.layout.D
+        k = int(resting[0])
+        return k, g * abs(float(carry.y[m * D + k]))
+
+    def _rates(self, carry: Carry) -> Any:
+        """The field at ``carry`` with its parts (host)."""
+        exact = self.layout._replace(locate="all")
+        program, arrays, seconds = compile_once(
+            ft.partial(rates, exact), ("piecewise-rates", exact),
+            (self.kinks, np.float64(carry.s), np.asarray(carry.y),
+             Pattern(*[np.array(part) for part in carry.pattern])),
+        )  # fmt: skip
+        self.compile_seconds += seconds
+        return jax.tree.map(np.asarray, program(*arrays))
+
     def _which_event(self) -> int:
         flow = self.problem.flow
         Y = jnp.asarray(self.vectors(np.asarray(self.carry.y)[None])[0])
@@ -332,6 +415,24 @@ class _Run:
         )
         for s, tau, (k, g, kind) in rows:
             self.happenings.append(Happening(s, tau, k, g, EVENT_KINDS[kind]))
+
+
+def _growing_direction(sign: float, up: np.ndarray, down: np.ndarray, N: np.ndarray) -> bool:
+    """Whether a neuron at w = 0 can grow along some direction v: sign·Σ_g F_g n_g·v > 0.
+
+    The sum is the neuron's potential on the unit sphere; fixed points of v ← ±G(v)/|G(v)| are
+    looked for from many starts.
+    """
+    rng = np.random.default_rng(0)
+    starts = np.concatenate([N, -N, rng.normal(size=(64, N.shape[1]))])
+    best, scale = -np.inf, float(np.sum(np.maximum(np.abs(up), np.abs(down))))
+    for _ in range(30):
+        v = starts / np.maximum(np.linalg.norm(starts, axis=1, keepdims=True), 1e-300)
+        H = v @ N.T
+        force = sign * np.where(H > 0, up, down)
+        best = max(best, float(np.max(np.sum(force * H, axis=1))))
+        starts = v + force @ N / scale
+    return best > 1e-9 * scale
 
 
 def _with_room(pattern: Pattern, K: int) -> Pattern:

@@ -52,6 +52,8 @@ from gradflow.integrators.piecewise_step import (
 
 #: Zero-length events of one neuron in a row after which the host resolves its surfaces together.
 _MAX_STUCK = 12
+#: A neuron whose |w| falls below this share of itself within a step has reached 0.
+AT_ORIGIN = 1e-9
 #: A pair that left its surface counts as off it from this relative distance on.
 _OFF = 1e-12
 #: Values of the loss clock that only a flow at rest reaches.
@@ -60,11 +62,14 @@ _AT_REST = 1e100
 _NO_LENGTH = 1e-10
 
 
-def error_norm(layout: Layout, y: Any, y1: Any, error: Any, rtol: Any, atol: Any) -> Any:
+def error_norm(
+    layout: Layout, y: Any, y1: Any, error: Any, rtol: Any, atol: Any, budget: Any
+) -> Any:
     """Largest error in units of the tolerance, relative to the size of each neuron.
 
     A neuron's entries are measured against the largest of them: neurons of very different sizes
     (small starts, dying neurons) count alike.
+    The energy is measured against ``budget``, all there is to spend.
     """
     W, a = unpack(layout, jnp.maximum(jnp.abs(y), jnp.abs(y1)))
     size = jnp.maximum(jnp.max(W, axis=1), a if layout.outer_trained else 0.0)
@@ -74,7 +79,7 @@ def error_norm(layout: Layout, y: Any, y1: Any, error: Any, rtol: Any, atol: Any
     worst = jnp.max(jnp.maximum(jnp.max(We, axis=1), ae) / allowed)
     if layout.clock == "loss":
         worst = jnp.maximum(worst, jnp.abs(error[-1]) / (atol[-1] + rtol * jnp.abs(y1[-1])))
-    return worst
+    return jnp.maximum(worst, jnp.abs(error[layout.m * (layout.D + 1)]) / (rtol * budget))
 
 
 def first_step(layout: Layout, carry: Carry, controls: dict[str, Any]) -> Any:
@@ -132,6 +137,12 @@ def segment(
     def field(s: Any, y: Any, pattern: Pattern) -> Rates:
         return rates(layout, kinks, s, y, pattern)
 
+    # The host may have changed the pattern, and the first step needs a length.
+    now = field(carry.s, carry.y, carry.pattern)
+    budget = jnp.maximum(jnp.exp(now.log_risk) + carry.y[layout.m * (layout.D + 1)], 1e-300)
+    carry = carry._replace(k1=now.dy, rhs=carry.rhs + 1)
+    carry = carry._replace(h=jnp.where(carry.h > 0, carry.h, first_step(layout, carry, controls)))
+
     def stop_value(s: Any, y: Any) -> Any:
         W, a = unpack(layout, y)
         Y = flow.vector(kinks.join(W, a), y[m * layout.D + m :])
@@ -149,7 +160,7 @@ def segment(
 
         ks = jnp.zeros((7, dim)).at[0].set(carry.k1)
         ks, y1 = lax.fori_loop(1, 7, stage, (ks, y))
-        worst = error_norm(layout, y, y1, h * (jnp.asarray(ERROR) @ ks), rtol, atol)
+        worst = error_norm(layout, y, y1, h * (jnp.asarray(ERROR) @ ks), rtol, atol, budget)
         worst = jnp.where(jnp.all(jnp.isfinite(y1)) & ~jnp.isnan(worst), worst, jnp.inf)
         return h, y1, h * (jnp.asarray(DENSE).T @ ks), worst, worst <= 1.0
 
@@ -282,7 +293,8 @@ def segment(
         moved = xi > _NO_LENGTH
         if layout.jumps:
             W, _ = unpack(layout, y_new)
-            reach = jnp.linalg.norm(W, axis=1)[:, None] * controls["normal_sizes"]
+            reach_of = jnp.linalg.norm(W, axis=1)
+            reach = reach_of[:, None] * controls["normal_sizes"]
             side = jnp.where(pattern.plus, 1.0, -1.0)
             fresh = pattern.fresh & (side * now.H <= _OFF * reach)
             pattern = pattern._replace(fresh=fresh, tangent=jnp.where(moved, -1, pattern.tangent))
@@ -291,7 +303,8 @@ def segment(
             def decide(_: Any) -> Any:
                 chosen = select(layout, kinks, y_new, pattern, now, neuron, hit, leaving)
                 after = reselected(layout, kinks, s_new, chosen.y, chosen.pattern, now, neuron)
-                keep = ~chosen.unclear
+                before = jnp.linalg.norm(unpack(layout, y)[0][neuron])
+                keep = ~(chosen.unclear | (reach_of[neuron] <= AT_ORIGIN * before))
                 row = chosen.pattern.plus[neuron] | chosen.pattern.slide[neuron]
                 dies = (hit >= 0) & ~jnp.any(row) & (jnp.max(jnp.abs(now.down)) == 0)
                 pick = lambda new, old: jnp.where(keep, new, old)
@@ -325,12 +338,16 @@ def segment(
         code = jnp.where(s_new >= s_end, REACHED, RUNNING)
         code = jnp.where(ended == STOP, STOPPED, code)
         ask = unclear | (stuck > _MAX_STUCK) | (ended == OUTER_SIGN)
+        if layout.jumps:
+            # A neuron whose weights vanish meets all its surfaces at once.
+            before = jnp.linalg.norm(unpack(layout, y)[0][neuron])
+            ask = ask | (acts & (reach_of[neuron] <= AT_ORIGIN * before))
         code = jnp.where(ask, HOST, code)
         if layout.clock == "loss":
             # ds = L dt stays moderate while the loss falls to zero, however late.
             code = jnp.where((code == RUNNING) & (s_new > _AT_REST), STATIONARY, code)
         code = jnp.where(jnp.all(jnp.isfinite(k1)), code, NON_FINITE)
-        recorded = acts & ~unclear
+        recorded = acts & ~ask
         new = carry._replace(
             s=s_new, y=y_new, k1=k1, pattern=pattern, code=code, stuck=stuck,
             neuron=jnp.where(acts | ask, neuron, carry.neuron),
@@ -398,9 +415,6 @@ def segment(
             & (carry.accepted < controls["step_cap"])
         )
 
-    # The host may have changed the pattern, and the first step needs a length.
-    carry = carry._replace(k1=field(carry.s, carry.y, carry.pattern).dy, rhs=carry.rhs + 1)
-    carry = carry._replace(h=jnp.where(carry.h > 0, carry.h, first_step(layout, carry, controls)))
     zero = jnp.asarray(0)
     buffers = (
         jnp.zeros(rows + 1), jnp.zeros((rows + 1, dim)), zero,

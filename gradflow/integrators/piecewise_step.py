@@ -83,6 +83,7 @@ class Pattern(NamedTuple):
     slots: Any  # (m, K) ints: surfaces slid on, -1 = empty
     Q: Any  # (m, K, D): orthonormal rows spanning the normals slid on
     B: Any  # (m, K, D): multipliers are mu = -B u
+    resting: Any  # (m,) bools: w_k = 0 and stays there
 
 
 class Carry(NamedTuple):
@@ -170,7 +171,7 @@ def rates(layout: Layout, kinks: Any, s: Any, y: Any, pattern: Pattern) -> Rates
     if layout.jumps:
         inside = jnp.sum(pattern.Q * u[:, None, :], axis=2)
         drive = u - jnp.sum(pattern.Q * inside[:, :, None], axis=1)
-    dW = a[:, None] * drive
+    dW = jnp.where(pattern.resting[:, None], 0.0, a[:, None] * drive)
     if layout.outer_trained:
         da = jnp.sum(jnp.where(pattern.slide, 0.0, force * H), axis=1)
     else:
@@ -416,6 +417,7 @@ def select(
         slots=pattern.slots.at[k].set(new_slots),
         Q=pattern.Q.at[k].set(Q),
         B=pattern.B.at[k].set(B),
+        resting=pattern.resting,
     )
     also = touched & ~stays & ~last & ~jnp.concatenate([out, jnp.zeros(1, bool)])
     dropped = jnp.where(jnp.any(also), members[jnp.argmax(also)], -1)
