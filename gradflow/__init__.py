@@ -21,8 +21,11 @@ _enable_x64()
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from gradflow import certificates as certificates
     from gradflow import observables as observables
     from gradflow import rates as rates
+    from gradflow.certificates.certificate import Certificate as Certificate
+    from gradflow.certificates.certificate import certify as certify
     from gradflow.claims.verification import verify as verify
     from gradflow.integrators import save as save
     from gradflow.integrators import until as until
@@ -75,6 +78,8 @@ _EXPORTS = {
     # integration: the flow, and gradient descent beside it
     "gradflow.integrators.descent": "descend",
     "gradflow.trajectory": "Trajectory integrate load",
+    # limits, certified
+    "gradflow.certificates.certificate": "Certificate certify",
     # predictions, rates and claims
     "gradflow.symbolic": "derive",
     "gradflow.rates": "Estimate",
@@ -85,6 +90,7 @@ _EXPORTS = {
 _MODULES = {
     "until": "gradflow.integrators.until",
     "save": "gradflow.integrators.save",
+    "certificates": "gradflow.certificates",
     "observables": "gradflow.observables",
     "rates": "gradflow.rates",
 }

@@ -507,7 +507,8 @@ def _happenings(flow: Any, happenings: Any) -> list[Event]:
     return [
         Event(
             t=t[i], log_t=log_t[i], clock=event.s, kind=event.kind, neuron=event.neuron,
-            datum=data[event.surface],
+            # (the support consists of data, not of surfaces)
+            datum=event.surface if event.kind.startswith("support") else data[event.surface],
         )
         for i, event in enumerate(happenings)
     ]  # fmt: skip

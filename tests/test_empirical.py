@@ -185,3 +185,172 @@ X2 = np.array([[1.0, 0.0], [0.0, 1.0]])
 def test_bad_input(arguments: tuple[object, ...], words: str) -> None:
     with pytest.raises(ValueError, match=f"(?s){words}"):
         EmpiricalRisk(*arguments)
+
+
+# ---------------------------------------------------------------------------------------------
+# Sample weights
+
+#: (n, d, m)
+SHAPES = [(1, 1, 1), (7, 3, 2), (13, 5, 1), (129, 2, 5)]
+
+
+def weighted(
+    shape: tuple[int, int, int], loss: AbstractLoss, reduction: str, outer: str, bias: bool
+) -> tuple[EmpiricalRisk, object]:
+    n, d, m = shape
+    rng = np.random.default_rng(n + 1000 * d)
+    net = TwoLayer(d, m, leaky_relu(0.25), outer=outer, bias=bias)
+    X, y = data(n, d)
+    targets = y if loss is not squared else rng.normal(size=n)
+    risk = EmpiricalRisk(net, loss, X, targets, reduction, weights=rng.uniform(0.1, 5.0, size=n))
+    return risk, net.init(jax.random.key(n), 0.8)
+
+
+def loop(risk: EmpiricalRisk, params: object) -> tuple[float, list[np.ndarray]]:
+    """Value and gradient (inner, outer, bias) of a weighted two-layer risk, number by number."""
+    W, a = np.asarray(params.inner), np.asarray(params.outer)
+    b = np.zeros(len(a)) if params.bias is None else np.asarray(params.bias)
+    alpha, value = risk.net.activation.slope, 0.0
+    dW, da, db = np.zeros_like(W), np.zeros_like(a), np.zeros_like(b)
+    omega = [float(w) for w in np.asarray(risk.weights)]
+    scale = 1.0 / sum(omega) if risk.reduction == "mean" else 1.0
+    for x, y, w in zip(np.asarray(risk.X), np.asarray(risk.y), omega, strict=True):
+        h = [sum(float(p) * float(q) for p, q in zip(W[k], x, strict=True)) + float(b[k])
+             for k in range(len(a))]  # fmt: skip
+        f = sum(float(a[k]) * max(h[k], alpha * h[k]) for k in range(len(a)))
+        value += scale * w * scalar_loss(risk.loss, f, float(y))
+        z = float(y) * f
+        if risk.loss is squared:
+            pull = f - float(y)
+        elif risk.loss is logistic:
+            pull = -float(y) / (1.0 + math.exp(z))
+        else:
+            pull = -float(y) * math.exp(-z)
+        for k in range(len(a)):
+            slope = 1.0 if h[k] > 0 else alpha
+            da[k] += scale * w * pull * slope * h[k]
+            dW[k] += scale * w * pull * float(a[k]) * slope * x
+            db[k] += scale * w * pull * float(a[k]) * slope
+    return value, [dW, da * (risk.net.outer == "trained"), db]
+
+
+@pytest.mark.parametrize("loss", [logistic, exponential, squared], ids=lambda loss: loss.name)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_weighted_value_log_and_gradient_agree_with_loops(
+    shape: tuple[int, int, int], loss: AbstractLoss
+) -> None:
+    # Reductions and outer modes, with and without bias, spread over the sizes.
+    case = SHAPES.index(shape) + [logistic, exponential, squared].index(loss)
+    outer, bias = ("trained", "fixed")[case % 2], case % 4 < 2
+    reduction = ("sum", "mean", "mean", "sum")[case % 4]
+    risk, params = weighted(shape, loss, reduction, outer, bias)
+    value, parts = loop(risk, params)
+    assert float(risk(params)) == pytest.approx(value, rel=1e-12)
+    assert float(risk.log(params)) == pytest.approx(math.log(value), rel=1e-12, abs=1e-12)
+    top = max(np.max(np.abs(part)) for part in parts)
+    for tree, scale in ((risk.gradient(params), 1.0), (risk.log_gradient(params), value)):
+        for name, part in zip(("inner", "outer", "bias"), parts, strict=True):
+            if tree[name] is not None:
+                found = scale * np.asarray(tree[name])
+                np.testing.assert_allclose(found, part, rtol=1e-11, atol=1e-12 * top)
+
+
+@pytest.mark.parametrize(("net", "reduction"), [(NETS[0], "mean"), (NETS[1], "sum")])
+def test_integer_weights_repeat_rows(net: AbstractNetwork, reduction: str, key: jax.Array) -> None:
+    X, y = data(7)
+    counts = np.array([1, 3, 2, 1, 5, 1, 4])
+    risk = EmpiricalRisk(net, logistic, X, y, reduction, weights=counts)
+    repeated = EmpiricalRisk(
+        net, logistic, np.repeat(X, counts, axis=0), np.repeat(y, counts), reduction
+    )
+    params = net.init(key, 0.7)
+    for read in ("__call__", "log", "gradient", "log_gradient"):
+        one, other = (jax.tree.leaves(getattr(r, read)(params)) for r in (risk, repeated))
+        for p, q in zip(one, other, strict=True):
+            np.testing.assert_allclose(p, q, rtol=1e-13, atol=1e-15)
+
+
+def test_weights_of_one_and_their_scale() -> None:
+    net, (X, y) = LinearPredictor(3), data(13)
+    params = net.params([0.3, -0.2, 0.5])
+    plain = EmpiricalRisk(net, exponential, X, y)
+    weights = np.random.default_rng(0).uniform(1.0, 2.0, size=13)
+    for scale in (1e-150, 1.0, 1e150):
+        ones = EmpiricalRisk(net, exponential, X, y, weights=np.full(13, scale))
+        assert float(ones.log(params)) == pytest.approx(float(plain.log(params)), rel=1e-14)
+        one, other = (
+            EmpiricalRisk(net, exponential, X, y, weights=s * weights) for s in (1.0, scale)
+        )
+        assert float(other(params)) == pytest.approx(float(one(params)), rel=1e-14)
+
+
+@pytest.mark.parametrize("loss", [logistic, exponential], ids=lambda loss: loss.name)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_weighted_log_is_exact_at_losses_of_e_to_minus_ten_million(
+    loss: AbstractLoss, reduction: str
+) -> None:
+    """Margins 1e7, 1e7 and 2e7 of weights 2, 3, 5: ln Σ = −1e7 + ln 5, and half of it each way."""
+    X = np.array([[1.0, 0.0], [1.0, 1.0], [2.0, 0.0]])
+    net = TwoLayer(2, 1, relu)
+    risk = EmpiricalRisk(net, loss, X, [1.0, 1.0, 1.0], reduction, weights=[2.0, 3.0, 5.0])
+    params = net.params([[1e4, 0.0]], [1e3])
+    assert float(risk(params)) == 0.0
+    expected = -1e7 + math.log(5.0) - (math.log(10.0) if reduction == "mean" else 0.0)
+    assert float(risk.log(params)) == pytest.approx(expected, rel=1e-15)
+    gradient = risk.log_gradient(params)
+    np.testing.assert_allclose(gradient.inner, [[-1e3, -0.6e3]], rtol=1e-8)
+    np.testing.assert_allclose(gradient.outer, [-1e4], rtol=1e-8)
+
+
+@pytest.mark.parametrize("weights", [None, np.array([0.5, 2.0, 1e-3, 7.0, 1.0, 1.0, 3.0])])
+def test_weights_survive_the_description(weights: np.ndarray | None, key: jax.Array) -> None:
+    net = NETS[1]
+    risk = EmpiricalRisk(net, squared, *data(7), reduction="sum", weights=weights)
+    description = json.loads(json.dumps(risk.describe()))
+    again = EmpiricalRisk.from_description(description)
+    assert eqx.tree_equal(again, risk)
+    params = net.init(key, 1.0)
+    assert float(again(params)) == float(risk(params))
+    # Descriptions written before there were weights are read as before.
+    if weights is None:
+        del description["weights"]
+        assert eqx.tree_equal(EmpiricalRisk.from_description(description), risk)
+
+
+def test_a_weighted_sample_follows_the_weights(key: jax.Array) -> None:
+    weights = np.array([1.0, 2.0, 7.0])
+    risk = EmpiricalRisk(LinearPredictor(1), squared, [[1.0], [2.0], [3.0]], [4.0, 5.0, 6.0],
+                         weights=weights)  # fmt: skip
+    X, y = map(np.asarray, risk.sample(key, 20000))
+    np.testing.assert_array_equal(y, X[:, 0] + 3.0)
+    for value, p in zip((1.0, 2.0, 3.0), weights / 10, strict=True):
+        assert np.mean(value == X) == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / 20000))
+
+
+def test_zero_rows() -> None:
+    """Refused where the net is 0 on them for good, welcome where a bias or φ(0) ≠ 0 sees them."""
+    X = np.array([[1.0, 0.0], [0.0, 0.0]])
+    for net in (LinearPredictor(2), TwoLayer(2, 3, relu), DeepLinear(2, 2, width=2)):
+        with pytest.raises(ValueError, match=r"(?s)X=.*row 1 is zero.*bias=True"):
+            EmpiricalRisk(net, logistic, X, [1, -1])
+    net = TwoLayer(2, 1, relu, bias=True)
+    risk = EmpiricalRisk(net, exponential, X, [1, -1])
+    params = net.params([[1.0, 0.0]], [1.0], [2.0])
+    assert float(risk(params)) == pytest.approx((math.exp(-3.0) + math.exp(2.0)) / 2, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ([1.0], r"weights=.*shape \(1,\).*\(2,\)"),
+        ([1.0, 0.0], r"weights=.*<= 0.*drop"),
+        ([1.0, -1.0], r"weights=.*<= 0"),
+        ([1.0, math.nan], "weights=.*NaN"),
+        ([1.0, math.inf], "weights=.*infinity"),
+        ("uniform", "weights='?uniform"),
+        (2.0, r"weights=.*shape \(\)"),
+    ],
+)
+def test_bad_weights(weights: object, words: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s){words}"):
+        EmpiricalRisk(NET, logistic, X2, [1, -1], weights=weights)

@@ -105,7 +105,8 @@ class CartesianChart(AbstractChart):
     def name(self) -> str:
         return "cartesian"
 
-    def _params(self, y: Array) -> Any:
+    def params(self, y: Array) -> Any:
+        """Parameters at one state (JAX)."""
         return ravel_pytree(self.template)[1](y)
 
     def encode(self, params: Any) -> np.ndarray:
@@ -128,17 +129,17 @@ class CartesianChart(AbstractChart):
         return np.full(y.shape, largest if largest > 0 else 1.0)
 
     def velocity(self, y: Array) -> Array:
-        return -ravel_pytree(self.risk.gradient(self._params(y)))[0]
+        return -ravel_pytree(self.risk.gradient(self.params(y)))[0]
 
     def log_velocity(self, y: Array) -> Array:
-        gradient = jax.grad(lambda state: self.risk.log(self._params(state)))(y)
+        gradient = jax.grad(lambda state: self.risk.log(self.params(state)))(y)
         return jnp.where(self.trained, -gradient, 0.0)
 
     def speed_squared(self, y: Array, dy: Array) -> Array:
         return jnp.dot(dy, dy)
 
     def log_risk(self, y: Array) -> Array:
-        return self.risk.log(self._params(y))
+        return self.risk.log(self.params(y))
 
     def turning(self, y: Array, t: Array) -> Array:
         dy = self.velocity(y)

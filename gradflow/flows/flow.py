@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from gradflow.flows.charts import AbstractChart, CartesianChart
 from gradflow.flows.clocks import CLOCKS, AbstractClock, LogClock
+from gradflow.flows.late_chart import LateChart
 from gradflow.flows.linear_chart import LinearLogAngleChart
 from gradflow.flows.two_neuron_chart import TwoNeuronChart
 from gradflow.models.networks import TwoLayer
@@ -37,8 +38,10 @@ class Flow(eqx.Module):
         return 1 + self.clock.states
 
     def kinks(self) -> AbstractKinks | None:
-        """The kinks of the risk, where the chart is the parameters themselves; else None."""
-        return self.chart.risk.kinks() if isinstance(self.chart, CartesianChart) else None
+        """The kinks of the risk, where the chart keeps neurons apart; else None."""
+        if isinstance(self.chart, (CartesianChart, LateChart)):
+            return self.chart.risk.kinks()
+        return None
 
     def vector(self, params: Any, extra: Array) -> Array:
         """Integrated vector of parameters in the cartesian chart (JAX)."""

@@ -30,6 +30,15 @@ RESULTS: dict[str, tuple[bool, str]] = {
         "no limit direction; the part computed is kept. Ask for a finite time or gradient norm, "
         "check that labels do not contradict each other, or take a wider net",
     ),
+    "max_events": (
+        False,
+        "too many events were met; the part computed is kept. Loosen rtol",
+    ),
+    "stuck": (
+        False,
+        "one surface is met again and again without progress; the part computed is kept. Perturb "
+        "the start, or tighten rtol",
+    ),
     "step_too_small": (
         False,
         "the step size fell below the spacing of floating-point numbers; the part computed is kept."
@@ -165,6 +174,8 @@ class Solution:
         Index of the event that stopped the stage.
     happenings : tuple of Happening
         Surfaces met on the way, for integrators that locate them.
+    sides : (m, G) ints or None
+        The side of each surface on which each neuron ended, 0 where it slides.
     """
 
     s: np.ndarray
@@ -175,6 +186,7 @@ class Solution:
     result: Result
     event: int | None = None
     happenings: tuple[Happening, ...] = ()
+    sides: np.ndarray | None = None
 
 
 def empty_stats() -> dict[str, float]:

@@ -25,6 +25,7 @@ from gradflow.integrators.base import (
     integrator_names,
     make_integrator,
 )
+from gradflow.integrators.late_stage import SeparatedEvent, has_late_stage, late_stage
 from gradflow.integrators.save import AbstractSave, check_save
 from gradflow.integrators.until import (
     AbstractUntil,
@@ -167,6 +168,7 @@ def run(flow: Flow, params: Any, settings: Settings) -> Run:
     save, save_by = settings.save.resolve(flow)
     _check_reach(save, save_by, resolved, settings.save)
 
+    late = name.startswith("piecewise") and has_late_stage(flow, resolved)
     Y = np.asarray(flow.initial(params), np.float64)
     s = 0.0
     stages: list[tuple[Flow, Solution]] = []
@@ -178,6 +180,8 @@ def run(flow: Flow, params: Any, settings: Settings) -> Run:
         staged = _has_stage_end(core, Y)
         if staged:
             events = (*events, StageEndEvent())
+        if late:
+            events = (*events, SeparatedEvent())
         if settings.atol is None:
             atol = absolute_tolerances(flow, Y, rtol)
         else:
@@ -195,6 +199,18 @@ def run(flow: Flow, params: Any, settings: Settings) -> Run:
         stages.append((flow, solution))
         _add(total, solution.stats)
         result = solution.result
+        if late and result.name == "event" and solution.event == len(events) - 1:
+            if save is not None:
+                save = save[solution.s.shape[0] :]
+            one, solution = late_stage(
+                flow, solution, resolved, rtol=settings.rtol, save=save,
+                max_steps=settings.max_steps - int(total["steps"] + total["rejected"]),
+            )  # fmt: skip
+            stages.append((one, solution))
+            _add(total, solution.stats)
+            result = solution.result
+            stopped_by = _label(result, solution.event, resolved)
+            break
         if not (staged and result.name == "event" and solution.event == len(events) - 1):
             stopped_by = _label(result, solution.event, resolved)
             break

@@ -104,6 +104,7 @@ class PiecewiseIntegrator(AbstractIntegrator):
             s=np.concatenate(run.parts_s), Y=run.vectors(np.concatenate(run.parts_y)),
             s_final=float(carry.s), Y_final=run.vectors(np.asarray(carry.y)[None])[0],
             stats=stats, result=result, event=run.event, happenings=tuple(run.happenings),
+            sides=run.sides(),
         )  # fmt: skip
 
 
@@ -146,6 +147,12 @@ class _Run:
         leaves = jax.tree.leaves(self.kinks.join(W, a))
         flat = [np.asarray(leaf).reshape(len(y), -1) for leaf in leaves]
         return np.concatenate([*flat, y[:, m * D + m :]], axis=1)
+
+    def sides(self) -> np.ndarray:
+        """+1, -1, or 0 for sliding, of every pair (m, G)."""
+        pattern = self.carry.pattern
+        sides = np.where(np.asarray(pattern.plus), 1, -1)
+        return np.where(np.asarray(pattern.slide), 0, sides)
 
     def _atol(self) -> np.ndarray:
         flow, atol = self.problem.flow, self.problem.atol

@@ -77,7 +77,8 @@ def box_minimum(
     ----------
     u : (D,) array
     N : (K, D) array
-        Rows; where they are linearly dependent μ is not unique, but the minimum is.
+        Rows; where they are linearly dependent μ is not unique, but the minimum is, and the free
+        rows returned are independent.
     lo, hi : (K,) arrays
 
     Returns
@@ -94,7 +95,7 @@ def box_minimum(
     # Most often nothing or everything is free: the unconstrained minimum first.
     trial = np.linalg.lstsq(N.T, -u, rcond=None)[0]
     if np.all((trial > lo) & (trial < hi)):
-        return trial, ~free
+        return _independent(trial, ~free, N, lo, hi)
     mu = np.clip(trial, lo, hi)
     free = (mu > lo) & (mu < hi)
     size = np.linalg.norm(N, axis=1)
@@ -126,6 +127,29 @@ def box_minimum(
         if pull[worst] <= _SLACK * scale[worst]:
             break
         free[worst] = True
+    return _independent(mu, free, N, lo, hi)
+
+
+def _independent(
+    mu: np.ndarray, free: np.ndarray, N: np.ndarray, lo: np.ndarray, hi: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Move a minimiser along what leaves the minimum alone until its free rows are independent."""
+    while np.any(free):
+        rows = N[free] / np.maximum(np.linalg.norm(N[free], axis=1), 1e-300)[:, None]
+        left, values, _ = np.linalg.svd(rows)
+        rank = int(np.sum(values > 1e-12 * values[0]))
+        if rank == len(rows):
+            break
+        where = np.flatnonzero(free)
+        line = left[:, -1] / np.maximum(np.linalg.norm(N[free], axis=1), 1e-300)
+        with np.errstate(divide="ignore"):
+            room = np.where(line > 0, hi[where] - mu[where], lo[where] - mu[where]) / line
+        room[line == 0] = np.inf
+        first = int(np.argmin(room))
+        mu[where] += room[first] * line
+        mu[where[first]] = hi[where[first]] if line[first] > 0 else lo[where[first]]
+        free[where[first]] = False
+        mu = np.clip(mu, lo, hi)
     return mu, free
 
 

@@ -220,10 +220,16 @@ class EmpiricalRisk(AbstractRisk):
         return self.y * self.net(self.net.as_params(params), self.X)
 
     def sample(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
-        """Draw n independent data, uniformly with replacement: ``(X, y)``."""
-        index = jax.random.randint(
-            check_key("key", key), (check_integer("n", n, minimum=1),), 0, self.n
-        )
+        """Draw n independent data with replacement: ``(X, y)``.
+
+        Datum i has the probability ω_i/Σ ω (without weights: 1/n), so that the mean loss of a draw
+        has the mean risk as its expectation.
+        """
+        key, shape = check_key("key", key), (check_integer("n", n, minimum=1),)
+        if self.weights is None:
+            index = jax.random.randint(key, shape, 0, self.n)
+        else:
+            index = jax.random.categorical(key, jnp.log(self.weights), shape=shape)
         return self.X[index], self.y[index]
 
     def describe(self) -> dict[str, Any]:

@@ -202,10 +202,14 @@ def surfaces_of(X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scale : (n,)
         ``X[i] = scale[i] * normals[surface[i]]`` to rounding; exactly 1 for the first of a group.
     """
-    norms = np.linalg.norm(X, axis=1)
-    unit = X / np.where(norms > 0, norms, 1.0)[:, None]
+    # Scaled by the largest entry: squares of 1e-200 underflow, those of 1e200 overflow.
+    top = np.max(np.abs(X), axis=1, initial=0.0)
+    scaled = X / np.where(top > 0, top, 1.0)[:, None]
+    norms = np.linalg.norm(scaled, axis=1)
+    unit = scaled / np.where(norms > 0, norms, 1.0)[:, None]
     # A projection on one random direction sorts candidates; only neighbours are compared.
-    probe = np.abs(unit @ np.random.default_rng(0).normal(size=X.shape[1]))
+    direction = np.random.default_rng(0).normal(size=X.shape[1])
+    probe = np.abs(unit @ (direction / np.linalg.norm(direction)))
     order = np.argsort(probe, kind="stable")
     surface = np.full(X.shape[0], -1)
     first_of: list[int] = []
@@ -229,7 +233,7 @@ def surfaces_of(X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     surface = np.where(surface >= 0, rank[surface], 0)
     firsts = np.sort(first_of).astype(int)
     normals = X[firsts]
-    base = normals[surface]
-    scale = np.sum(X * base, axis=1) / np.sum(base * base, axis=1)
+    base, base_top = scaled[firsts][surface], top[firsts][surface]
+    scale = top / base_top * (np.sum(scaled * base, axis=1) / np.sum(base * base, axis=1))
     scale[firsts] = 1.0
     return normals, surface, scale

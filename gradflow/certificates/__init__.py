@@ -1,0 +1,18 @@
+"""Certificates of limits: KKT points of the max-margin problem polished to rounding, exact
+hard-margin solutions and their evidence, stationary points with their spectra."""
+
+from __future__ import annotations
+
+from gradflow.certificates.certificate import Certificate as Certificate
+from gradflow.certificates.certificate import certify as certify
+from gradflow.certificates.global_margin import GlobalMargin as GlobalMargin
+from gradflow.certificates.global_margin import global_max_margin as global_max_margin
+from gradflow.certificates.kkt import KKTResidual as KKTResidual
+from gradflow.certificates.kkt import Sliding as Sliding
+from gradflow.certificates.kkt import kkt_residual as kkt_residual
+from gradflow.certificates.margin import Contradiction as Contradiction
+from gradflow.certificates.margin import HardMargin as HardMargin
+from gradflow.certificates.margin import Separability as Separability
+from gradflow.certificates.margin import contradictions as contradictions
+from gradflow.certificates.margin import hard_margin_svm as hard_margin_svm
+from gradflow.certificates.margin import separable as separable

@@ -1,0 +1,175 @@
+r"""The convex max-margin problem of one activation cell, by a primal-dual interior-point method.
+
+With f = Σ_k c_k φ(v_k·x), slopes s_ki and sides P_kg of the cell,
+
+.. math:: \min_V \sum_k|v_k|\ \text{(or }\tfrac12\sum_k|v_k|^2)\quad\text{s.t.}\quad
+   \sum_kc_ky_is_{ki}\,x_i\cdot v_k\ge\gamma,\qquad P_{kg}\,n_g\cdot v_k\ge0 .
+
+The sum of norms is treated as by Andersen, Christiansen, Conn and Overton (2000): a dual vector
+g_k, |g_k| < 1, stands beside every v_k, so that neurons of vanishing mass cost no more steps than
+others. The cost of a step is one D×D factorisation a neuron and one n×n one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from gradflow.certificates.problem import Cells
+
+
+@dataclass(frozen=True)
+class CellSolution:
+    """What the interior-point method ends with.
+
+    Attributes
+    ----------
+    V : (m, D) array
+    force : (m, D) array
+        g_k, of norm 1 for a neuron that carries mass, and less for one that carries none.
+    slack, duals : (n,) arrays
+        Of the margins.
+    wall_slack, wall_duals : (m, G) arrays
+        Of the cell's walls.
+    gap : float
+        Remaining mean complementarity.
+    """
+
+    V: np.ndarray
+    force: np.ndarray
+    slack: np.ndarray
+    duals: np.ndarray
+    wall_slack: np.ndarray
+    wall_duals: np.ndarray
+    gap: float
+
+
+def solve_cell(
+    cells: Cells,
+    V: np.ndarray,
+    c: np.ndarray,
+    sides: np.ndarray,
+    level: float,
+    tol: float = 1e-12,
+    steps: int = 120,
+) -> CellSolution:
+    """Solve the problem of the cell ``sides`` (entries ±1), margins asked to be ≥ ``level``.
+
+    ``V`` is the starting point, of size about 1; it need not lie in the cell.
+    """
+    m, D = V.shape
+    walls = cells.slope < 1
+    N = cells.normals
+    sides = sides.astype(float)
+    rows = (c[:, None] * cells.y * cells.slopes(sides) / level)[:, :, None] * cells.Z  # (m, n, D)
+    # (rows of size 1 keep all slacks of one size)
+    size = np.maximum(np.linalg.norm(rows, axis=(0, 2)), 1e-300)
+    rows = rows / size[:, None]
+    outer = (N[:, :, None] * N[:, None, :]).reshape(N.shape[0], D * D)
+    V = 2.0 * V
+    mass = max(float(np.mean(np.linalg.norm(V, axis=1))), 1e-12)
+    value = np.einsum("kid,kd->i", rows, V) - 1 / size
+    s = np.maximum(value, 0.1 / size)
+    wall = sides * (V @ N.T)
+    sigma = np.maximum(wall, 1e-2 * mass)
+    tau = 0.1 * mass
+    lam, mu = tau / s, tau / sigma
+    force = _slope(V, tau)[0] if cells.trained else V
+    gap = np.inf
+    for _ in range(steps):
+        value = np.einsum("kid,kd->i", rows, V) - 1 / size
+        wall = sides * (V @ N.T)
+        parts = [s @ lam, float(np.sum(sigma * mu)) if walls else 0.0]
+        count = s.size + (sigma.size if walls else 0)
+        if cells.trained:
+            parts.append(float(np.sum(np.linalg.norm(V, axis=1)) - np.sum(V * force)))
+            count += m
+        gap = max(sum(parts), 0.0) / count
+        pull = np.einsum("kid,i->kd", rows, lam) + (((mu * sides) @ N) if walls else 0.0)
+        defect = max(
+            float(np.max(np.abs((force if cells.trained else V) - pull))),
+            float(np.max(np.abs(value - s))),
+            float(np.max(np.abs(wall - sigma))) if walls else 0.0,
+        )
+        if gap <= tol and defect <= 1e3 * tol:
+            break
+        tau = max(0.1 * gap, 0.01 * tol) if defect < 10 * gap else 0.5 * gap
+        if cells.trained:
+            drive, t, rise = _slope(V, tau)
+            cross = force[:, :, None] * rise[:, None, :]
+            H = (np.eye(D) - 0.5 * (cross + np.swapaxes(cross, 1, 2))) / t[:, None, None]
+        else:
+            drive = V
+            H = np.broadcast_to(np.eye(D), (m, D, D)).copy()
+        b = -(drive - np.einsum("kid,i->kd", rows, lam))
+        if walls:
+            ratio = mu / sigma
+            H = H + (ratio @ outer).reshape(m, D, D)
+            b = b + (sides * (tau / sigma - ratio * (wall - sigma))) @ N
+        e = tau / lam - s - (value - s)
+        L = np.linalg.cholesky(H + 1e-15 * np.trace(H, axis1=1, axis2=2)[:, None, None] * np.eye(D))
+        half = np.linalg.solve(L, np.swapaxes(rows, 1, 2))  # (m, D, n)
+        half_b = np.linalg.solve(L, b[:, :, None])[:, :, 0]
+        flat = half.reshape(m * D, -1)
+        K = flat.T @ flat + np.diag(s / lam)
+        rhs = e - flat.T @ half_b.ravel()
+        try:
+            d_lam = cho_solve(cho_factor(K), rhs)
+        except np.linalg.LinAlgError:
+            break
+        back = half_b + np.einsum("kdi,i->kd", half, d_lam)
+        dV = np.linalg.solve(np.swapaxes(L, 1, 2), back[:, :, None])[:, :, 0]
+        ds = np.einsum("kid,kd->i", rows, dV) + value - s
+        primal, dual = _step(s, ds), _step(lam, d_lam)
+        if walls:
+            d_sigma = sides * (dV @ N.T) + wall - sigma
+            d_mu = tau / sigma - mu - (mu / sigma) * d_sigma
+            primal, dual = min(primal, _step(sigma, d_sigma)), min(dual, _step(mu, d_mu))
+        else:
+            d_sigma = d_mu = np.zeros_like(sigma)
+        if cells.trained:
+            # g − pull + (change of both) = 0
+            new = pull + np.einsum("kid,i->kd", rows, d_lam) + (d_mu * sides) @ N
+            d_force = new - force
+            dual = min(dual, _ball_step(force, d_force))
+            force = force + dual * d_force
+        else:
+            primal = dual = min(primal, dual)
+        if not np.isfinite(primal + dual + float(np.sum(dV))):
+            break
+        V, s, sigma = V + primal * dV, s + primal * ds, sigma + primal * d_sigma
+        lam, mu = lam + dual * d_lam, mu + dual * d_mu
+        if not cells.trained:
+            force = V
+    # back to the rows as they are
+    return CellSolution(V, force, s * size, lam / size, sigma, mu, gap)
+
+
+def _slope(V: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return v/t, t and ∇t for t = τ + √(τ² + |v|²), the barrier's optimal bound on |v|."""
+    root = np.sqrt(tau**2 + np.sum(V**2, axis=1))
+    t = tau + root
+    return V / t[:, None], t, V / root[:, None]
+
+
+def _step(x: np.ndarray, dx: np.ndarray) -> float:
+    """Return the step ≤ 1 that keeps x positive with something to spare."""
+    falling = dx < 0
+    if not np.any(falling):
+        return 1.0
+    return float(min(1.0, 0.95 * np.min(-x[falling] / dx[falling])))
+
+
+def _ball_step(g: np.ndarray, dg: np.ndarray) -> float:
+    """Return the step ≤ 1 that keeps every |g_k| below 1."""
+    A = np.sum(dg**2, axis=1)
+    B = np.sum(g * dg, axis=1)
+    C = np.maximum(1 - np.sum(g**2, axis=1), 0.0)
+    root = np.sqrt(B**2 + A * C)
+    # (the smaller root's stable form)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        far = np.where(B > 0, C / (B + root), (root - B) / A)
+    far = far[(A > 0) & np.isfinite(far)]
+    return float(min(1.0, 0.95 * np.min(far, initial=np.inf)))

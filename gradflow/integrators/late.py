@@ -1,0 +1,337 @@
+r"""The late phase of the gradient flow on separated data: from ρ ~ 10 to any time whatever.
+
+First the full system (:mod:`~gradflow.integrators.late_full`), implicit and with every event, until
+ρ^D ~ 1e8; then its limit (:mod:`~gradflow.integrators.late_margin`), whose cost does not depend on
+ρ. The error of the switch is O(ρ^{−D}) of where it is made: the limit is also run from 10 and 100
+times earlier, and the differences at the end must fall accordingly.
+
+ln t and ln ρ are carried, so t = exp(1e10) – or exp(1e30) – is an ordinary number here. Sources:
+`lyu2020homogeneous` (the limit directions are KKT points of the max-margin problem),
+`filippov1988`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradflow.integrators.late_events import LateEvent, Pattern
+from gradflow.integrators.late_field import MarginNet
+from gradflow.integrators.late_full import FullPhase
+from gradflow.integrators.late_loop import AbstractPhase
+from gradflow.integrators.late_margin import MarginPhase
+from gradflow.integrators.late_system import LateSystem
+
+#: Results: name -> (ok, what to do about it).
+LATE_RESULTS: dict[str, tuple[bool, str]] = {
+    "reached": (True, "a stopping condition was met"),
+    "max_steps": (
+        False,
+        "max_steps attempted steps were taken; what was computed is kept. Raise max_steps or loosen"
+        " rtol",
+    ),
+    "max_events": (
+        False,
+        "max_events events were met; what was computed is kept. Raise max_events",
+    ),
+    "stationary": (
+        False,
+        "the flow has come to rest with a datum that is not separated, and there is no limit "
+        "direction; what was computed is kept. Check that labels do not contradict each other and "
+        "that some neuron sees every datum",
+    ),
+    "step_too_small": (
+        False,
+        "steps fell below the rounding of the fastest layer; what was computed is kept. Loosen "
+        "rtol, or start from a perturbed state: several events may coincide exactly here",
+    ),
+    "stuck": (
+        False,
+        "one surface is met again and again without progress; what was computed is kept. Perturb "
+        "the start, or tighten rtol",
+    ),
+    "non_finite": (False, "the start is not finite, or zero. Check the weights and log_t"),
+}
+
+#: ρ^D where the limit takes over.
+SWITCH = 1e8
+
+
+@dataclass
+class LateRun:
+    """The late phase at its recorded points, arrays with time first.
+
+    Attributes
+    ----------
+    clock : (rows,)
+        The loss clock s, ds = L dt, continued from the start (for D = 1 it grows like ρ, and is
+        inf beyond 1.8e308).
+    log_t, log_rho, log_loss, margin : (rows,)
+        ln t, ln ‖θ‖, ln L, and the normalised margin min q̂.
+    U, A : (rows, m, D), (rows, m)
+        Weights divided by ‖θ‖ (with fixed outer weights ``A`` is as it is).
+    form : (rows,) of str
+        "full" or "margin".
+    saved : (rows,) bools
+        The rows at ``save_log_t``.
+    events : list of LateEvent
+    stats : dict
+        steps, rejected, rhs, jacobians, events, run_seconds, for the rows kept; "check_steps" for
+        the repeated switches.
+    result, detail : str
+    sides : (m, G) ints
+        The pattern at the end.
+    switch_error, switch_ratio : float
+        The largest change of the final direction when the switch is made 10 times later, and how
+        much smaller it is than the change before (expected about 10 or more). nan where there was
+        no switch or no check.
+    """
+
+    clock: np.ndarray
+    log_t: np.ndarray
+    log_rho: np.ndarray
+    log_loss: np.ndarray
+    margin: np.ndarray
+    U: np.ndarray
+    A: np.ndarray
+    form: np.ndarray
+    saved: np.ndarray
+    events: list[LateEvent]
+    stats: dict[str, Any]
+    result: str
+    detail: str
+    sides: np.ndarray
+    switch_error: float = math.nan
+    switch_ratio: float = math.nan
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run ended as asked."""
+        return LATE_RESULTS[self.result][0]
+
+    @property
+    def message(self) -> str:
+        """The result in words, with its remedy."""
+        text = f"{self.result}: {LATE_RESULTS[self.result][1]}"
+        return f"{text} ({self.detail})" if self.detail else text
+
+
+def _counts() -> dict[str, int]:
+    return {"steps": 0, "rejected": 0, "rhs": 0, "jacobians": 0, "events": 0}
+
+
+@dataclass
+class _Ends:
+    """The stopping function of a run."""
+
+    net: MarginNet
+    log_t: float | None
+    log_rho: float | None
+    log_loss: float | None
+    direction: float | None
+    clock: float | None = None
+    switch: float = math.inf
+    rest: bool = False
+
+    def __call__(self, phase: AbstractPhase, Y: np.ndarray) -> float:
+        P, D = self.net.P, self.net.degree
+        values = [D * Y[P] - math.log(self.switch)] if self.switch < math.inf else []
+        if self.log_rho is not None:
+            values.append(Y[P] - self.log_rho)
+        if self.clock is not None:
+            values.append((Y[-1] - self.clock) / max(1.0, abs(self.clock)))
+        log_loss, log_t, q = phase.logs(Y, phase.pattern.cell)
+        if self.log_t is not None:
+            values.append((log_t - self.log_t) / max(1.0, abs(self.log_t)))
+        if self.log_loss is not None:
+            values.append((self.log_loss - log_loss) / max(1.0, abs(self.log_loss)))
+        if self.direction is not None or float(np.min(q)) <= 0:
+            speed, radial = phase.velocity(Y)
+            if self.direction is not None:
+                # Per unit of ln t: dζ/d ln t = tL ρ^{D−2}.
+                rate = math.log(max(speed, 1e-300)) + log_t + log_loss + (D - 2) * Y[P]
+                values.append(math.log(self.direction) - rate)
+            if float(np.min(q)) <= 0 and math.hypot(speed, radial) < 1e-9:
+                self.rest = True
+                values.append(1.0)
+        return max(values, default=-1.0)
+
+
+@dataclass
+class _Rows:
+    """What a phase leaves behind."""
+
+    net: MarginNet
+    rows: list[tuple] = field(default_factory=list)
+    u: list[np.ndarray] = field(default_factory=list)
+    saved: list[bool] = field(default_factory=list)
+    events: list[LateEvent] = field(default_factory=list)
+
+    def __call__(
+        self, phase: AbstractPhase, what: list[tuple[int, int, str]], at: np.ndarray | None = None
+    ) -> None:
+        Y, P = phase.Y if at is None else at, self.net.P
+        log_loss, log_t, q = phase.logs(Y, phase.pattern.cell)
+        self.rows.append((float(Y[-1]), log_t, float(Y[P]), log_loss, float(np.min(q)), phase.form))
+        self.u.append(Y[:P].copy())
+        self.saved.append(at is not None)
+        self.events += [LateEvent(float(Y[-1]), log_t, k, g, kind) for k, g, kind in what]
+
+    def extend(self, other: _Rows) -> None:
+        """Append the rows of another part."""
+        self.rows += other.rows
+        self.u += other.u
+        self.saved += other.saved
+        self.events += other.events
+
+
+def _margin_from(full: FullPhase, rtol: float, ends: _Ends, record: Any,
+                 stats: dict[str, int]) -> MarginPhase:  # fmt: skip
+    system, Y = full.system, full.Y
+    sigma = Y[system.sigma]
+    start = np.concatenate([Y[: system.P], [Y[system.at_r], Y[system.at_s]]])
+    pattern = Pattern(full.pattern.cell, full.pattern.fresh.copy(), full.pattern.dead.copy())
+    candidates = np.flatnonzero(sigma - np.min(sigma) < 30.0)
+    return MarginPhase(full.net, start, pattern, rtol, ends, record, stats, candidates)
+
+
+def late_phase(
+    kinks: Any,
+    W: Any,
+    a: Any,
+    log_t: float,
+    *,
+    clock: float = 0.0,
+    sides: Any = None,
+    rtol: float = 1e-8,
+    log_t_end: float | None = None,
+    log_rho_end: float | None = None,
+    log_loss_end: float | None = None,
+    direction_tol: float | None = None,
+    clock_end: float | None = None,
+    save_log_t: np.ndarray | None = None,
+    max_steps: int = 100_000,
+    max_events: int = 100_000,
+    switch: float = SWITCH,
+    check: bool = True,
+) -> LateRun:
+    """Follow the flow of a margin loss from weights (W, a) at time e^{log_t} on.
+
+    Parameters
+    ----------
+    kinks : DataKinks
+        Of a risk with the exponential or logistic loss.
+    W : (m, D) array
+    a : (m,) array
+    log_t : float
+    clock : float
+        The loss clock at the start.
+    sides : (m, G) ints, optional
+        +1, -1, 0 (sliding); default: the signs of the switching functions.
+    rtol : float
+        Relative per neuron; absolute in ln ρ and in the normalised margins.
+    log_t_end, log_rho_end, log_loss_end, clock_end : float, optional
+        Stop at ln t, ln ‖θ‖, (from above) ln L, or the loss clock; the first that is met counts.
+    direction_tol : float, optional
+        Stop when the direction turns slower than this per unit of ln t.
+    save_log_t : array, optional
+        Increasing values of ln t, beyond the start's, at which a row is wanted; ``saved`` marks
+        these rows.
+    max_steps, max_events : int
+        For each part of the run.
+    switch : float
+        ρ^D where the limit takes over; inf for never.
+    check : bool
+        Whether the switch is repeated, which makes it 10 times later for the rows kept.
+
+    Returns
+    -------
+    LateRun
+        Numerical trouble is a result, with its remedy in ``message``; all that was computed is
+        kept.
+    """
+    began = time.perf_counter()
+    W, a = np.array(W, float), np.array(a, float)
+    net = MarginNet(kinks, a)
+    if sides is None:
+        sides = np.where(W @ net.N.T < 0, -1, 1)
+    pattern = Pattern.of(net, np.asarray(sides))
+    size = np.max(np.abs(W), axis=1) + (np.abs(a) if net.trained else 0.0)
+    pattern.dead |= (size == 0) & net.trained
+    keep, stats = _Rows(net), _counts()
+    system = LateSystem(net)
+    ends = _Ends(net, log_t_end, log_rho_end, log_loss_end, direction_tol, clock_end)
+    finite = np.all(np.isfinite(W)) and np.all(np.isfinite(a)) and np.any(size > 0)
+    with np.errstate(all="ignore"):
+        Y = system.pack(W, a, pattern.cell, log_t, clock) if finite else np.zeros(system.size)
+    full = FullPhase(system, Y, pattern, rtol, ends, keep, stats)
+    full.save_at = [] if save_log_t is None else [float(x) for x in np.ravel(save_log_t)]
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        keep(full, [])
+    if not finite or not np.all(np.isfinite(Y)):
+        return _finish(full, keep, stats, "non_finite", began)
+
+    error = ratio = math.nan
+    early: list[np.ndarray] = []
+    stages = [0.1 * switch, switch, 10 * switch] if check else [switch]
+    result, check_steps = "reached", 0
+    for number, level in enumerate([*stages, 1e4 * switch, 1e6 * switch]):
+        ends.switch = level
+        result = full.run(max_steps, max_events)
+        ended = ends.rest or net.degree * full.Y[system.at_r] < math.log(level) * (1 - 1e-9)
+        if result != "reached" or ended:
+            return _finish(full, keep, stats, "stationary" if ends.rest else result, began)
+        ends.switch = math.inf
+        if number < len(stages) - 1:
+            trial = _margin_from(full, rtol, ends, lambda *_: None, counts := _counts())
+            if trial.run(max_steps, max_events) == "reached":
+                early.append(trial.Y[: net.P])
+            check_steps += counts["steps"]
+            continue
+        rows, counts = _Rows(net), _counts()
+        phase = _margin_from(full, rtol, ends, rows, counts)
+        phase.save_at = list(full.save_at)
+        result = phase.run(max_steps, max_events)
+        if result in ("reached", "max_steps", "max_events") or number == len(stages) + 1:
+            break
+        # The limit could not settle an event: the full system goes through, and it tries again.
+    changes = [float(np.max(np.abs(u - phase.Y[: net.P]))) for u in early]
+    if len(changes) == 2 and result == "reached":
+        error, ratio = changes[1], changes[0] / max(changes[1], 1e-300)
+    keep.extend(rows)
+    for name, count in counts.items():
+        stats[name] += count
+    stats["check_steps"] = check_steps
+    run = _finish(phase, keep, stats, result, began)
+    run.switch_error, run.switch_ratio = error, ratio
+    if phase.unsettled:
+        run.detail += f"{phase.unsettled} events were left without agreement of sides and weights; "
+    if error > max(100 * rtol, 1e-6) and ratio < 3:
+        run.detail += "the direction at the end depends on where the limit took over; raise switch"
+    return run
+
+
+def _finish(phase: AbstractPhase, keep: _Rows, stats: dict[str, Any], result: str,
+            began: float) -> LateRun:  # fmt: skip
+    net = keep.net
+    columns = list(zip(*keep.rows, strict=True))
+    parts = [net.split(u) for u in keep.u]
+    U = np.array([part[0] for part in parts]).reshape(-1, net.m, net.dim)
+    A = np.array([part[1] for part in parts]).reshape(-1, net.m)
+    saved = np.array(keep.saved, bool)
+    if phase.save_at and abs(phase.save_at[0] - keep.rows[-1][1]) <= 1e-9 * max(
+        1.0, abs(phase.save_at[0])
+    ):
+        saved[-1] = True  # (the last time asked for is where it stopped)
+    stats.setdefault("check_steps", 0)
+    stats["run_seconds"] = time.perf_counter() - began
+    return LateRun(
+        *(np.array(column, float) for column in columns[:5]), U, A, np.array(columns[5], str),
+        saved, keep.events, stats, result, phase.detail, phase.pattern.sides.copy(),
+    )  # fmt: skip

@@ -1,0 +1,128 @@
+r"""Observables of a net on its data: margins, activations, how near to a KKT point."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow.observables.paths import inputs_of, labelled_data, lengths, neuron_vectors
+from gradflow.observables.registry import map_rows, observable
+from gradflow.validation import check_choice, check_nonnegative, fail
+
+
+def _margins(risk: Any, params: Any) -> Any:
+    return risk.y * risk.net(params, risk.X)
+
+
+def _margin(risk: Any, params: Any) -> Any:
+    return jnp.min(_margins(risk, params))
+
+
+def _normalised_margin(risk: Any, params: Any) -> Any:
+    # f is evaluated on the unit sphere: f and |theta|^D of weights of 1e-200 both underflow.
+    trained = risk.net.freeze(jax.tree.map(jnp.ones_like, params))
+    kept = risk.net.freeze(params)
+    top = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(kept)]))
+    squares = [jnp.sum(jnp.square(leaf / top)) for leaf in jax.tree.leaves(kept)]
+    size = jnp.sqrt(sum(squares))
+
+    def scaled(leaf: Any, moves: Any) -> Any:
+        return jnp.where(moves != 0, leaf / top / size, leaf)
+
+    return _margin(risk, jax.tree.map(scaled, params, trained))
+
+
+@observable("margin", long_name="smallest margin over the data")
+def margin(path: Any) -> np.ndarray:
+    """min_i y_i f(x_i; theta(t)) (finite data with labels -1 and +1 only)."""
+    return map_rows(_margin, labelled_data(path, "margin"), path.params)
+
+
+@observable("margins", long_name="margin of each datum", dims=("time", "datum"))
+def margins(path: Any) -> np.ndarray:
+    """q_i = y_i f(x_i; theta(t)), shape (time, n) (labels -1 and +1 only)."""
+    return map_rows(_margins, labelled_data(path, "margins"), path.params)
+
+
+@observable(
+    "normalised_margin", long_name="smallest margin over |theta|^degree",
+    source="lyu2020homogeneous",
+)  # fmt: skip
+def normalised_margin(path: Any) -> np.ndarray:
+    """min_i y_i f(x_i; theta) / |theta|^D, D the net's degree in its trained weights theta."""
+    risk = labelled_data(path, "normalised_margin")
+    if risk.net.degree is None:
+        raise fail(
+            "name", "normalised_margin", "the net is not homogeneous",
+            "read 'margin' instead, or use a homogeneous activation",
+        )  # fmt: skip
+    return map_rows(_normalised_margin, risk, path.params)
+
+
+@observable(
+    "activation_pattern", long_name="side of each datum's surface",
+    dims=("time", "neuron", "datum"),
+)  # fmt: skip
+def activation_pattern(path: Any, tolerance: float = 1e-12) -> np.ndarray:
+    """Sign of h_ki = w_k.x_i [+ b_k], shape (time, K, n), +1, -1 or 0 (8-bit integers).
+
+    Parameters
+    ----------
+    tolerance : float
+        0 stands where |h_ki| <= tolerance |w_k| |x_i| (a bias counted in both): a neuron that
+        slides on the surface of a datum is on it to rounding only. With 0.0 only an exact zero
+        reads as 0.
+    """
+    tolerance = check_nonnegative("tolerance", tolerance)
+    W = neuron_vectors(path, bias=True)
+    X = inputs_of(path, "activation_pattern", bias=True)
+    sizes = tolerance * lengths(X)
+    out = np.empty((W.shape[0], W.shape[1], X.shape[0]), np.int8)
+    # One time after the other: a float array of this shape may not fit.
+    for row, w in enumerate(W):
+        top = np.max(np.abs(w), axis=1, keepdims=True)
+        w = w / np.where(top > 0, top, 1.0)
+        h = w @ X.T
+        out[row] = np.where(np.abs(h) <= lengths(w)[:, None] * sizes, 0.0, np.sign(h))
+    return out
+
+
+@observable("active_data", long_name="number of data a neuron sees", dims=("time", "neuron"))
+def active_data(path: Any, tolerance: float = 1e-12) -> np.ndarray:
+    """Number of data i with h_ki = w_k.x_i [+ b_k] > 0, shape (time, K); 0 for a dead ReLU neuron.
+
+    Parameters
+    ----------
+    tolerance : float
+        As in ``activation_pattern``: a datum on its surface is not counted.
+    """
+    return np.sum(activation_pattern(path, tolerance) > 0, axis=2)
+
+
+@observable("kkt_residual", long_name="KKT residual", source="lyu2020homogeneous")
+def kkt_residual(path: Any, part: str = "total") -> np.ndarray:
+    r"""Distance from the KKT conditions of :math:`\min\frac12|\theta|^2` s.t. :math:`q_i\ge 1`.
+
+    A pure number: parameters are scaled to unit norm and the multipliers are the best ones; see
+    :class:`gradflow.certificates.KKTResidual` for the formula. Infinite where the data are not
+    separated.
+
+    Parameters
+    ----------
+    part : {"total", "stationarity", "complementarity", "feasibility"}
+        One of the three conditions, or the largest of them.
+    """
+    check_choice("part", part, ("total", "stationarity", "complementarity", "feasibility"))
+    risk = labelled_data(path, "kkt_residual")
+    # Imported here: certificates are needed for this reading only.
+    from gradflow.certificates import kkt_residual as residual
+
+    rows = jax.tree.leaves(path.params)[0].shape[0]
+    out = np.empty(rows)
+    for t in range(rows):
+        point = jax.tree.map(lambda leaf, t=t: jnp.asarray(leaf[t]), path.params)
+        out[t] = getattr(residual(risk, point), part)
+    return out

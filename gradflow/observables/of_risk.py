@@ -1,0 +1,108 @@
+r"""Observables of the risk and of what its flow conserves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow.observables.paths import from_chart, tree_norm
+from gradflow.observables.registry import map_rows, observable, observe
+from gradflow.validation import fail
+
+
+def _risk_value(risk: Any, params: Any) -> Any:
+    return jnp.asarray(risk(params))
+
+
+def _risk_log(risk: Any, params: Any) -> Any:
+    return jnp.asarray(risk.log(params))
+
+
+def _gradient_norm(risk: Any, params: Any) -> Any:
+    return jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(risk.gradient(params))))
+
+
+def _balancedness(risk: Any, params: Any) -> Any:
+    return risk.net.balancedness(params)
+
+
+@observable("log_loss", long_name="logarithm of the risk")
+def log_loss(path: Any) -> np.ndarray:
+    """ln L(theta(t)), where L itself may underflow."""
+    exact = from_chart(path, "log_loss")
+    return map_rows(_risk_log, path.risk, path.params) if exact is None else exact
+
+
+@observable("loss", long_name="risk")
+def loss(path: Any) -> np.ndarray:
+    """L(theta(t))."""
+    # One source for both, also after a round trip through a file.
+    if "log_loss" in getattr(path, "exact", {}) or from_chart(path, "log_loss") is not None:
+        logarithm = observe(path, "log_loss")
+        # (a function of the user's may be negative, where it has no logarithm)
+        if not np.any(np.isnan(logarithm)):
+            return np.exp(logarithm)
+    return map_rows(_risk_value, path.risk, path.params)
+
+
+@observable("gradient_norm", unit="1/time^0.5", long_name="norm of the risk's gradient")
+def gradient_norm(path: Any) -> np.ndarray:
+    """|grad L(theta(t))| over the trained entries, the speed of the flow."""
+    exact = from_chart(path, "gradient_norm")
+    return map_rows(_gradient_norm, path.risk, path.params) if exact is None else exact
+
+
+@observable("norm", unit="weight", long_name="norm of the parameters")
+def norm(path: Any) -> np.ndarray:
+    """|theta(t)|, the Euclidean norm of all parameters (fixed ones included)."""
+    return tree_norm(path.params)
+
+
+@observable(
+    "balancedness", unit="weight^2", long_name="conserved balance",
+    dims=("time", "layer_or_neuron"), source="du2018balanced",
+)  # fmt: skip
+def balancedness(path: Any) -> np.ndarray:
+    """What the flow conserves, by the network's definition (a_k^2 - |w_k|^2 for two layers)."""
+    net = path.risk.net
+    row = jax.tree.map(lambda leaf: leaf[0], path.params)
+    if net is None or net.balancedness(row) is None:
+        raise fail(
+            "name", "balancedness", "this risk's flow conserves no such quantity",
+            "use TwoLayer with outer='trained' or DeepLinear",
+        )  # fmt: skip
+    return map_rows(_balancedness, path.risk, path.params)
+
+
+@observable("energy", long_name="integral of the squared speed")
+def energy(path: Any) -> np.ndarray:
+    r""":math:`\int_0^t\|\dot\theta\|^2`, in the units of the risk: what the flow has spent of it.
+
+    Integrated beside the flow; on the exact one it is L(0) - L(t).
+    """
+    return np.asarray(_energy(path, "energy"))
+
+
+def _energy(path: Any, name: str) -> Any:
+    spent = getattr(path, "energy", None)
+    if spent is None:
+        raise fail("name", name, "this path carries no energy", "use gf.integrate")
+    return spent
+
+
+@observable("energy_defect", long_name="relative energy defect")
+def energy_defect(path: Any) -> np.ndarray:
+    r""":math:`|L(0)-L(t)-\int_0^t\|\dot\theta\|^2| / |L(0)|`, zero on the exact flow
+    (not divided where L(0) = 0).
+
+    A free monitor of the integration error; it sees errors of the energy integral too.
+    """
+    spent, initial = _energy(path, "energy_defect"), getattr(path, "initial", None)
+    if initial is None:
+        raise fail("name", "energy_defect", "this path carries no start", "use gf.integrate")
+    first = float(np.asarray(path.risk(initial)))
+    defect = np.abs(first - observe(path, "loss") - spent)
+    return defect / abs(first) if first != 0 else defect

@@ -1,0 +1,119 @@
+r"""What observables read of a path: neurons, outer weights, data; norms that cannot underflow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradflow.validation import fail
+
+
+def leaf_of(path: Any, name: str) -> Any:
+    """The array of that name among the parameters; None where there is none."""
+    return getattr(path.params, name, None)
+
+
+def from_chart(path: Any, name: str) -> np.ndarray | None:
+    """The chart's own value of an observable; None where it has none."""
+    reader = getattr(path, "chart_value", None)
+    return None if reader is None else reader(name)
+
+
+def neuron_vectors(path: Any, *, bias: bool = False) -> np.ndarray:
+    """Vectors that play the part of neurons, shape (time, K, d).
+
+    The inner weights of a two-layer net; the weight of a linear predictor and the end-to-end vector
+    of a deep linear net count as one neuron. With ``bias`` the bias of a net that has one is a last
+    entry, shape (time, K, d + 1).
+    """
+    inner, weight, layers = (leaf_of(path, n) for n in ("inner", "weight", "layers"))
+    if inner is not None:
+        inner, shift = np.asarray(inner), leaf_of(path, "bias")
+        if not bias or shift is None:
+            return inner
+        return np.concatenate([inner, np.asarray(shift)[..., None]], axis=-1)
+    if weight is not None:
+        return np.asarray(weight)[:, None, :]
+    if layers is not None:
+        product = np.asarray(layers[0])
+        for layer in layers[1:]:
+            product = np.asarray(layer) @ product
+        return product
+    raise fail(
+        "params", type(path.params).__name__, "parameters of this risk have no neurons",
+        "use a risk built on LinearPredictor, DeepLinear or TwoLayer",
+    )  # fmt: skip
+
+
+def outer_weights(path: Any) -> np.ndarray:
+    """Outer weights a_k, shape (time, K) (or (1, 1): linear nets have a = 1)."""
+    outer = leaf_of(path, "outer")
+    return np.ones((1, 1)) if outer is None else np.asarray(outer)
+
+
+def outer_signs(path: Any) -> np.ndarray:
+    """Signs of the outer weights; a_k = 0 counts as +1."""
+    return np.where(outer_weights(path) >= 0, 1.0, -1.0)
+
+
+def teacher_sides(path: Any, name: str) -> np.ndarray:
+    """Own target of each neuron: sign(a_k) v, shape (time or 1, K, d)."""
+    teacher = getattr(path.risk, "teacher", None)
+    if teacher is None:
+        raise fail(
+            "name", name, "needs a teacher direction and this risk has none",
+            "use a PopulationRisk, or read 'angles_to' with directions of your own",
+        )  # fmt: skip
+    return outer_signs(path)[..., None] * np.asarray(teacher.direction)
+
+
+def inputs_of(path: Any, name: str, *, bias: bool = False) -> np.ndarray:
+    """Data (n, d); with ``bias`` a one is appended where the net has a bias."""
+    X = getattr(path.risk, "X", None)
+    if X is None:
+        raise fail(
+            "name", name, "needs finite data and this risk has none", "use an EmpiricalRisk"
+        )  # fmt: skip
+    X = np.asarray(X)
+    if bias and leaf_of(path, "bias") is not None:
+        X = np.concatenate([X, np.ones((X.shape[0], 1))], axis=1)
+    return X
+
+
+def labelled_data(path: Any, name: str) -> Any:
+    """The path's risk, if its data have labels -1 and +1."""
+    risk = path.risk
+    if getattr(risk, "X", None) is None or getattr(risk, "y", None) is None:
+        raise fail(
+            "name", name, "needs finite data and this risk has none",
+            "use an EmpiricalRisk; on population risks the margin has no minimum",
+        )  # fmt: skip
+    if not np.all(np.abs(np.asarray(risk.y)) == 1):
+        raise fail(
+            "name", name, "needs labels -1 and +1 and this risk has other targets",
+            "read 'loss' instead",
+        )  # fmt: skip
+    return risk
+
+
+def lengths(vectors: np.ndarray) -> np.ndarray:
+    """Euclidean norms over the last axis, scaled: squares of 1e-200 would underflow."""
+    top = np.max(np.abs(vectors), axis=-1, initial=0.0)
+    safe = np.where(top > 0, top, 1.0)
+    return top * np.sqrt(np.sum((vectors / safe[..., None]) ** 2, axis=-1))
+
+
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Directions over the last axis; NaN for the zero vector, which has none."""
+    top = np.max(np.abs(vectors), axis=-1, keepdims=True, initial=0.0)
+    with np.errstate(invalid="ignore"):
+        scaled = vectors / np.where(top > 0, top, np.nan)
+    return scaled / lengths(scaled)[..., None]
+
+
+def tree_norm(tree: Any) -> np.ndarray:
+    """Euclidean norm of a whole pytree at every time, shape (time,)."""
+    parts = [np.asarray(leaf).reshape(np.shape(leaf)[0], -1) for leaf in jax.tree.leaves(tree)]
+    return lengths(np.concatenate(parts, axis=1))
