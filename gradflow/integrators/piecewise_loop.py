@@ -172,7 +172,8 @@ def segment(
         plus = (end.H > 0) & ~pattern.slide
         _, a = unpack(layout, y1)
         along = end.dW @ kinks.normals.T
-        jump = a[:, None] * ((end.up - end.down) * jnp.sum(kinks.normals**2, axis=1))
+        weight = (end.up - end.down) * jnp.sum(kinks.normals**2, axis=1)
+        jump = a[:, None] * weight[None, :]
         above = along + jnp.where(plus, 0.0, jump)
         below = along - jnp.where(plus, jump, 0.0)
         return (plus != pattern.plus) & ~pattern.slide & (above < 0) & (below > 0), plus
@@ -185,7 +186,7 @@ def segment(
         sides = pattern.plus
         if layout.jumps:
             watched, sides = watched_pairs(y1, s + h, pattern)
-            rhs = rhs + (layout.locate != "all")
+            rhs = rhs + int(layout.locate != "all")
             root, pair = first_crossing(layout, kinks, y, shape, pattern, watched)
             ended = jnp.where(root <= 1.0, CROSSING, ended)
             xi = jnp.minimum(root, 1.0)
@@ -294,7 +295,7 @@ def segment(
         if layout.jumps:
             W, _ = unpack(layout, y_new)
             reach_of = jnp.linalg.norm(W, axis=1)
-            reach = reach_of[:, None] * controls["normal_sizes"]
+            reach = reach_of[:, None] * controls["normal_sizes"][None, :]
             side = jnp.where(pattern.plus, 1.0, -1.0)
             fresh = pattern.fresh & (side * now.H <= _OFF * reach)
             pattern = pattern._replace(fresh=fresh, tangent=jnp.where(moved, -1, pattern.tangent))

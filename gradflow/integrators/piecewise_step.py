@@ -162,10 +162,10 @@ def rates(layout: Layout, kinks: Any, s: Any, y: Any, pattern: Pattern) -> Rates
             jnp.sum(jnp.where(plus, 0.0, pulled), axis=0),
             layout.clock == "loss",
         )
-        force = jnp.where(plus, up, down)
+        force = jnp.where(plus, up[None, :], down[None, :])
     else:
         up, down, log_risk = kinks.forces(a @ H, jnp.zeros(H.shape[1]), layout.clock == "loss")
-        force = jnp.broadcast_to(up, H.shape)
+        force = jnp.broadcast_to(up[None, :], H.shape)
     u = force @ kinks.normals
     drive = u
     if layout.jumps:
