@@ -26,7 +26,8 @@ from gradflow.integrators.base import (
     register_integrator,
 )
 from gradflow.integrators.compiled import compile_once
-from gradflow.integrators.piecewise_loop import AT_ORIGIN, segment
+from gradflow.integrators.piecewise_loop import segment
+from gradflow.integrators.at_rest import LOOK, end_is_far, is_at_rest
 from gradflow.integrators.piecewise_step import (
     EVENT_KINDS,
     HOST,
@@ -129,12 +130,14 @@ class _Run:
         self.parts_y: list[np.ndarray] = []
         self.event: int | None = None
         self.compile_seconds = 0.0
+        self.looked = 0
         y = np.concatenate([W.reshape(-1), a, extra])
         zero = np.int64(0)
         self.carry = Carry(
             s=np.float64(problem.s0), y=y, k1=np.zeros_like(y), h=np.float64(-1.0),
             pattern=self._start_pattern(W), target=zero, code=np.int64(RUNNING),
-            stuck=zero, neuron=np.int64(-1), accepted=zero, attempts=zero, rhs=zero, events=zero,
+            stuck=zero, neuron=np.int64(-1), origin=np.bool_(False), accepted=zero,
+            attempts=zero, rhs=zero, events=zero,
         )  # fmt: skip
         self._resolve_start(W)
 
@@ -197,7 +200,7 @@ class _Run:
         turned = layout.outer_trained and abs(a[k]) <= 1e-13 * size and np.any(pattern.slide[k])
         if turned:
             a[k] = 0.0
-        if origin or size <= AT_ORIGIN * self._size_before(k):
+        if origin:
             return self._at_origin(k, y, pattern, now)
         near = np.abs(now.H[k]) <= _ON_SURFACE * size * self.sizes
         C = np.flatnonzero(near | pattern.slide[k])
@@ -222,13 +225,6 @@ class _Run:
                 self._happen(k, int(g), "slide-out" if before[g] else "slide-in", tau)
         self.carry = carry._replace(y=y, pattern=pattern, stuck=np.int64(0), code=np.int64(RUNNING))
         return ""
-
-    def _size_before(self, k: int) -> float:
-        """|w_k| at the last recorded point but one, a scale for what counts as zero."""
-        m, D = self.layout.m, self.layout.D
-        rows = [row for part in self.parts_y[-3:] for row in part[-3:]]
-        sizes = [float(np.linalg.norm(row[: m * D].reshape(m, D)[k])) for row in rows]
-        return max(sizes, default=0.0)
 
     def _at_origin(self, k: int, y: np.ndarray, pattern: Pattern, now: Any) -> str:
         """Decide how neuron ``k`` goes on from w_k = 0, where all its surfaces meet.
@@ -337,9 +333,9 @@ class _Run:
             out = program(*arrays)
             wakes = self._wakes(out.carry, resting)
             if wakes is not None:
-                neuron, drift = wakes
+                _, drift = wakes
                 h = float(out.carry.s - self.carry.s)
-                if ahead > 1 or drift * h > problem.rtol * self._size_before(neuron):
+                if ahead > 1 or drift * h > problem.rtol * float(np.max(np.abs(self.carry.y))):
                     # Too late by more than the tolerance: once more from the last look, shorter.
                     self.carry = self.carry._replace(
                         h=np.float64(h / 4 if ahead == 1 else max(float(self.carry.h), 0.0)),
@@ -362,13 +358,15 @@ class _Run:
                      "steps": int(self.carry.accepted)}
                 )  # fmt: skip
             if code == HOST:
-                trouble = self.resolve(int(self.carry.neuron))
+                trouble = self.resolve(int(self.carry.neuron), bool(self.carry.origin))
                 if trouble:
                     return Result("failed", trouble)
             elif code in _RESULTS:
                 if code == STOPPED:
                     self.event = self._which_event()
                 return Result(_RESULTS[code])
+            elif self._rests():
+                return Result("stationary")
             if int(self.carry.accepted) >= cap:
                 return Result("steps")
             if int(self.carry.attempts) >= problem.max_steps:
@@ -391,6 +389,19 @@ class _Run:
         m, D = self.layout.m, self.layout.D
         k = int(resting[0])
         return k, g * abs(float(carry.y[m * D + k]))
+
+    def _rests(self) -> bool:
+        """Whether a margin loss is at rest for good, with nothing in reach that ends the flow."""
+        attempts = int(self.carry.attempts)
+        if self.layout.clock != "loss" or attempts - self.looked < LOOK:
+            return False
+        self.looked = attempts
+        m, D = self.layout.m, self.layout.D
+        y = np.asarray(self.carry.y)
+        W, a = y[: m * D].reshape(m, D), y[m * D : m * D + m]
+        now = self._rates(self.carry)
+        still = is_at_rest(now, W, a, self.sizes, self.problem.rtol)
+        return still and end_is_far(self.problem, self.carry, float(now.log_risk))
 
     def _rates(self, carry: Carry) -> Any:
         """The field at ``carry`` with its parts (host)."""

@@ -342,7 +342,10 @@ def segment(
         if layout.jumps:
             # A neuron whose weights vanish meets all its surfaces at once.
             before = jnp.linalg.norm(unpack(layout, y)[0][neuron])
-            ask = ask | (acts & (reach_of[neuron] <= AT_ORIGIN * before))
+            origin = acts & (reach_of[neuron] <= AT_ORIGIN * before)
+            ask = ask | origin
+        else:
+            origin = jnp.asarray(False)
         code = jnp.where(ask, HOST, code)
         if layout.clock == "loss":
             # ds = L dt stays moderate while the loss falls to zero, however late.
@@ -351,7 +354,7 @@ def segment(
         recorded = acts & ~ask
         new = carry._replace(
             s=s_new, y=y_new, k1=k1, pattern=pattern, code=code, stuck=stuck,
-            neuron=jnp.where(acts | ask, neuron, carry.neuron),
+            neuron=jnp.where(acts | ask, neuron, carry.neuron), origin=origin,
             rhs=carry.rhs + rhs, events=carry.events + jnp.where(recorded, 1, 0),
             target=carry.target + jnp.where(ended == SAVE, 1, 0),
         )  # fmt: skip

@@ -98,6 +98,7 @@ class Carry(NamedTuple):
     code: Any
     stuck: Any  # zero-length events in a row
     neuron: Any  # the neuron the host has to look at
+    origin: Any  # its weights have reached 0
     accepted: Any
     attempts: Any
     rhs: Any
