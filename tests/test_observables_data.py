@@ -125,7 +125,7 @@ def test_kkt_residual_of_a_linear_predictor():
     parts = [observe(path, "kkt_residual", part=part) for part in
              ("stationarity", "complementarity", "feasibility")]  # fmt: skip
     np.testing.assert_array_equal(np.max(parts, axis=0)[:3], found[:3])
-    with pytest.raises(ValueError, match="part='dual'.*stationarity"):
+    with pytest.raises(ValueError, match=r"part='dual'.*stationarity"):
         observe(path, "kkt_residual", part="dual")
 
 

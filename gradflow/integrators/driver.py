@@ -135,13 +135,14 @@ def absolute_tolerances(flow: Flow, Y0: np.ndarray, rtol: float) -> np.ndarray:
     return np.maximum(np.maximum(rtol * scale, flow.rounding(Y0)), _TINY)
 
 
-def auto_integrator(flow: Flow, rtol: float) -> str:
+def auto_integrator(flow: Flow, rtol: float, resolved: Resolved) -> str:
     """The integrator taken for ``"auto"``.
 
-    Event-located where the risk has kinks, else explicit, of order 8 for tight tolerances.
+    Event-located where the risk has kinks or the flow may go on to the late phase, else explicit,
+    of order 8 for tight tolerances.
     """
     kinks = flow.kinks()
-    if kinks is not None and kinks.jumps:
+    if kinks is not None and (kinks.jumps or has_late_stage(flow, resolved)):
         return "piecewise"
     return "dopri8" if rtol < 1e-6 else "tsit5"
 
@@ -156,11 +157,11 @@ def run(flow: Flow, params: Any, settings: Settings) -> Run:
             SmallStartWarning,
             stacklevel=3,
         )
+    resolved = settings.until.resolve(flow)
     name = settings.integrator
     if name == "auto":
-        name = auto_integrator(flow, settings.rtol)
+        name = auto_integrator(flow, settings.rtol, resolved)
     integrator = make_integrator(name)
-    resolved = settings.until.resolve(flow)
     if not (math.isfinite(resolved.s_end) or resolved.events or resolved.step_cap):
         raise fail("until", settings.until, "never ends", "combine it with gf.until.time(...)")
     safety = SAFETY_OF.get(name, SAFETY)

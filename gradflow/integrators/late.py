@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -190,6 +190,58 @@ class _Rows:
         self.events += other.events
 
 
+@dataclass(frozen=True)
+class _Units:
+    """Inputs of size 1: θ̃ = f θ, t̃ = f² t, s̃ = f² s leave every margin and the loss as they are.
+
+    Attributes
+    ----------
+    inputs, outer : float
+        What inputs and fixed outer weights are divided by.
+    factor : float
+        f, the root of order D of their product.
+    """
+
+    inputs: float
+    outer: float
+    factor: float
+
+    @classmethod
+    def of(cls, kinks: Any, a: np.ndarray) -> _Units:
+        sizes = np.linalg.norm(np.asarray(kinks.normals), axis=1)
+        sizes = sizes[np.asarray(kinks.surface)] * np.abs(np.asarray(kinks.scale))
+        inputs, outer = float(np.max(sizes, initial=0.0)) or 1.0, 1.0
+        if kinks.outer_trained:
+            return cls(inputs, outer, math.sqrt(inputs))
+        if np.all(np.isfinite(a)):
+            outer = float(np.linalg.norm(a)) or 1.0
+        return cls(inputs, outer, inputs * outer)
+
+    @property
+    def log(self) -> float:
+        """ln f."""
+        return math.log(self.factor)
+
+    @property
+    def clock(self) -> float:
+        """f², the unit of the loss clock."""
+        return self.factor**2
+
+    def undo(self, run: LateRun, net: MarginNet) -> LateRun:
+        """Turn a run in these units into one in the user's (in place)."""
+        run.clock /= self.clock
+        run.log_t -= 2 * self.log
+        run.log_rho -= self.log
+        run.margin *= self.inputs * self.outer
+        if not net.trained:
+            run.A *= self.outer
+        run.events = [
+            replace(e, clock=e.clock / self.clock, log_t=e.log_t - 2 * self.log)
+            for e in run.events
+        ]
+        return run
+
+
 def _margin_from(full: FullPhase, rtol: float, ends: _Ends, record: Any,
                  stats: dict[str, int]) -> MarginPhase:  # fmt: skip
     system, Y = full.system, full.Y
@@ -257,25 +309,34 @@ def late_phase(
     """
     began = time.perf_counter()
     W, a = np.array(W, float), np.array(a, float)
-    net = MarginNet(kinks, a)
+    units = _Units.of(kinks, a)
+    net = MarginNet(kinks, a, units.inputs, units.outer)
+    W = units.factor * W
+    a = units.factor * a if net.trained else a
+    shift = 2 * units.log
     if sides is None:
         sides = np.where(W @ net.N.T < 0, -1, 1)
-    pattern = Pattern.of(net, np.asarray(sides))
     size = np.max(np.abs(W), axis=1) + (np.abs(a) if net.trained else 0.0)
-    pattern.dead |= (size == 0) & net.trained
+    dead = (size == 0) & net.trained
+    pattern = Pattern.of(net, np.where(dead[:, None], 1, np.asarray(sides)))
+    pattern.dead |= dead
     keep, stats = _Rows(net), _counts()
     system = LateSystem(net)
-    ends = _Ends(net, log_t_end, log_rho_end, log_loss_end, direction_tol, clock_end)
+    ends = _Ends(
+        net, None if log_t_end is None else log_t_end + shift,
+        None if log_rho_end is None else log_rho_end + units.log, log_loss_end, direction_tol,
+        None if clock_end is None else clock_end * units.clock,
+    )  # fmt: skip
     finite = np.all(np.isfinite(W)) and np.all(np.isfinite(a)) and np.any(size > 0)
     with np.errstate(all="ignore"):
-        Y = system.pack(W, a, pattern.cell, log_t, clock) if finite else np.zeros(system.size)
+        Y = system.pack(W, a, pattern.cell, log_t + shift, clock * units.clock) if finite else np.zeros(system.size)
     full = FullPhase(system, Y, pattern, rtol, ends, keep, stats)
-    full.save_at = [] if save_log_t is None else [float(x) for x in np.ravel(save_log_t)]
+    full.save_at = [] if save_log_t is None else [float(x) + shift for x in np.ravel(save_log_t)]
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         keep(full, [])
     if not finite or not np.all(np.isfinite(Y)):
-        return _finish(full, keep, stats, "non_finite", began)
+        return units.undo(_finish(full, keep, stats, "non_finite", began), net)
 
     error = ratio = math.nan
     early: list[np.ndarray] = []
@@ -286,7 +347,8 @@ def late_phase(
         result = full.run(max_steps, max_events)
         ended = ends.rest or net.degree * full.Y[system.at_r] < math.log(level) * (1 - 1e-9)
         if result != "reached" or ended:
-            return _finish(full, keep, stats, "stationary" if ends.rest else result, began)
+            result = "stationary" if ends.rest else result
+            return units.undo(_finish(full, keep, stats, result, began), net)
         ends.switch = math.inf
         if number < len(stages) - 1:
             trial = _margin_from(full, rtol, ends, lambda *_: None, counts := _counts())
@@ -314,7 +376,7 @@ def late_phase(
         run.detail += f"{phase.unsettled} events were left without agreement of sides and weights; "
     if error > max(100 * rtol, 1e-6) and ratio < 3:
         run.detail += "the direction at the end depends on where the limit took over; raise switch"
-    return run
+    return units.undo(run, net)
 
 
 def _finish(phase: AbstractPhase, keep: _Rows, stats: dict[str, Any], result: str,

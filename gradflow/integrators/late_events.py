@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
-from gradflow.integrators.late_field import Cell, MarginNet
+from gradflow.integrators.late_field import REST, Cell, MarginNet
 from gradflow.integrators.selection import select
 
 #: Fractions of a step at which signs are looked at.
@@ -162,18 +162,19 @@ def resolve(
     touched = (sides != 0) & (scaled <= _ROUNDING * 10) & ~fresh
     touched[pattern.dead] = False
     if hit.kind == "surface":
-        touched[hit.neuron, hit.surface] = True
+        touched[hit.neuron, hit.surface] = sides[hit.neuron, hit.surface] != 0
     if again is not None:
         touched |= again & (sides != 0)
     # A neuron held on D − 1 surfaces that meets one more is at w = 0, where all its surfaces meet.
     resting = ~U.any(axis=1) & ~pattern.dead
     held = [k for k, _, rows in pattern.cell.sliding if len(rows) == net.dim - 1]
     what: list[tuple[int, int, str]] = []
-    if hit.kind == "surface" and hit.neuron in held and not resting[hit.neuron]:
+    first = again is None
+    if first and hit.kind == "surface" and hit.neuron in held and not resting[hit.neuron]:
         what.append((hit.neuron, -1, "origin"))
         resting[hit.neuron] = True
         U[hit.neuron] = 0.0
-    if hit.kind == "outer":
+    if first and hit.kind == "outer":
         A[hit.neuron] = -_TURNED * hit.extra
         what.append((hit.neuron, -1, "branch"))
     neurons = set(np.flatnonzero(touched.any(axis=1)).tolist())
@@ -184,7 +185,7 @@ def resolve(
         met = np.flatnonzero(sides[k] != 0 if resting[k] else touched[k])
         C = np.concatenate([slid, met])
         forced = np.zeros(len(C), int)
-        if hit.kind == "exit" and k == hit.neuron:
+        if hit.kind == "exit" and k == hit.neuron and not resting[k]:
             forced[hit.surface == C] = 1 if hit.bound > 0.5 else -1
         if len(C) == 0:
             continue
@@ -193,6 +194,11 @@ def resolve(
         base = np.where(sides[k] > 0, up, down)
         base[C] = down[C]
         chosen = select(base @ net.N, on, jump[C], np.sign(A[k]), forced)
+        if resting[k] and np.linalg.norm(chosen.g) <= REST * (
+            np.sum(np.maximum(np.abs(up), np.abs(down)) * net.sizes)
+        ):
+            sides[k], fresh[k] = 0, False
+            continue
         new_sides = chosen.sides
         # Asked again with other weights, what is consistent stays.
         kept = [way for way in chosen.ways if np.array_equal(way.sides, sides[k, C])]
@@ -200,6 +206,10 @@ def resolve(
             new_sides = kept[0].sides
         elif chosen.branches > 1:
             what.append((k, int(C[0]), "branch"))
+        if resting[k]:
+            what.append((k, -1, "slide-out"))
+            sides[k, C], fresh[k, C] = new_sides, new_sides != 0
+            continue
         for g, new in zip(C, new_sides, strict=True):
             old = sides[k, g]
             if new == 0 and old != 0:

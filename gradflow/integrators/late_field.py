@@ -19,7 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.integrators.selection import box_minimum
 from gradflow.models.losses import Logistic
+
+#: A force at w = 0 below this, in units of its terms, is none.
+REST = 1e-10
 
 
 @dataclass
@@ -76,15 +80,19 @@ class MarginNet:
     kinks : DataKinks
     A : (m,) array
         The outer weights, used where they are fixed.
+    unit, outer_unit : float
+        What inputs, and fixed outer weights, are divided by.
     """
 
-    def __init__(self, kinks: Any, A: np.ndarray) -> None:
-        self.N = np.array(kinks.normals, float)
+    def __init__(
+        self, kinks: Any, A: np.ndarray, unit: float = 1.0, outer_unit: float = 1.0
+    ) -> None:
+        self.N = np.array(kinks.normals, float) / unit
         self.slope = float(kinks.slope)
         self.trained = bool(kinks.outer_trained)
         self.degree = 2 if self.trained else 1
         self.logistic = isinstance(kinks.loss, Logistic)
-        self.A = np.array(A, float)
+        self.A = np.array(A, float) / outer_unit
         columns = np.stack([np.asarray(kinks.surface), np.asarray(kinks.scale),
                             np.asarray(kinks.y, float)], axis=1)  # fmt: skip
         _, first, of = np.unique(columns, axis=0, return_index=True, return_inverse=True)
@@ -206,19 +214,37 @@ class MarginNet:
         return rows
 
     def multipliers(self, cell: Cell, p: np.ndarray) -> list[np.ndarray]:
-        """Return ν on the surfaces of each sliding neuron (in [0, 1] while it slides)."""
+        """Return ν on the surfaces of each sliding neuron (in [0, 1] while it slides).
+
+        A neuron at w = 0 rests while 0 is among its limiting fields: the distance from that, in
+        units of what counts as zero, stands for its multipliers.
+        """
         if not cell.sliding:
             return []
         up, down = self.per_surface(p * self.y)
         jump = up - down
         out = []
         for k, where, rows in cell.sliding:
+            if len(rows) == self.dim:
+                nu = np.full(len(where), 0.5)
+                nu[0] = self.unrest(up, down) / REST
+                out.append(nu)
+                continue
             force = (cell.plus[k] * up + (1.0 - cell.plus[k]) * down) @ self.N
             # Σ μ_i n_i = −(force inside the span): in the basis of the span, least squares.
             mu = np.linalg.lstsq((self.N[where] @ rows.T).T, -(rows @ force), rcond=None)[0]
             with np.errstate(divide="ignore", invalid="ignore"):
                 out.append(mu / jump[where])
         return out
+
+    def unrest(self, up: np.ndarray, down: np.ndarray) -> float:
+        """Return the least norm of a limiting field at w = 0, in units of their sizes."""
+        jump, size = up - down, np.maximum(np.abs(up), np.abs(down)) * self.sizes
+        loud = np.abs(jump) * self.sizes > 1e-14 * np.max(size)
+        N, jump = self.N[loud], jump[loud]
+        base = down @ self.N
+        mu, _ = box_minimum(base, N, np.minimum(jump, 0.0), np.maximum(jump, 0.0))
+        return float(np.linalg.norm(base + mu @ N)) / max(float(np.sum(size)), 1e-300)
 
     # ------------------------------------------------------------- the loss in late coordinates
     def log_pull(self, q: np.ndarray) -> np.ndarray:

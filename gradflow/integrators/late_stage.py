@@ -35,7 +35,12 @@ class SeparatedEvent(AbstractEvent):
         risk = chart.risk
         margins = risk.margins(chart.params(state))
         size = jnp.sqrt(jnp.sum(jnp.where(chart.trained, state, 0.0) ** 2))
-        ready = risk.net.degree * jnp.log(size) - np.log(_LEAST_SIZE)
+        # In units where inputs, and fixed outer weights, have size 1.
+        constant = 1.0 if getattr(risk.net, "bias", False) else 0.0
+        inputs = jnp.sqrt(jnp.max(jnp.sum(risk.X**2, axis=1)) + constant)
+        fixed = jnp.sqrt(jnp.sum(jnp.where(chart.trained, 0.0, state) ** 2))
+        unit = inputs * jnp.where(fixed > 0, fixed, 1.0)
+        ready = risk.net.degree * jnp.log(size) + jnp.log(unit) - np.log(_LEAST_SIZE)
         return jnp.minimum(jnp.min(margins) - _LEAST_MARGIN, ready)
 
 
@@ -125,7 +130,7 @@ def late_stage(
     stats["run_seconds"] = run.stats["run_seconds"]
     solution = Solution(
         s=run.clock[keep], Y=Y[keep], s_final=float(run.clock[-1]), Y_final=Y[-1], stats=stats,
-        result=Result("event") if run.ok else Result(run.result, run.detail),
+        result=Result("event" if run.ok else run.result, run.detail),
         event=_which(resolved, run) if run.ok else None,
         happenings=tuple(
             Happening(e.clock, float(np.logaddexp(0.0, e.log_t)), e.neuron, e.surface, e.kind)

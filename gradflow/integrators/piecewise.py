@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow.integrators.at_rest import LOOK, end_is_far, is_at_rest
 from gradflow.integrators.base import (
     AbstractIntegrator,
     Happening,
@@ -27,7 +28,6 @@ from gradflow.integrators.base import (
 )
 from gradflow.integrators.compiled import compile_once
 from gradflow.integrators.piecewise_loop import segment
-from gradflow.integrators.at_rest import LOOK, end_is_far, is_at_rest
 from gradflow.integrators.piecewise_step import (
     EVENT_KINDS,
     HOST,

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradflow.models.losses import Exponential, Logistic
 from gradflow.validation import (
     check_integer,
     check_positive,
@@ -68,12 +69,21 @@ class GradientEvent(AbstractEvent):
 
 
 class DirectionEvent(AbstractEvent):
-    """ln tol - ln(rate of turning of the direction per unit of ln(1+t))."""
+    """ln tol - ln(rate of turning of the direction per unit of ln(1+t)).
+
+    With a loss that vanishes only at infinity, parameters have a limit direction only where the
+    data are separated; so there it is also negative while some margin is.
+    """
 
     threshold: Array
 
     def __call__(self, flow, s, Y):
-        return self.threshold - jnp.log(flow.chart.turning(flow.split(Y)[0], flow.t(s, Y)))
+        chart, state = flow.chart, flow.split(Y)[0]
+        slow = self.threshold - jnp.log(chart.turning(state, flow.t(s, Y)))
+        risk = getattr(chart, "risk", None)
+        if hasattr(risk, "margins") and isinstance(risk.loss, (Exponential, Logistic)):
+            return jnp.minimum(slow, jnp.min(risk.margins(chart.params(state))))
+        return slow
 
 
 class StageEndEvent(AbstractEvent):
@@ -275,7 +285,8 @@ def direction(tol: float) -> AbstractUntil:
     r"""Stop when the direction u of the parameters turns slower than ``tol``.
 
     The rate is per unit of ln(1+t): :math:`\|(I-uu^\top)\dot\theta\|(1+t)/\|\theta\|`. It says
-    how fast the direction moves, not how far it is from its limit.
+    how fast the direction moves, not how far it is from its limit. With the exponential or logistic
+    loss on finite data it is a limit only once the data are separated: before, nothing stops.
     """
     return Threshold("direction", check_positive("tol", tol))
 

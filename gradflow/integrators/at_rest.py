@@ -1,0 +1,52 @@
+"""Whether a flow in the loss clock has come to rest at a positive loss.
+
+The loss clock of a margin loss ends nowhere unless the data get separated. At a stable rest the
+steps of an explicit method stay short, so that waiting for the clock to grow would take for ever.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradflow.integrators.until import TimeEvent
+
+#: Attempted steps between two looks.
+LOOK = 2_000
+#: Rates below this many tolerances are those of a state at rest: an explicit method hovers there.
+_HOVER = 100.0
+#: An end that is this many steps away is waited for.
+_PATIENCE = 200_000
+
+
+def is_at_rest(now: Any, W: np.ndarray, a: np.ndarray, sizes: np.ndarray, rtol: float) -> bool:
+    """Whether every neuron's rate, in units of what could move it, is zero to the tolerance.
+
+    A small neuron that grows away from a saddle has a rate of its own size, so this is no plateau.
+
+    Parameters
+    ----------
+    now : Rates
+        Of ln L: ``dW`` (m, D), ``da`` (m,).
+    W, a : (m, D), (m,) arrays
+    sizes : (G,) array
+        Norms of the normals.
+    """
+    unit = float(np.max(sizes, initial=0.0))
+    could = unit * np.stack([np.abs(a), np.linalg.norm(W, axis=1)])
+    does = np.stack([np.linalg.norm(now.dW, axis=1), np.abs(now.da)])
+    return bool(np.all(does <= _HOVER * rtol * could))
+
+
+def end_is_far(problem: Any, carry: Any, log_risk: float) -> bool:
+    """Whether a time to stop at, if any, is out of reach at the present step and loss."""
+    if np.isfinite(problem.s_end):
+        return False
+    taus = [float(e.threshold) for e in problem.events if isinstance(e, TimeEvent)]
+    if not taus:
+        return True
+    # Δs = L Δt.
+    with np.errstate(over="ignore"):
+        steps = np.exp(min(taus) + log_risk) / max(float(carry.h), 1e-300)
+    return bool(steps > _PATIENCE)

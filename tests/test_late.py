@@ -1,0 +1,296 @@
+"""The late phase: linear algebra, events, the limit, its switch, and what happens when it fails."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, optimize
+
+import gradflow as gf
+from gradflow.integrators import rosenbrock
+from gradflow.integrators.late import LATE_RESULTS, late_phase
+from gradflow.integrators.late_field import MarginNet
+from gradflow.integrators.late_margin import least_norm_weights
+from gradflow.integrators.late_system import LateSystem
+
+
+def _risk(X, y, width, slope, loss=gf.exponential, outer="trained", reduction="mean"):
+    net = gf.TwoLayer(X.shape[1], width, activation=gf.leaky_relu(slope), outer=outer)
+    return gf.EmpiricalRisk(net, loss, X, y, reduction=reduction)
+
+
+def _instance(seed, n=10, d=3, m=5, slope=0.1, loss=gf.exponential, outer="trained"):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, d))
+    y = np.sign(X @ rng.normal(size=d))
+    a = rng.choice([-1.0, 1.0], size=m) * (0.3 if outer == "trained" else 1.0)
+    return _risk(X, y, m, slope, loss, outer), 0.3 * rng.normal(size=(m, d)), a
+
+
+def test_rosenbrock_method_has_its_orders():
+    def field(y):
+        return np.array([y[1] * y[2], 0.1 * y[1] ** 2 - y[0] * y[2], -0.51 * y[0] * y[1]])
+
+    def jacobian(y):
+        return np.array(
+            [[0, y[2], y[1]], [-y[2], 0.2 * y[1], -y[0]], [-0.51 * y[1], -0.51 * y[0], 0]]
+        )
+
+    y0 = np.array([0.3, 1.0, 0.9])
+    exact = integrate.solve_ivp(
+        lambda t, y: field(y), (0, 2), y0, "DOP853", [1.0, 2.0], rtol=1e-13, atol=1e-14
+    ).y
+    errors = []
+    for n in (16, 32):
+        h, y = 2.0 / n, y0
+        inside = 0.0
+        for i in range(n):
+            M = np.eye(3) / (rosenbrock.GAMMA * h) - jacobian(y)
+            y1, k = rosenbrock.rosenbrock_step(
+                field, lambda b, M=M: np.linalg.solve(M, b), y, h, field(y)
+            )
+            if i == 0:
+                middle = rosenbrock.dense(0.5, y, y1, rosenbrock.dense_coefficients(k))
+                there = integrate.solve_ivp(
+                    lambda t, y: field(y), (0, h / 2), y, "DOP853", rtol=1e-13, atol=1e-15
+                ).y[:, -1]
+                inside = np.max(np.abs(middle - there))
+                estimate = np.max(np.abs(k[7]))
+            y = y1
+        errors.append([np.max(np.abs(y - exact[:, -1])), inside, estimate])
+    rates = np.log2(np.array(errors[0]) / np.array(errors[1]))
+    assert np.all(rates > 4.6)  # global order 5; dense output and estimate err locally like h^5
+
+
+@pytest.mark.parametrize("outer", ["trained", "fixed"])
+@pytest.mark.parametrize("loss", [gf.exponential, gf.logistic])
+def test_structured_solve_is_the_inverse_of_the_jacobian(loss, outer):
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(7, 3))
+    X[1], X[2] = -2 * X[0], 0.5 * X[3]
+    kinks = _risk(X, np.where(X[:, 0] > 0, 1.0, -1.0), 4, 0.3, loss, outer).kinks()
+    W, a = 0.7 * rng.normal(size=(4, 3)), rng.choice([-0.8, 0.8], size=4)
+    net = MarginNet(kinks, a)
+    W[0] -= net.N[0] * (W[0] @ net.N[0]) / (net.N[0] @ net.N[0])
+    sides = np.sign(W @ net.N.T)
+    sides[0, 0] = 0
+    cell, system = net.cell(sides), LateSystem(net)
+    Y = system.pack(W, a, cell, 0.3, 0.0)
+    Y[system.sigma] += 0.1 * rng.normal(size=net.n)  # off the exact manifold too
+    _, linear = system.linearise(Y, cell)
+    eye = 1e-6 * np.eye(system.size)
+    J = np.stack([(system.field(Y + e, cell) - system.field(Y - e, cell)) / 2e-6 for e in eye], 1)
+    b = rng.normal(size=system.size)
+    bU, bA = net.split(b[: net.P])
+    b[: net.P] = net.join(cell.project(bU), bA)
+    x = linear.factor(2.7)(b)
+    np.testing.assert_allclose(2.7 * x - J @ x, b, atol=1e-5)
+
+
+def test_field_is_the_gradient_flow_of_the_log_risk():
+    risk, W, a = _instance(2, loss=gf.logistic)
+    net = MarginNet(risk.kinks(), a)
+    system, cell = LateSystem(net), net.cell(np.sign(W @ net.N.T))
+    Y = system.pack(W, a, cell, 0.0, 0.0)
+    params = risk.net.params(inner=W, outer=a)
+    g = risk.gradient(params)
+    full = -np.concatenate([np.asarray(g.inner), np.asarray(g.outer)[:, None]], 1).ravel()
+    full /= float(risk(params)) * math.exp(Y[system.at_r])  # (ln θ)' per unit of the loss clock
+    rate = system.field(Y, cell)
+    u = Y[: net.P]
+    np.testing.assert_allclose(rate[: net.P], full - (full @ u) * u, atol=1e-13)
+    assert rate[system.at_r] == pytest.approx(full @ u, rel=1e-12)
+    assert system.logs(Y, cell)[0] == pytest.approx(float(risk.log(params)), rel=1e-13)
+
+
+def test_kinks_40_to_the_reference():
+    rng = np.random.default_rng(0)
+    n, d, m = 40, 10, 20
+    v = rng.normal(size=d)
+    X = [rng.normal(size=(n, d)) for _ in range(2)][1]
+    y = np.sign(X @ v)
+    W, a = 0.1 * rng.normal(size=(m, d)), 0.1 * rng.choice([-1, 1], size=m)
+    kinks = _risk(X, y, m, 0.1, reduction="sum").kinks()
+    run = late_phase(kinks, W, a, -20.0, clock_end=4.0, rtol=1e-9)
+    assert run.ok
+    kinds = [event.kind for event in run.events]
+    assert [kinds.count(k) for k in ("crossing", "slide-in", "slide-out")] == [164, 14, 1]
+    assert run.events[0].clock == pytest.approx(0.0095036521784, abs=1e-11)
+    assert math.exp(2 * run.log_rho[-1]) == pytest.approx(6.1406164249956, rel=1e-9)
+    assert run.margin[-1] == pytest.approx(-0.0368485263757, abs=1e-10)
+
+
+def test_agrees_with_the_explicit_event_located_integrator():
+    risk, W, a = _instance(5, loss=gf.logistic)
+    end = 20.0
+    params = risk.net.params(inner=W, outer=a)
+    early = gf.integrate(
+        risk, params, until=gf.until.clock(end), clock="loss", integrator="piecewise",
+        rtol=1e-11, atol=1e-13,
+    )  # fmt: skip
+    run = late_phase(risk.kinks(), W, a, -30.0, clock_end=end, rtol=1e-9)
+    assert run.ok
+    assert {"slide-in", "crossing"} <= {event.kind for event in run.events}
+    rho = math.exp(run.log_rho[-1])
+    assert rho**2 > 10.0
+    np.testing.assert_allclose(rho * run.U[-1], np.asarray(early.final.inner), atol=1e-7)
+    assert run.log_t[-1] == pytest.approx(float(early.log_t[-1]), rel=1e-7)
+
+
+def test_smooth_flow_against_an_explicit_solver():
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(6, 3))
+    y = np.sign(X @ rng.normal(size=3))
+    risk = gf.EmpiricalRisk(gf.LinearPredictor(3), gf.logistic, X, y, reduction="mean")
+    w0 = 0.5 * rng.normal(size=3)
+
+    def field(s, state):
+        q = y * (X @ state[:3])
+        loss = np.mean(np.logaddexp(0, -q))
+        return np.append(((y / (1 + np.exp(q))) @ X) / (len(y) * loss), 1 / loss)
+
+    exact = integrate.solve_ivp(
+        field, (0, 30.0), np.append(w0, 1.0), "DOP853", rtol=1e-12, atol=1e-12
+    ).y[:, -1]
+    run = late_phase(risk.kinks(), w0[None], np.ones(1), 0.0, clock_end=30.0, rtol=1e-9)
+    np.testing.assert_allclose(math.exp(run.log_rho[-1]) * run.U[-1, 0], exact[:3], rtol=1e-6)
+    assert run.log_t[-1] == pytest.approx(math.log(exact[3]), rel=1e-7)
+
+
+@pytest.mark.parametrize("seed", [0, 4])
+def test_full_system_and_limit_agree(seed):
+    risk, W, a = _instance(seed)
+    ends = {"log_rho_end": 0.5 * math.log(1e10), "rtol": 1e-9}
+    limit = late_phase(risk.kinks(), W, a, -3.0, check=False, **ends)
+    full = late_phase(risk.kinks(), W, a, -3.0, switch=math.inf, **ends)
+    assert limit.ok
+    assert full.ok
+    assert limit.form[-1] == "margin"
+    assert full.form[-1] == "full"
+    np.testing.assert_allclose(limit.U[-1], full.U[-1], atol=1e-8)
+    np.testing.assert_allclose(limit.A[-1], full.A[-1], atol=1e-8)
+    assert limit.log_t[-1] == pytest.approx(full.log_t[-1], rel=1e-8)
+
+
+@pytest.mark.parametrize("loss", [gf.exponential, gf.logistic])
+def test_linear_predictor_goes_to_the_hard_margin_direction(loss):
+    rng = np.random.default_rng(8)
+    X = rng.normal(size=(8, 3))
+    y = np.sign(X @ rng.normal(size=3))
+    risk = gf.EmpiricalRisk(gf.LinearPredictor(3), loss, X, y, reduction="mean")
+    run = late_phase(risk.kinks(), 0.1 * rng.normal(size=(1, 3)), np.ones(1), 0.0, log_t_end=1e12)
+    p = least_norm_weights(X * y[:, None])
+    g = p @ (X * y[:, None])
+    assert run.ok
+    np.testing.assert_allclose(run.U[-1, 0], g / np.linalg.norm(g), atol=1e-9)
+    assert run.margin[-1] == pytest.approx(np.linalg.norm(g), rel=1e-9)
+
+
+def test_least_norm_weights_meet_the_optimality_conditions():
+    rng = np.random.default_rng(0)
+    for k, dim in [(4, 7), (9, 3), (6, 6)]:
+        rows = rng.normal(size=(k, dim)) + 0.8
+        p = least_norm_weights(rows)
+        g = p @ rows
+        assert np.all(p >= 0)
+        assert np.sum(p) == pytest.approx(1.0)
+        assert np.all(rows @ g >= g @ g - 1e-10)
+    scaled = optimize.nnls(np.vstack([rows.T, np.ones(6)]), np.append(np.zeros(6), 1.0))[0]
+    np.testing.assert_allclose(p, scaled / scaled.sum(), atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_instances_go_far(seed):
+    outer, loss = ("trained", "fixed")[seed % 2], (gf.exponential, gf.logistic)[seed % 3 == 0]
+    risk, W, a = _instance(20 + seed, loss=loss, outer=outer, slope=0.2)
+    run = late_phase(risk.kinks(), W, a, -3.0, rtol=1e-6, log_t_end=1e10)
+    assert run.ok, run.message
+    assert run.log_t[-1] == pytest.approx(1e10)
+    assert run.switch_error < 1e-6
+    assert np.all(np.diff(run.log_t) >= -1e-9 * np.maximum(1.0, np.abs(run.log_t[1:])))
+    size = np.exp(risk.net.degree * run.log_rho)
+    if loss is gf.exponential:  # −ln Σ e^{−q} / ρ^D never falls (lyu2020homogeneous)
+        late = size > 10
+        assert np.all(np.diff((-run.log_loss - math.log(10))[late] / size[late]) > -1e-9)
+    # ln L = −ρ^D γ to leading order
+    ratio = -run.log_loss[-1] / (size[-1] * run.margin[-1])
+    assert ratio == pytest.approx(1.0, abs=1e-4)
+
+
+def test_balancedness_is_conserved_along_the_way():
+    risk, W, a = _instance(7)
+    a = 1.5 * a
+    run = late_phase(risk.kinks(), W, a, -3.0, log_rho_end=0.5 * math.log(1e3))
+    gap = np.exp(2 * run.log_rho)[:, None] * (run.A**2 - np.sum(run.U**2, axis=2))
+    np.testing.assert_allclose(gap, np.broadcast_to(gap[0], gap.shape), atol=1e-5)
+
+
+def test_symmetric_data_and_equal_neurons():
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(6, 2))
+    v = rng.normal(size=2)
+    X = np.concatenate([X, -X])
+    y = np.sign(X @ v)
+    margin = np.linalg.norm(least_norm_weights(X * y[:, None]) @ (X * y[:, None]))
+    run = late_phase(
+        _risk(X, y, 4, 0.3).kinks(), 0.1 * np.stack([v, v, -v, -v]),
+        0.1 * np.array([1.0, 1.0, -1.0, -1.0]), 0.0, log_t_end=1e10,
+    )  # fmt: skip
+    assert run.ok
+    assert run.margin[-1] == pytest.approx(1.3 * margin / 4, rel=1e-8)
+    np.testing.assert_allclose(run.U[-1, 0], run.U[-1, 1], atol=1e-12)
+
+
+def test_relu_neurons_that_see_nothing_keep_their_direction():
+    risk, W, a = _instance(11, slope=0.0)
+    X = risk.kinks().inputs()
+    X = X * np.where(X[:, :1] < 0, -1, 1)  # one half-space
+    y = np.where(X[:, 1] > 0, 1.0, -1.0)
+    W[0] = [-1.0, 0.0, 0.0]
+    run = late_phase(_risk(X, y, 5, 0.0).kinks(), W, a, -3.0, rtol=1e-6, log_t_end=1e10)
+    assert run.ok
+    size = np.linalg.norm(run.U[:, 0], axis=1)
+    np.testing.assert_allclose(run.U[:, 0] / size[:, None], np.tile(W[0], (len(size), 1)))
+    np.testing.assert_allclose(size * np.exp(run.log_rho), 1.0, rtol=1e-5)
+
+
+def test_a_datum_no_neuron_sees_ends_at_rest():
+    X = np.array([[1.0, 0.2], [0.8, -0.3], [-1.0, 0.1]])
+    y = np.array([1.0, 1.0, 1.0])
+    W, a = np.array([[0.5, 0.0], [0.4, 0.1]]), np.array([0.5, 0.4])
+    run = late_phase(_risk(X, y, 2, 0.0).kinks(), W, a, 0.0, log_t_end=1e10)
+    assert run.result == "stationary"
+    assert not run.ok
+    assert "separated" in run.message
+    assert len(run.log_t) > 10
+
+
+def test_rows_where_they_are_wanted_and_stops():
+    risk, W, a = _instance(0)
+    kinks = risk.kinks()
+    times = [0.0, 50.0, 1e4, 1e8, 1e10]
+    run = late_phase(kinks, W, a, -3.0, log_t_end=1e10, save_log_t=times)
+    np.testing.assert_allclose(run.log_t[run.saved], times, rtol=1e-9, atol=1e-9)
+    alone = late_phase(kinks, W, a, -3.0, log_t_end=1e4)
+    at = np.flatnonzero(run.saved)[2]
+    np.testing.assert_allclose(run.U[at], alone.U[-1], atol=1e-8)
+    assert late_phase(kinks, W, a, -3.0, log_loss_end=-1e6).log_loss[-1] == pytest.approx(-1e6)
+    assert late_phase(kinks, W, a, -3.0, log_rho_end=3.0).log_rho[-1] == pytest.approx(3.0)
+    turned = late_phase(kinks, W, a, -3.0, direction_tol=1e-9)
+    assert turned.ok
+    assert 10 < turned.log_t[-1] < 1e10
+
+
+def test_trouble_is_a_result_and_what_was_computed_is_kept():
+    risk, W, a = _instance(0)
+    kinks = risk.kinks()
+    short = late_phase(kinks, W, a, -3.0, log_t_end=1e10, max_steps=20)
+    assert short.result == "max_steps"
+    assert len(short.log_t) > 10
+    assert "max_steps" in short.message
+    few = late_phase(kinks, W, a, -3.0, log_t_end=1e10, max_events=3)
+    assert few.result == "max_events"
+    assert late_phase(kinks, np.nan * W, a, 0.0, log_t_end=1.0).result == "non_finite"
+    assert late_phase(kinks, 0 * W, 0 * a, 0.0, log_t_end=1.0).result == "non_finite"
+    for ok, text in LATE_RESULTS.values():
+        assert ok or "." in text
