@@ -424,7 +424,7 @@ def integrate(
 
 
 def _clock(risk: Any, clock: Any) -> Any:
-    if clock != "auto":
+    if not isinstance(clock, str) or clock != "auto":
         return clock
     return "loss" if getattr(risk.kinks(), "margin_loss", False) else "log"
 

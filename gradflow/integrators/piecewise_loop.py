@@ -148,21 +148,24 @@ def segment(
         Y = flow.vector(kinks.join(W, a), y[m * layout.D + m :])
         return jnp.max(jnp.stack([jnp.asarray(e(flow, s, Y), jnp.float64) for e in events]))
 
-    def step(carry: Carry) -> tuple[Any, Any, Any, Any, Any]:
+    def step(carry: Carry) -> tuple[Any, Any, Any, Any, Any, Any]:
         s, y, pattern = carry.s, carry.y, carry.pattern
         h = jnp.where(s + carry.h > s_end - 1e-12 * carry.h, s_end - s, carry.h)
         A, C = jnp.asarray(A_TABLEAU), jnp.asarray(C_TABLEAU)
 
         def stage(i: Any, state: Any) -> Any:
-            ks, _ = state
+            ks, _, over = state
             point = y + h * (A[i] @ ks)
-            return ks.at[i].set(field(s + C[i] * h, point, pattern).dy), point
+            there = field(s + C[i] * h, point, pattern)
+            if layout.jumps:
+                over = over.at[i].set(jnp.max(excess(layout, point, pattern, there)))
+            return ks.at[i].set(there.dy), point, over
 
         ks = jnp.zeros((7, dim)).at[0].set(carry.k1)
-        ks, y1 = lax.fori_loop(1, 7, stage, (ks, y))
+        ks, y1, over = lax.fori_loop(1, 7, stage, (ks, y, jnp.full(7, -1.0)))
         worst = error_norm(layout, y, y1, h * (jnp.asarray(ERROR) @ ks), rtol, atol, budget)
         worst = jnp.where(jnp.all(jnp.isfinite(y1)) & ~jnp.isnan(worst), worst, jnp.inf)
-        return h, y1, h * (jnp.asarray(DENSE).T @ ks), worst, worst <= 1.0
+        return h, y1, h * (jnp.asarray(DENSE).T @ ks), worst, worst <= 1.0, over
 
     def watched_pairs(y1: Any, s1: Any, pattern: Pattern) -> tuple[Any, Any]:
         """Pairs whose crossing must be located, and the sides at the end of the step."""
@@ -178,7 +181,7 @@ def segment(
         below = along - jnp.where(plus, jump, 0.0)
         return (plus != pattern.plus) & ~pattern.slide & (above < 0) & (below > 0), plus
 
-    def advance(carry: Carry, h: Any, y1: Any, shape: Any) -> Any:
+    def advance(carry: Carry, h: Any, y1: Any, shape: Any, stages_over: Any) -> Any:
         """Cut an accepted step at what comes first, and go on from there."""
         s, y, pattern = carry.s, carry.y, carry.pattern
         ended, pair, xi = jnp.asarray(NOTHING), jnp.asarray(0), jnp.ones(())
@@ -230,22 +233,30 @@ def segment(
         if layout.jumps:
 
             def over(x: Any) -> Any:
-                return jnp.max(excess(pattern, field(s + x * h, dense(y, shape, x), pattern)))
+                point = dense(y, shape, x)
+                return jnp.max(excess(layout, point, pattern, field(s + x * h, point, pattern)))
 
             def check(_: Any) -> Any:
-                value = over(xi)
+                # A multiplier that leaves and is back before the end of the step shows in a stage.
+                times = jnp.asarray(C_TABLEAU)
+                seen = (stages_over > 0) & (times < xi)
+                hi = jnp.where(jnp.any(seen), times[jnp.argmax(seen)], xi)
+                value = over(hi)
+                back = (hi < xi) & (value <= 0)
+                hi, value = lax.cond(back, lambda _: (xi, over(xi)), lambda _: (hi, value), None)
 
                 def locate(_: Any) -> Any:
                     start = over(0.0)
-                    at, count = _false_position(over, xi, value, start)
+                    at, count = _false_position(over, hi, value, start)
                     at = jnp.where(start > 0, 0.0, at)
-                    there = excess(pattern, field(s + at * h, dense(y, shape, at), pattern))
+                    point = dense(y, shape, at)
+                    there = excess(layout, point, pattern, field(s + at * h, point, pattern))
                     return at, jnp.argmax(there), count + 2
 
                 at, where, count = lax.cond(
                     value > 0, locate, lambda _: (xi, jnp.asarray(-1), jnp.asarray(0)), None
                 )
-                return at, where, count + 1
+                return at, where, count + 1 + jnp.where(back, 1, 0)
 
             at, where, count = lax.cond(
                 jnp.any(pattern.slots >= 0),
@@ -254,8 +265,7 @@ def segment(
                 None,
             )
             leaves = where >= 0
-            # The check's value at xi is the one evaluated below when nothing leaves.
-            rhs = rhs + jnp.where(leaves, count, 0)
+            rhs = rhs + count
             xi = at
             ended = jnp.where(leaves, LEAVING, ended)
             neuron = jnp.where(leaves, where // K, neuron)
@@ -362,7 +372,7 @@ def segment(
 
     def body(state: Any) -> Any:
         carry, saved_s, saved_y, saved, event_s, event_tau, event_data, recorded = state
-        h, y1, shape, worst, accepted = step(carry)
+        h, y1, shape, worst, accepted, over = step(carry)
         none = jnp.zeros(3, jnp.asarray(0).dtype)
 
         def rejected(carry: Carry) -> Any:
@@ -375,7 +385,7 @@ def segment(
             )
 
         new, ended, happened, data, (other, other_kind) = lax.cond(
-            accepted, lambda c: advance(c, h, y1, shape), rejected, carry
+            accepted, lambda c: advance(c, h, y1, shape, over), rejected, carry
         )
         factor = jnp.clip(0.9 * jnp.maximum(worst, 1e-30) ** -0.2, 0.2, 8.0)
         # Where the end of the interval cut the step, what was remembered stays.

@@ -218,10 +218,16 @@ def multipliers(pattern: Pattern, now: Rates) -> tuple[Any, Any]:
     return jnp.where(taken, mu / jnp.where(taken, jump, 1.0), 0.5), taken
 
 
-def excess(pattern: Pattern, now: Rates) -> Any:
-    """How far multipliers are outside [0, 1] (m, K); <= 0 while all surfaces are held."""
-    nu, _ = multipliers(pattern, now)
-    return jnp.maximum(nu - 1.0, -nu) - _NU_SLACK
+def excess(layout: Layout, y: Any, pattern: Pattern, now: Rates) -> Any:
+    """How far multipliers are outside [0, 1] (m, K); <= 0 while all surfaces are held.
+
+    A surface that has turned repelling (its force changed sign) holds nothing.
+    """
+    nu, taken = multipliers(pattern, now)
+    _, a = unpack(layout, y)
+    jump = (now.up - now.down)[jnp.maximum(pattern.slots, 0)]
+    repels = taken & (a[:, None] * jump > 0)
+    return jnp.where(repels, 1.0, jnp.maximum(nu - 1.0, -nu) - _NU_SLACK)
 
 
 def dense(y: Any, shape: Any, xi: Any) -> Any:
@@ -388,7 +394,8 @@ def select(
     noise = 1e-9 * jnp.linalg.norm(g) * jnp.linalg.norm(normals[leaving])
     wrong = wrong | ((leaving >= 0) & (jnp.where(leaves_plus, rate, -rate) < -noise))
     overflow = jnp.sum(stays) > K
-    unclear = wrong | overflow | ~solved
+    turned = (leaving >= 0) & (sign * jump[leaving] > 0)
+    unclear = wrong | overflow | ~solved | turned
     # The point lies on all surfaces touched: remove rounding.
     Q_all, _ = basis(normals, touched)
     w = W[k] - Q_all.T @ (Q_all @ W[k])
