@@ -91,18 +91,22 @@ def first_step(layout: Layout, carry: Carry, controls: dict[str, Any]) -> Any:
     return jnp.where(jnp.isfinite(guess) & (guess > 0), guess, controls["small_step"])
 
 
-def _false_position(function: Any, hi: Any, value_hi: Any, value_lo: Any) -> tuple[Any, Any]:
+def _false_position(
+    function: Any, hi: Any, value_hi: Any, value_lo: Any, width: float = 1e-14
+) -> tuple[Any, Any]:
     """The end with value > 0 of a bracket [0, hi] of an increasing sign change; evaluations."""
 
     def go_on(state: Any) -> Any:
         a, _, b, _, _, count = state
-        return (b - a > 1e-14 * b) & (count < 60)
+        return (b - a > width * b) & (count < 60)
 
     def body(state: Any) -> Any:
         a, va, b, vb, side, count = state
         x = b - vb * (b - a) / (vb - va)
         # Every fourth probe halves; the others stay off the ends, so that both close in.
-        x = jnp.where(count % 4 == 3, 0.5 * (a + b), jnp.clip(x, a + 4e-15 * b, b - 4e-15 * b))
+        x = jnp.where(
+            count % 4 == 3, 0.5 * (a + b), jnp.clip(x, a + 0.4 * width * b, b - 0.4 * width * b)
+        )
         x = jnp.where((x > a) & (x < b), x, 0.5 * (a + b))
         value = function(x)
         above = value > 0
@@ -149,29 +153,32 @@ def segment(
         return jnp.max(jnp.stack([jnp.asarray(e(flow, s, Y), jnp.float64) for e in events]))
 
     def step(carry: Carry) -> tuple[Any, Any, Any, Any, Any, Any]:
+        """A step in the frozen cell, with its error, its multipliers and the field at its end."""
         s, y, pattern = carry.s, carry.y, carry.pattern
         h = jnp.where(s + carry.h > s_end - 1e-12 * carry.h, s_end - s, carry.h)
         A, C = jnp.asarray(A_TABLEAU), jnp.asarray(C_TABLEAU)
 
         def stage(i: Any, state: Any) -> Any:
-            ks, _, over = state
+            ks, over = state
             point = y + h * (A[i] @ ks)
             there = field(s + C[i] * h, point, pattern)
             if layout.jumps:
                 over = over.at[i].set(jnp.max(excess(layout, point, pattern, there)))
-            return ks.at[i].set(there.dy), point, over
+            return ks.at[i].set(there.dy), over
 
         ks = jnp.zeros((7, dim)).at[0].set(carry.k1)
-        ks, y1, over = lax.fori_loop(1, 7, stage, (ks, y, jnp.full(7, -1.0)))
+        ks, over = lax.fori_loop(1, 6, stage, (ks, jnp.full(7, -1.0)))
+        y1 = y + h * (A[6] @ ks)
+        end = field(s + h, y1, pattern)
+        ks = ks.at[6].set(end.dy)
         worst = error_norm(layout, y, y1, h * (jnp.asarray(ERROR) @ ks), rtol, atol, budget)
         worst = jnp.where(jnp.all(jnp.isfinite(y1)) & ~jnp.isnan(worst), worst, jnp.inf)
-        return h, y1, h * (jnp.asarray(DENSE).T @ ks), worst, worst <= 1.0, over
+        return h, y1, h * (jnp.asarray(DENSE).T @ ks), worst, over, end
 
-    def watched_pairs(y1: Any, s1: Any, pattern: Pattern) -> tuple[Any, Any]:
-        """Pairs whose crossing must be located, and the sides at the end of the step."""
+    def watched_pairs(y1: Any, end: Rates, pattern: Pattern) -> Any:
+        """Pairs whose crossing must be located."""
         if layout.locate == "all":
-            return ~pattern.slide, pattern.plus
-        end = field(s1, y1, pattern)
+            return ~pattern.slide
         plus = (end.H > 0) & ~pattern.slide
         _, a = unpack(layout, y1)
         along = end.dW @ kinks.normals.T
@@ -179,18 +186,24 @@ def segment(
         jump = a[:, None] * weight[None, :]
         above = along + jnp.where(plus, 0.0, jump)
         below = along - jnp.where(plus, jump, 0.0)
-        return (plus != pattern.plus) & ~pattern.slide & (above < 0) & (below > 0), plus
+        return (plus != pattern.plus) & ~pattern.slide & (above < 0) & (below > 0)
 
-    def advance(carry: Carry, h: Any, y1: Any, shape: Any, stages_over: Any) -> Any:
+    def advance(carry: Carry, h: Any, y1: Any, shape: Any, stages_over: Any, end: Rates) -> Any:
         """Cut an accepted step at what comes first, and go on from there."""
         s, y, pattern = carry.s, carry.y, carry.pattern
         ended, pair, xi = jnp.asarray(NOTHING), jnp.asarray(0), jnp.ones(())
-        rhs = jnp.asarray(1)
-        sides = pattern.plus
+        rhs = jnp.asarray(0)
         if layout.jumps:
-            watched, sides = watched_pairs(y1, s + h, pattern)
-            rhs = rhs + int(layout.locate != "all")
-            root, pair = first_crossing(layout, kinks, y, shape, pattern, watched)
+            watched = watched_pairs(y1, end, pattern)
+            if layout.locate == "all":
+                root, pair = first_crossing(layout, kinks, y, shape, pattern, watched)
+            else:
+                root, pair = lax.cond(
+                    jnp.any(watched),
+                    lambda _: first_crossing(layout, kinks, y, shape, pattern, watched),
+                    lambda _: (jnp.full((), 2.0), jnp.asarray(0)),
+                    None,
+                )
             ended = jnp.where(root <= 1.0, CROSSING, ended)
             xi = jnp.minimum(root, 1.0)
         if saving:
@@ -230,6 +243,16 @@ def segment(
             xi, neuron = jnp.where(turns, at, xi), jnp.where(turns, k, neuron)
             ended = jnp.where(turns, OUTER_SIGN, ended)
         leaving = jnp.asarray(-1)
+        # A surface left late by the share δ of a step costs an error of order δ² only: the rate
+        # starts from zero.
+        late = 1e-8 if layout.locate == "all" else 1e-4
+        # The field where the step has been cut so far; most often nothing else cuts it.
+        cut = xi < 1.0
+        now = lax.cond(
+            cut, lambda _: field(s + xi * h, dense(y, shape, xi), pattern), lambda _: end, None
+        )
+        rhs = rhs + jnp.where(cut, 1, 0)
+        cut_at = xi
         if layout.jumps:
 
             def over(x: Any) -> Any:
@@ -240,14 +263,15 @@ def segment(
                 # A multiplier that leaves and is back before the end of the step shows in a stage.
                 times = jnp.asarray(C_TABLEAU)
                 seen = (stages_over > 0) & (times < xi)
-                hi = jnp.where(jnp.any(seen), times[jnp.argmax(seen)], xi)
-                value = over(hi)
-                back = (hi < xi) & (value <= 0)
-                hi, value = lax.cond(back, lambda _: (xi, over(xi)), lambda _: (hi, value), None)
+                inside = times[jnp.argmax(seen)]
+                early = lax.cond(jnp.any(seen), over, lambda _: -jnp.ones(()), inside)
+                hi = jnp.where(early > 0, inside, xi)
+                last = jnp.max(excess(layout, dense(y, shape, xi), pattern, now))
+                value = jnp.where(early > 0, early, last)
 
                 def locate(_: Any) -> Any:
                     start = over(0.0)
-                    at, count = _false_position(over, hi, value, start)
+                    at, count = _false_position(over, hi, value, start, late)
                     at = jnp.where(start > 0, 0.0, at)
                     point = dense(y, shape, at)
                     there = excess(layout, point, pattern, field(s + at * h, point, pattern))
@@ -256,7 +280,7 @@ def segment(
                 at, where, count = lax.cond(
                     value > 0, locate, lambda _: (xi, jnp.asarray(-1), jnp.asarray(0)), None
                 )
-                return at, where, count + 1 + jnp.where(back, 1, 0)
+                return at, where, count + jnp.where(jnp.any(seen), 1, 0)
 
             at, where, count = lax.cond(
                 jnp.any(pattern.slots >= 0),
@@ -290,7 +314,12 @@ def segment(
         hit = jnp.where(ended == CROSSING, pair % G, -1)
         if layout.locate == "slides":
             # Passed crossings take their new side, the one met stays on its old one.
-            H = unpack(layout, y_new)[0] @ kinks.normals.T
+            H = lax.cond(
+                xi != cut_at,
+                lambda _: unpack(layout, y_new)[0] @ kinks.normals.T,
+                lambda _: now.H,
+                None,
+            )
             sides = (H > 0) & ~pattern.slide
             met = jnp.where(hit >= 0, hit, G)
             sides = sides.at[neuron, met].set(
@@ -300,7 +329,12 @@ def segment(
             pattern = pattern._replace(
                 plus=sides, fresh=pattern.fresh.at[neuron, met].set(True, mode="drop")
             )
-        now = field(s_new, y_new, pattern)
+        elsewhere = xi != cut_at
+        now = lax.cond(elsewhere, lambda _: field(s_new, y_new, pattern), lambda _: now, None)
+        rhs = rhs + jnp.where(elsewhere, 1, 0)
+        if layout.locate == "slides":
+            # (at h = 0 the side that the field took is a matter of rounding)
+            now = reselected(layout, kinks, s_new, y_new, pattern, now, neuron)
         moved = xi > _NO_LENGTH
         if layout.jumps:
             W, _ = unpack(layout, y_new)
@@ -372,7 +406,8 @@ def segment(
 
     def body(state: Any) -> Any:
         carry, saved_s, saved_y, saved, event_s, event_tau, event_data, recorded = state
-        h, y1, shape, worst, accepted, over = step(carry)
+        h, y1, shape, worst, over, end = step(carry)
+        accepted = worst <= 1.0
         none = jnp.zeros(3, jnp.asarray(0).dtype)
 
         def rejected(carry: Carry) -> Any:
@@ -385,7 +420,7 @@ def segment(
             )
 
         new, ended, happened, data, (other, other_kind) = lax.cond(
-            accepted, lambda c: advance(c, h, y1, shape, over), rejected, carry
+            accepted, lambda c: advance(c, h, y1, shape, over, end), rejected, carry
         )
         factor = jnp.clip(0.9 * jnp.maximum(worst, 1e-30) ** -0.2, 0.2, 8.0)
         # Where the end of the interval cut the step, what was remembered stays.
