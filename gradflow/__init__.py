@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from gradflow.symbolic import derive as derive
     from gradflow.trajectory import Trajectory as Trajectory
     from gradflow.trajectory import integrate as integrate
+    from gradflow.trajectory import integrate_many as integrate_many
     from gradflow.trajectory import load as load
 
 #: Public names by the module that defines them; one line a group.
@@ -77,7 +78,7 @@ _EXPORTS = {
     "gradflow.risks.function": "FunctionRisk",
     # integration: the flow, and gradient descent beside it
     "gradflow.integrators.descent": "descend",
-    "gradflow.trajectory": "Trajectory integrate load",
+    "gradflow.trajectory": "Trajectory integrate integrate_many load",
     # limits, certified
     "gradflow.certificates.certificate": "Certificate certify",
     # predictions, rates and claims

@@ -43,7 +43,7 @@ def reference():
 
 def test_reference_instance(reference):
     """ρ², the margin, the events and the first of them, known from independent codes."""
-    risk, start, tight = reference
+    risk, _, tight = reference
     assert tight.integrator == "piecewise"
     assert tight.result.ok
     rho2 = float(np.sum(flat(tight.final) ** 2))
@@ -192,7 +192,7 @@ def test_repelling_surface_is_reported():
     assert not path.unique
     (branch,) = [e for e in path.events if e.kind == "branch"]
     assert (branch.neuron, branch.datum, branch.t) == (0, 0, 0.0)
-    with pytest.raises(RuntimeError, match="not unique.*neuron 0.*datum 0"):
+    with pytest.raises(RuntimeError, match=r"not unique.*neuron 0.*datum 0"):
         gf.integrate(risk, start, until=gf.until.time(0.1), clock="physical", throw=True)
     # A start on either side is unique.
     for side in (1e-6, -1e-6):
@@ -325,5 +325,5 @@ def test_needs_kinks_that_are_stated():
     law = gf.Gaussian(2)
     net = gf.LinearPredictor(2)
     risk = gf.PopulationRisk(net, gf.logistic, law, teacher=gf.LinearTeacher([0.0, 1.0]))
-    with pytest.raises(ValueError, match="integrator='piecewise'.*kinks"):
+    with pytest.raises(ValueError, match=r"integrator='piecewise'.*kinks"):
         gf.integrate(risk, net.params([1.0, 0.2]), until=gf.until.time(1.0), integrator="piecewise")

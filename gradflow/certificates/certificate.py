@@ -1,4 +1,4 @@
-r"""Certificates of a flow's limit: the KKT point it heads for, or the stationary point it ends in."""
+"""Certificates of a flow's limit: the KKT point or the stationary point it heads for."""
 
 from __future__ import annotations
 
@@ -115,7 +115,6 @@ def certify(
         A risk without limits of either kind; parameters of another network.
     """
     tol = check_positive("tol", tol)
-    late = None
     if isinstance(target, AbstractRisk):
         risk = target
         if params is None:
@@ -123,7 +122,7 @@ def certify(
     elif hasattr(target, "risk") and hasattr(target, "final"):
         risk = target.risk
         if params is None:
-            params, late = target.final, getattr(target, "late_state", None)
+            params = target.final
     else:
         raise fail("target", target, "is neither a trajectory nor a risk", "pass one of them")
     params = risk.as_params(params)
@@ -137,7 +136,8 @@ def certify(
     cells = cells_of(risk)
     if cells is None:
         return _certify_deep(risk, params, candidate, tol)
-    W, a, sides = _late_state(cells, params, late)
+    W, a = cells.split(params)
+    sides = cells.sides(W)
     before = float(np.min(cells.margins(W, a)))
     if not before > 0:
         return _unseparated(risk, params, W, a, cells)
@@ -150,22 +150,6 @@ def certify(
         found = polish(cells, W, a, sides)
         new_W, new_a, new_sides = found.W, found.a, found.sides
     return _judge(cells, (W, a), (new_W, new_a, new_sides), before, tol)
-
-
-def _late_state(cells: Cells, params: Any, late: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read the state: exact sides and unit-norm weights if the integrator kept them."""
-    if late is None or getattr(late, "U", None) is None:
-        W, a = cells.split(params)
-        return W, a, cells.sides(W)
-    W, a = cells.normalise(np.array(late.U, dtype=float), np.array(late.A, dtype=float))
-    sides = cells.sides(W)
-    given = getattr(late, "sides", None)
-    if given is not None and cells.slope < 1:
-        given = np.asarray(given).astype(int)
-        given = given if given.shape == sides.shape else given.T
-        if given.shape == sides.shape:
-            sides = given
-    return W, a, sides
 
 
 def _judge(
@@ -245,8 +229,12 @@ def _unseparated(risk: Any, params: Any, W: np.ndarray, a: np.ndarray, cells: Ce
     worst = int(np.argmin(q))
     reason = (
         f"the state does not separate the data (margin {q[worst]:.3g} at datum {worst}), so no "
-        "max-margin limit is known; integrate further"
+        "max-margin limit is known"
     )
+    if not np.any(cells.activations(W)[:, worst] * a):
+        reason += f"; no neuron is active on datum {worst}, so the flow need not reach it"
+    else:
+        reason += "; integrate further"
     clash = contradictions(cells.Z, cells.y)
     if clash:
         up, down = clash[0].positive[0], clash[0].negative[0]

@@ -93,11 +93,15 @@ def global_max_margin(risk: Any, *, tol: float = 1e-9, max_iterations: int = 100
         )  # fmt: skip
     D = cells.Z.shape[1]
     if D > 3:
-        raise fail("risk", risk.name, f"has inputs of dimension {D}, bias counted",
-                   "reduce the data to dimension <= 3, or use gf.certify for a KKT point")  # fmt: skip
+        raise fail(
+            "risk", risk.name, f"has inputs of dimension {D}, bias counted",
+            "reduce the data to dimension <= 3, or use gf.certify for a KKT point",
+        )  # fmt: skip
     if D == 3 and cells.normals.shape[0] > _MOST_SURFACES:
-        raise fail("risk", risk.name, f"has {cells.normals.shape[0]} surfaces in dimension 3",
-                   f"pass at most {_MOST_SURFACES} data of different directions")  # fmt: skip
+        raise fail(
+            "risk", risk.name, f"has {cells.normals.shape[0]} surfaces in dimension 3",
+            f"pass at most {_MOST_SURFACES} data of different directions",
+        )  # fmt: skip
     arrangement = _Arrangement.of(cells)
     atoms, c, p, upper, rounds = _column_generation(cells, arrangement, tol, max_iterations)
     if c.size == 0:
@@ -128,8 +132,10 @@ def _linear(cells: Cells) -> GlobalMargin:
     svm = hard_margin_svm(cells.Z, cells.y)
     if not svm.separable:
         p = np.zeros(cells.y.size) if svm.gordan is None else svm.gordan
-        return GlobalMargin(0.0, 0.0, float(np.linalg.norm((p * cells.y) @ cells.Z)),
-                            np.zeros((0, cells.Z.shape[1])), np.zeros(0), p, 0, False, 0)  # fmt: skip
+        return GlobalMargin(
+            0.0, 0.0, float(np.linalg.norm((p * cells.y) @ cells.Z)),
+            np.zeros((0, cells.Z.shape[1])), np.zeros(0), p, 0, False, 0,
+        )  # fmt: skip
     p = svm.duals / np.sum(svm.duals)
     lower = float(np.min(cells.y * (cells.Z @ svm.direction)))
     upper = float(np.linalg.norm((p * cells.y) @ cells.Z))
@@ -222,8 +228,9 @@ def _column_generation(
     p, upper, best = np.full(n, 1 / n), np.inf, np.full(n, 1 / n)
     columns = np.zeros((0, cells.Z.shape[1]))
     atoms, c = columns, np.zeros(0)
-    used = 0
-    for used in range(1, rounds + 1):
+    used, stalled, narrowest = 0, 0, np.inf
+    while used < rounds:
+        used += 1
         u, value = arrangement.peaks(cells, p)
         bound = 0.5 * float(np.max(value))
         if bound < upper:
@@ -233,7 +240,10 @@ def _column_generation(
             if c.size
             else 0.0
         )
-        if upper - gamma <= tol * upper:
+        # (below the linear program's own tolerance the gap no longer closes)
+        stalled = 0 if upper - gamma < 0.9 * narrowest else stalled + 1
+        narrowest = min(narrowest, upper - gamma)
+        if upper - gamma <= tol * upper or stalled >= 8:
             break
         floor = max(gamma, 0.0)
         order = np.argsort(-value)

@@ -26,6 +26,8 @@ from gradflow.certificates.problem import Cells, cells_of, check_margin_risk
 
 #: Margins within this share of the smallest are support when the duals are chosen.
 SUPPORT = 1e-9
+#: A fit of the duals better than this is exact up to rounding of the point.
+_EXACT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,7 @@ def _smooth_residual(risk: Any, params: Any) -> KKTResidual:
     jacobian = jax.jacrev(risk.margins)(unit)
     rows = [np.asarray(leaf).reshape(q.size, -1) for leaf in jax.tree.leaves(jacobian)]
     gradients = np.concatenate(rows, axis=1)
-    matrix = _with_complementarity(gradients.T, q, risk.net.degree)
-    x, _ = fit_nonnegative(matrix, np.append(theta, 0.0))
+    x = _fit_duals(gradients.T, theta, q, risk.net.degree)
     return _summary(q, x, gradients.T @ x - theta, risk.net.degree, ())
 
 
@@ -164,7 +165,7 @@ def cell_residual(
         tie[j, n + 2 * j] = tie[j, n + 2 * j + 1] = -abs(a[k])
     matrix = np.concatenate([np.concatenate([columns, extra], axis=1), tie])
     target = np.append(target, np.zeros(len(pairs)))
-    x, _ = fit_nonnegative(_with_complementarity(matrix, q, cells.degree), np.append(target, 0.0))
+    x = _fit_duals(matrix, target, q, cells.degree)
     x = _least_duals(matrix, target, x, q)
     lam = x[:n]
     sliding = []
@@ -185,10 +186,19 @@ def _orientation(cells: Cells, k: int, g: int, a: np.ndarray, attract: bool) -> 
     return int(np.sign(labels[0]))
 
 
-def _with_complementarity(matrix: np.ndarray, q: np.ndarray, degree: int) -> np.ndarray:
+def _fit_duals(matrix: np.ndarray, target: np.ndarray, q: np.ndarray, degree: int) -> np.ndarray:
+    """Return the multipliers x ≥ 0 that make stationarity and complementarity least."""
+    n = q.size
+    # At a KKT point the support alone carries duals, and no rounding may put some elsewhere.
+    use = np.concatenate([q <= np.min(q) * (1 + SUPPORT), np.ones(matrix.shape[1] - n, dtype=bool)])
+    part, _ = fit_nonnegative(matrix[:, use], target)
+    x = np.zeros(matrix.shape[1])
+    x[use] = part
+    if np.linalg.norm(matrix @ x - target) <= _EXACT:
+        return x
     row = np.zeros((1, matrix.shape[1]))
-    row[0, : q.size] = degree * (q - np.min(q))
-    return np.concatenate([matrix, row])
+    row[0, :n] = degree * (q - np.min(q))
+    return fit_nonnegative(np.concatenate([matrix, row]), np.append(target, 0.0))[0]
 
 
 def fit_nonnegative(matrix: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -219,7 +229,7 @@ def _least_duals(
 ) -> np.ndarray:
     """Return the solution of least |λ| if the fit is exact and not unique."""
     n = q.size
-    if np.linalg.norm(matrix @ x - target) > 1e-9:
+    if np.linalg.norm(matrix @ x - target) > _EXACT:
         return x
     use = np.concatenate([q <= np.min(q) * (1 + SUPPORT), np.ones(x.size - n, dtype=bool)])
     part = matrix[:, use]

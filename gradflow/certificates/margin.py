@@ -179,7 +179,7 @@ def _gordan(Z: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def hard_margin_svm(X: Any, y: Any, bias: bool = False) -> HardMargin:
-    """Solve the hard-margin SVM exactly: least squares on the dual, then the active set's equations.
+    """Solve the hard-margin SVM exactly: least squares on the dual, then equations on its support.
 
     Parameters
     ----------
@@ -199,7 +199,8 @@ def hard_margin_svm(X: Any, y: Any, bias: bool = False) -> HardMargin:
     n, d = Z.shape
     active = np.zeros(0, dtype=int)
     kappa = 1.0
-    for _ in range(9):
+    # κ of the size of 1/margin balances the terms; 30 a step is near enough.
+    for _ in range(8):
         # min |κ Zᵀu|² + M²(y·u)² + (1 − Σu)² over u ≥ 0; λ = κ²u/(1 − Σu).
         rows = [kappa * Z.T, np.ones((1, n))]
         if bias:
@@ -216,7 +217,7 @@ def hard_margin_svm(X: Any, y: Any, bias: bool = False) -> HardMargin:
                     True, w / length, b / length * size, size / length, lam / size**2,
                     np.flatnonzero(lam > 0), residual,
                 )  # fmt: skip
-        kappa *= 10.0
+        kappa *= 30.0
     full = np.column_stack([Z, labels]) if bias else Z
     p, residual = _gordan(full, np.arange(n))
     return HardMargin(

@@ -7,6 +7,7 @@ them costs to first order, so it does not enter the spectrum.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from gradflow.certificates.problem import Cells, cells_of
 from gradflow.models.deep_linear import DeepLinear
 from gradflow.models.losses import Squared
 
+#: A neuron below this share of the largest, in both layers, counts as one at zero.
+_SMALL = 1e-9
 #: Eigenvalues below this share of the largest count as zero.
 _ZERO = 1e-9
 
@@ -116,7 +119,8 @@ def _smooth(risk: Any, params: Any, polish: bool, tol: float) -> Stationary:
         jacobian = np.asarray(jax.jacrev(end)(jnp.asarray(full)))
         rank = int(np.linalg.matrix_rank(jacobian))
         flat_directions = full.size - rank if rank == jacobian.shape[0] else -1
-    return _judge(final, g, H, float(risk(final)), flat_directions, tol, (), [])
+    value = float(risk(final))
+    return _judge(final, g, H, value, float(risk(params)), flat_directions, tol, (), [])
 
 
 def _kinked(risk: Any, cells: Cells, params: Any, polish: bool, tol: float) -> Stationary:
@@ -128,15 +132,16 @@ def _kinked(risk: Any, cells: Cells, params: Any, polish: bool, tol: float) -> S
     g, H, slides, complaints = problem.at(W, a, sides)
     complaints += problem.escapes(W, a)
     return _judge(
-        cells.join(W, a), g, H, problem.value(W, a), problem.flat(W, a, sides), tol, slides,
-        complaints,
+        cells.join(W, a), g, H, problem.value(W, a), problem.value(0 * W, a),
+        problem.flat(W, a, sides), tol, slides, complaints,
     )  # fmt: skip
 
 
 def _judge(
-    params: Any, g: np.ndarray, H: np.ndarray, value: float, flat: int, tol: float,
+    params: Any, g: np.ndarray, H: np.ndarray, value: float, size: float, flat: int, tol: float,
     sliding: tuple[Sliding, ...], complaints: list[str],
 ) -> Stationary:  # fmt: skip
+    """Judge by gradient, Hessian, L and the ``size`` of L (that of f = 0, say)."""
     spectrum = np.linalg.eigvalsh(H) if H.size else np.zeros(0)
     top = float(np.max(np.abs(spectrum), initial=0.0))
     residual = float(np.linalg.norm(g))
@@ -156,11 +161,13 @@ def _judge(
         note = f"L is constant along all {zero} directions of zero curvature"
     else:
         verdict, note = "undecided", f"{zero} directions of zero curvature"
-    accepted = residual <= tol * max(1.0, top)
+    # Of two terms of the gradient each is about √(2L·|Hessian|); rounding is a share of that.
+    bound = tol * max(1.0, math.sqrt(2 * max(size, abs(value)) * top))
+    accepted = residual <= bound
     reason = f"|grad L| = {residual:.1e}; {note}"
     if not accepted:
         verdict = "undecided"
-        reason = f"|grad L| = {residual:.2e} exceeds {tol:.0e} * max(1, |Hessian|): not stationary"
+        reason = f"|grad L| = {residual:.2e} exceeds {bound:.1e}: not stationary"
     return Stationary(params, residual, spectrum, verdict, accepted, reason, sliding)
 
 
@@ -316,7 +323,11 @@ class _Squared:
     def escapes(self, W: np.ndarray, a: np.ndarray) -> list[str]:
         """Return what neurons at zero can do: f gains a φ(w·x) of either sign of a."""
         cells = self.cells
-        zero = np.flatnonzero(~np.any(W != 0, axis=1))
+        size = np.linalg.norm(W, axis=1)
+        still = size == 0
+        # (a neuron small in both layers may turn at no cost, whatever its pattern)
+        small = (size <= _SMALL * np.max(size)) & (np.abs(a) <= _SMALL * np.max(np.abs(a)))
+        zero = np.flatnonzero(still | (small & self.cells.trained))
         if zero.size == 0:
             return []
         pull = -self.omega * (self.outputs(W, a) - cells.y)
@@ -327,10 +338,11 @@ class _Squared:
         gain = cells.activations(u) @ pull
         out = []
         for k in zero:
-            reach = np.abs(gain) if cells.trained and a[k] == 0 else a[k] * gain
+            free = cells.trained and (a[k] == 0 or not still[k])
+            reach = np.abs(gain) if free else a[k] * gain
             if np.max(reach) > 1e-10 * scale:
                 out.append(f"saddle: neuron {k} at zero lowers L in some direction")
-            elif not cells.trained or a[k] != 0:
+            elif not free:
                 out.append(f"neuron {k} stands at zero, on all kinks")
         return out
 

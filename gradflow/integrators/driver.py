@@ -14,7 +14,6 @@ import numpy as np
 
 # Importing the solver files registers their integrators.
 import gradflow.integrators.diffrax_solvers
-import gradflow.integrators.piecewise
 import gradflow.integrators.scipy_solvers  # noqa: F401
 from gradflow.flows.flow import Flow
 from gradflow.integrators.base import (
@@ -26,6 +25,7 @@ from gradflow.integrators.base import (
     make_integrator,
 )
 from gradflow.integrators.late_stage import SeparatedEvent, has_late_stage, late_stage
+from gradflow.integrators.piecewise import PiecewiseIntegrator
 from gradflow.integrators.save import AbstractSave, check_save
 from gradflow.integrators.until import (
     AbstractUntil,
@@ -201,17 +201,7 @@ def run(flow: Flow, params: Any, settings: Settings) -> Run:
         _add(total, solution.stats)
         result = solution.result
         if late and result.name == "event" and solution.event == len(events) - 1:
-            if save is not None:
-                save = save[solution.s.shape[0] :]
-            one, solution = late_stage(
-                flow, solution, resolved, rtol=settings.rtol, save=save,
-                max_steps=settings.max_steps - int(total["steps"] + total["rejected"]),
-            )  # fmt: skip
-            stages.append((one, solution))
-            _add(total, solution.stats)
-            result = solution.result
-            stopped_by = _label(result, solution.event, resolved)
-            break
+            return _to_the_late_stage(flow, solution, total, resolved, settings, save, name)
         if not (staged and result.name == "event" and solution.event == len(events) - 1):
             stopped_by = _label(result, solution.event, resolved)
             break
@@ -223,6 +213,70 @@ def run(flow: Flow, params: Any, settings: Settings) -> Run:
         if save is not None:
             save = save[solution.s.shape[0] :]
     return Run(tuple(stages), total, result, stopped_by, name)
+
+
+def _to_the_late_stage(
+    flow: Flow,
+    solution: Solution,
+    total: dict[str, float],
+    resolved: Resolved,
+    settings: Settings,
+    save: np.ndarray | None,
+    name: str,
+) -> Run:
+    """Go on from an early stage that ended with the data separated."""
+    late_flow, late = late_stage(
+        flow, solution, resolved, rtol=settings.rtol,
+        save=None if save is None else save[solution.s.shape[0] :],
+        max_steps=settings.max_steps - int(total["steps"] + total["rejected"]),
+    )  # fmt: skip
+    _add(total, late.stats)
+    stopped_by = _label(late.result, late.event, resolved)
+    return Run(((flow, solution), (late_flow, late)), total, late.result, stopped_by, name)
+
+
+def run_many(flow: Flow, starts: list[Any], settings: Settings) -> list[Run]:
+    """Integrate ``flow`` from many starts in one compiled program (event-located flows only)."""
+    resolved = settings.until.resolve(flow)
+    name = settings.integrator
+    if name == "auto":
+        name = auto_integrator(flow, settings.rtol, resolved)
+    integrator = make_integrator(name)
+    if not isinstance(integrator, PiecewiseIntegrator):
+        raise fail(
+            "integrator", name, "does not batch over starts",
+            "pass integrator='piecewise' and a risk with kinks, or integrate one by one",
+        )  # fmt: skip
+    save, save_by = settings.save.resolve(flow)
+    _check_reach(save, save_by, resolved, settings.save)
+    late = has_late_stage(flow, resolved)
+    events = (*resolved.events, SeparatedEvent()) if late else resolved.events
+    safety = SAFETY_OF[name]
+    rtol = max(safety * settings.rtol, SMALLEST_RTOL)
+    problems = []
+    for params in starts:
+        Y = np.asarray(flow.initial(params), np.float64)
+        if settings.atol is None:
+            atol = absolute_tolerances(flow, Y, rtol)
+        else:
+            atol = np.full(Y.shape, safety * settings.atol)
+        problems.append(
+            Problem(
+                flow=flow.core(), Y0=Y, s0=0.0, s_end=resolved.s_end, rtol=rtol, atol=atol,
+                error_mask=np.asarray(flow.error_mask(Y)), events=events, save=save,
+                save_by=save_by, max_steps=settings.max_steps, step_cap=resolved.step_cap,
+                progress=settings.progress,
+            )
+        )  # fmt: skip
+    runs = []
+    for solution in integrator.solve_many(problems):
+        total = dict(solution.stats)
+        if late and solution.result.name == "event" and solution.event == len(events) - 1:
+            runs.append(_to_the_late_stage(flow, solution, total, resolved, settings, save, name))
+            continue
+        stopped_by = _label(solution.result, solution.event, resolved)
+        runs.append(Run(((flow, solution),), total, solution.result, stopped_by, name))
+    return runs
 
 
 _STAGED: dict[Any, bool] = {}

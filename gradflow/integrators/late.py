@@ -180,7 +180,10 @@ class _Rows:
         self.rows.append((float(Y[-1]), log_t, float(Y[P]), log_loss, float(np.min(q)), phase.form))
         self.u.append(Y[:P].copy())
         self.saved.append(at is not None)
-        self.events += [LateEvent(float(Y[-1]), log_t, k, g, kind) for k, g, kind in what]
+        for k, g, kind in what:
+            # The support's data by their number in the data set, the first of equal ones.
+            g = int(self.net.first[g]) if kind.startswith("support") else g
+            self.events.append(LateEvent(float(Y[-1]), log_t, k, g, kind))
 
     def extend(self, other: _Rows) -> None:
         """Append the rows of another part."""

@@ -36,6 +36,9 @@ class Cell:
     plus, minus : (m, G) float masks
     basis : (m, r, D) array
         Orthonormal rows spanning the normals each neuron slides on, zeros where it slides on fewer.
+    sliding : list of (neuron, its surfaces, its rows of the basis)
+    backs : list of (surfaces, D) arrays
+        Pseudo-inverses of the transposed normals: ``−back @ force`` are the multipliers' jumps.
     """
 
     sides: np.ndarray
@@ -43,6 +46,7 @@ class Cell:
     minus: np.ndarray
     basis: np.ndarray
     sliding: list[tuple[int, np.ndarray, np.ndarray]]
+    backs: list[np.ndarray]
 
     def project(self, v: np.ndarray) -> np.ndarray:
         """Remove from the blocks v (m, D) what points out of the surfaces slid on."""
@@ -101,7 +105,7 @@ class MarginNet:
         first = np.sort(first)
         logs = np.full(len(first), -np.inf)
         np.logaddexp.at(logs, of, np.asarray(kinks.log_weights, float))
-        self.merged = of
+        self.merged, self.first = of, first
         self.log_weights = logs
         self.surface = np.asarray(kinks.surface)[first]
         self.scale = np.asarray(kinks.scale, float)[first]
@@ -114,23 +118,35 @@ class MarginNet:
         self.P = self.m * self.width
         self.sizes = np.linalg.norm(self.N, axis=1)
         self.kinked = self.slope != 1.0
+        self._spans: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
         self.plain = self.n == self.G and bool(np.all(self.surface == np.arange(self.n)))
 
     def cell(self, sides: np.ndarray) -> Cell:
         """Return the cell of a pattern (m, G)."""
         sides = np.array(sides, np.int8)
-        slides = [(k, np.flatnonzero(sides[k] == 0)) for k in np.flatnonzero((sides == 0).any(1))]
-        sliding, rank = [], 0
-        for k, where in slides:
-            # The right singular vectors: also right where the normals are dependent.
-            _, values, rows = np.linalg.svd(self.N[where], full_matrices=False)
-            rows = rows[values > 1e-12 * values[0]]
+        sliding, backs, rank = [], [], 0
+        for k in np.flatnonzero((sides == 0).any(1)):
+            where = np.flatnonzero(sides[k] == 0)
+            rows, back = self._span(where)
             sliding.append((int(k), where, rows))
+            backs.append(back)
             rank = max(rank, len(rows))
         basis = np.zeros((self.m, rank, self.dim))
         for k, _, rows in sliding:
             basis[k, : len(rows)] = rows
-        return Cell(sides, (sides > 0).astype(float), (sides < 0).astype(float), basis, sliding)
+        return Cell(sides, (sides > 0).astype(float), (sides < 0).astype(float), basis, sliding, backs)
+
+    def _span(self, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Orthonormal rows spanning some normals, and the pseudo-inverse of their transpose."""
+        key = where.tobytes()
+        if key not in self._spans:
+            if len(self._spans) > 10_000:
+                self._spans.clear()
+            # The right singular vectors: also right where the normals are dependent.
+            left, values, rows = np.linalg.svd(self.N[where], full_matrices=False)
+            use = values > 1e-12 * values[0]
+            self._spans[key] = rows[use], (left[:, use] / values[use]) @ rows[use]
+        return self._spans[key]
 
     def split(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the blocks U (m, D) and outer weights A (m,) of a flat u (P,)."""
@@ -223,16 +239,18 @@ class MarginNet:
             return []
         up, down = self.per_surface(p * self.y)
         jump = up - down
+        slid = [k for k, _, _ in cell.sliding]
+        plus = cell.plus[slid]
+        forces = (plus * up + (1.0 - plus) * down) @ self.N
         out = []
-        for k, where, rows in cell.sliding:
+        for (_, where, rows), back, force in zip(cell.sliding, cell.backs, forces, strict=True):
             if len(rows) == self.dim:
                 nu = np.full(len(where), 0.5)
                 nu[0] = self.unrest(up, down) / REST
                 out.append(nu)
                 continue
-            force = (cell.plus[k] * up + (1.0 - cell.plus[k]) * down) @ self.N
-            # Σ μ_i n_i = −(force inside the span): in the basis of the span, least squares.
-            mu = np.linalg.lstsq((self.N[where] @ rows.T).T, -(rows @ force), rcond=None)[0]
+            # Σ μ_i n_i = −(force inside the span).
+            mu = -(back @ force)
             with np.errstate(divide="ignore", invalid="ignore"):
                 out.append(mu / jump[where])
         return out

@@ -27,7 +27,8 @@ from gradflow.integrators.late_events import NODES, Hit, resolve
 from gradflow.integrators.late_field import Cell, MarginNet
 from gradflow.integrators.late_loop import AbstractPhase, evaluate, root
 
-_BETA = 5.0
+#: β in units of |g|, the rate of the flow itself.
+_BETA = 8.0
 #: Weights below this are taken to be it inside ln p.
 _FLOOR = 1e-4
 #: A margin within this of the least one belongs to the data of least margin.
@@ -76,7 +77,7 @@ class MarginPhase(AbstractPhase):
                  candidates: np.ndarray, order: int = 1) -> None:  # fmt: skip
         super().__init__(net, Y, pattern, rtol, stop, record, stats)
         self.order = order
-        self.unsettled = 0
+        self.unsettled, self.beta = 0, 0.0
         self.support = self._least(np.asarray(candidates, int))
 
     # ------------------------------------------------------------------------------ the field
@@ -114,7 +115,7 @@ class MarginPhase(AbstractPhase):
         p = np.full(k, 1.0 / k)
         for _ in range(3 if epsilon > 0 else 1):
             level = q + epsilon * (np.log(np.maximum(p, _FLOOR)) - logs)
-            right[:k] = -_BETA * (level - np.mean(level))
+            right[:k] = -self.beta * (level - np.mean(level))
             x = sla.lu_solve(lu, right, check_finite=False)
             if not np.all(np.abs(x) < 1e6):
                 # Dependent gradients: p is not unique, g is.
@@ -153,6 +154,7 @@ class MarginPhase(AbstractPhase):
 
     # ------------------------------------------------------------------------------ steps
     def prepare(self) -> None:
+        self.beta = _BETA * float(np.linalg.norm(self._solve(self.Y)[1]))
         self.f0 = self._field(self.Y)
         p, g, _, level = self._solve(self.Y)
         self.p0, self.gap0 = p, self._gaps(self.Y, level)
@@ -160,11 +162,11 @@ class MarginPhase(AbstractPhase):
         self.speed = float(np.linalg.norm(g)) + float(np.linalg.norm(U))
 
     def first_step(self) -> float:
-        return 1e-2 / (self.speed + _BETA)
+        return 1e-2 / (self.speed + self.beta)
 
     def longest_step(self) -> float:
         # The relaxation at the rate β must stay inside the region of stability.
-        return 2.0 / _BETA
+        return 2.5 / self.beta
 
     def take(self, h: float) -> tuple[np.ndarray, float, Callable[[], np.ndarray]]:
         Y0, k = self.Y, np.empty((7, len(self.Y)))
