@@ -327,3 +327,14 @@ def test_needs_kinks_that_are_stated():
     risk = gf.PopulationRisk(net, gf.logistic, law, teacher=gf.LinearTeacher([0.0, 1.0]))
     with pytest.raises(ValueError, match=r"integrator='piecewise'.*kinks"):
         gf.integrate(risk, net.params([1.0, 0.2]), until=gf.until.time(1.0), integrator="piecewise")
+
+
+@pytest.mark.parametrize("rtol", [1e-3, 1e-4, 1e-5])
+def test_mode_that_locates_slides_only(reference, rtol):
+    """Crossings pass inside steps; every slide is found, and the error is about the tolerance."""
+    risk, start, tight = reference
+    until = gf.until.clock(4.0)
+    path = gf.integrate(risk, start, until=until, integrator="piecewise-slides", rtol=rtol)
+    assert kinds(path).get("slide-in") == 14
+    assert np.max(np.abs(flat(path.final) - flat(tight.final))) <= 10 * rtol
+    assert max(path.defects.values()) <= 100 * rtol

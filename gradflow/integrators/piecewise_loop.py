@@ -157,47 +157,59 @@ def segment(
         s, y, pattern = carry.s, carry.y, carry.pattern
         h = jnp.where(s + carry.h > s_end - 1e-12 * carry.h, s_end - s, carry.h)
         A, C = jnp.asarray(A_TABLEAU), jnp.asarray(C_TABLEAU)
+        pattern = held(carry)
 
         def stage(i: Any, state: Any) -> Any:
-            ks, over = state
+            ks, over, flipped = state
             point = y + h * (A[i] @ ks)
             there = field(s + C[i] * h, point, pattern)
             if layout.jumps:
                 over = over.at[i].set(jnp.max(excess(layout, point, pattern, there)))
-            return ks.at[i].set(there.dy), over
+            if layout.locate == "slides":
+                flipped = flipped | ((there.H > 0) != pattern.plus)
+            return ks.at[i].set(there.dy), over, flipped
 
         ks = jnp.zeros((7, dim)).at[0].set(carry.k1)
-        ks, over = lax.fori_loop(1, 6, stage, (ks, jnp.full(7, -1.0)))
+        start = (ks, jnp.full(7, -1.0), jnp.zeros_like(carry.hold))
+        ks, over, flipped = lax.fori_loop(1, 6, stage, start)
         y1 = y + h * (A[6] @ ks)
         end = field(s + h, y1, pattern)
         ks = ks.at[6].set(end.dy)
         worst = error_norm(layout, y, y1, h * (jnp.asarray(ERROR) @ ks), rtol, atol, budget)
         worst = jnp.where(jnp.all(jnp.isfinite(y1)) & ~jnp.isnan(worst), worst, jnp.inf)
-        return h, y1, h * (jnp.asarray(DENSE).T @ ks), worst, over, end
+        return h, y1, h * (jnp.asarray(DENSE).T @ ks), worst, over, end, flipped
 
-    def watched_pairs(y1: Any, end: Rates, pattern: Pattern) -> Any:
-        """Pairs whose crossing must be located."""
+    def held(carry: Carry) -> Pattern:
+        """The pattern whose field keeps the sides of the pairs to be located."""
         if layout.locate == "all":
-            return ~pattern.slide
-        plus = (end.H > 0) & ~pattern.slide
+            return carry.pattern
+        return carry.pattern._replace(fresh=carry.pattern.fresh | carry.hold)
+
+    def to_be_held(carry: Carry, y1: Any, end: Rates, flipped: Any) -> Any:
+        """Pairs that changed sides somewhere in the step on a surface that would hold them."""
+        pattern = carry.pattern
+        flipped = flipped | ((end.H > 0) != pattern.plus)
         _, a = unpack(layout, y1)
         along = end.dW @ kinks.normals.T
         weight = (end.up - end.down) * jnp.sum(kinks.normals**2, axis=1)
         jump = a[:, None] * weight[None, :]
+        plus = jnp.where(held(carry).fresh, pattern.plus, end.H > 0)
         above = along + jnp.where(plus, 0.0, jump)
         below = along - jnp.where(plus, jump, 0.0)
-        return (plus != pattern.plus) & ~pattern.slide & (above < 0) & (below > 0)
+        return flipped & ~pattern.slide & ~carry.hold & (above < 0) & (below > 0)
 
     def advance(carry: Carry, h: Any, y1: Any, shape: Any, stages_over: Any, end: Rates) -> Any:
         """Cut an accepted step at what comes first, and go on from there."""
         s, y, pattern = carry.s, carry.y, carry.pattern
+        frozen = held(carry)
         ended, pair, xi = jnp.asarray(NOTHING), jnp.asarray(0), jnp.ones(())
         rhs = jnp.asarray(0)
         if layout.jumps:
-            watched = watched_pairs(y1, end, pattern)
+            watched = ~pattern.slide
             if layout.locate == "all":
                 root, pair = first_crossing(layout, kinks, y, shape, pattern, watched)
             else:
+                watched = watched & carry.hold
                 root, pair = lax.cond(
                     jnp.any(watched),
                     lambda _: first_crossing(layout, kinks, y, shape, pattern, watched),
@@ -249,7 +261,7 @@ def segment(
         # The field where the step has been cut so far; most often nothing else cuts it.
         cut = xi < 1.0
         now = lax.cond(
-            cut, lambda _: field(s + xi * h, dense(y, shape, xi), pattern), lambda _: end, None
+            cut, lambda _: field(s + xi * h, dense(y, shape, xi), frozen), lambda _: end, None
         )
         rhs = rhs + jnp.where(cut, 1, 0)
         cut_at = xi
@@ -257,7 +269,7 @@ def segment(
 
             def over(x: Any) -> Any:
                 point = dense(y, shape, x)
-                return jnp.max(excess(layout, point, pattern, field(s + x * h, point, pattern)))
+                return jnp.max(excess(layout, point, pattern, field(s + x * h, point, frozen)))
 
             def check(_: Any) -> Any:
                 # A multiplier that leaves and is back before the end of the step shows in a stage.
@@ -274,7 +286,7 @@ def segment(
                     at, count = _false_position(over, hi, value, start, late)
                     at = jnp.where(start > 0, 0.0, at)
                     point = dense(y, shape, at)
-                    there = excess(layout, point, pattern, field(s + at * h, point, pattern))
+                    there = excess(layout, point, pattern, field(s + at * h, point, frozen))
                     return at, jnp.argmax(there), count + 2
 
                 at, where, count = lax.cond(
@@ -325,7 +337,7 @@ def segment(
             sides = sides.at[neuron, met].set(
                 pattern.plus[neuron, jnp.maximum(hit, 0)], mode="drop"
             )
-            sides = jnp.where(pattern.fresh, pattern.plus, sides)
+            sides = jnp.where(pattern.fresh & ~pattern.slide, pattern.plus, sides)
             pattern = pattern._replace(
                 plus=sides, fresh=pattern.fresh.at[neuron, met].set(True, mode="drop")
             )
@@ -406,8 +418,14 @@ def segment(
 
     def body(state: Any) -> Any:
         carry, saved_s, saved_y, saved, event_s, event_tau, event_data, recorded = state
-        h, y1, shape, worst, over, end = step(carry)
+        h, y1, shape, worst, over, end, flipped = step(carry)
         accepted = worst <= 1.0
+        again = jnp.asarray(False)
+        if layout.locate == "slides":
+            hold = to_be_held(carry, y1, end, flipped) & accepted
+            again = jnp.any(hold)
+            accepted = accepted & ~again
+            hold = jnp.where(accepted, False, carry.hold | hold)
         none = jnp.zeros(3, jnp.asarray(0).dtype)
 
         def rejected(carry: Carry) -> Any:
@@ -425,8 +443,11 @@ def segment(
         factor = jnp.clip(0.9 * jnp.maximum(worst, 1e-30) ** -0.2, 0.2, 8.0)
         # Where the end of the interval cut the step, what was remembered stays.
         grown = jnp.maximum(h * factor, jnp.where(accepted & (h < carry.h), carry.h, 0.0))
-        code = jnp.where(accepted | (carry.s + 0.2 * h > carry.s), new.code, TOO_SMALL)
+        grown = jnp.where(again, h, grown)
+        code = jnp.where(accepted | again | (carry.s + 0.2 * h > carry.s), new.code, TOO_SMALL)
         commit = accepted
+        if layout.locate == "slides":
+            new = new._replace(hold=hold)
         new = new._replace(
             h=grown, code=code, attempts=carry.attempts + 1,
             accepted=carry.accepted + jnp.where(commit, 1, 0), rhs=new.rhs + 6,

@@ -101,6 +101,7 @@ class PiecewiseRun:
         self.carry = Carry(
             s=np.float64(problem.s0), y=y, k1=np.zeros_like(y), h=np.float64(-1.0),
             pattern=self._start_pattern(W), target=zero, code=np.int64(RUNNING),
+            hold=np.zeros((len(W), len(self.normals)) if locate == "slides" else (1, 1), bool),
             stuck=zero, neuron=np.int64(-1), origin=np.bool_(False), accepted=zero,
             attempts=zero, rhs=zero, events=zero,
         )  # fmt: skip

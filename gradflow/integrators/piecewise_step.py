@@ -99,6 +99,7 @@ class Carry(NamedTuple):
     stuck: Any  # zero-length events in a row
     neuron: Any  # the neuron the host has to look at
     origin: Any  # its weights have reached 0
+    hold: Any  # (m, G) bools where crossings pass: pairs whose side is kept, to be located
     accepted: Any
     attempts: Any
     rhs: Any
