@@ -103,6 +103,37 @@ def test_flow_to_log_time_1e10_is_certified(flow, seed, slope, loss):
     _assert_kkt(path.risk, limit)
 
 
+def _small_flow(risk, seed):
+    rng = np.random.default_rng(seed)
+    a = 1e-3 * np.array([1.0, -1, 1, -1, 1, -1])
+    start = risk.net.params(1e-3 * rng.normal(size=(6, 3)), a)
+    return gf.certify(gf.integrate(risk, start, until=gf.until.log_time(1e10)))
+
+
+def test_small_start_on_symmetric_data_ends_at_the_linear_margin():
+    # (the same shape as the flows above; cf. Lyu, Li, Wang and Arora)
+    X, y = _symmetric(2, pairs=6, d=3)
+    limit = _small_flow(_net_risk(X, y, 6, 0.1), 0)
+    assert limit.accepted, limit.reason
+    value = 1.1 / 4 * hard_margin_svm(X, y).margin
+    assert limit.normalised_margin == pytest.approx(value, rel=1e-9)
+
+
+def test_small_start_on_orthogonally_separable_data_ends_at_two_margins():
+    rng = np.random.default_rng(7)
+    X = np.concatenate([0.2 + rng.random((6, 3)), -0.2 - rng.random((6, 3))])
+    y = np.repeat([1.0, -1.0], 6)
+    limit = _small_flow(_net_risk(X, y, 6, 0.0), 0)
+    assert limit.accepted, limit.reason
+    a = np.asarray(limit.params.outer)
+    v = np.abs(a)[:, None] * np.asarray(limit.params.inner) / limit.normalised_margin
+    for sign in (1, -1):
+        svm = hard_margin_svm(X[y == sign], np.ones(6))
+        np.testing.assert_allclose(
+            np.sum(v[np.sign(a) == sign], axis=0), svm.direction / svm.margin, rtol=0, atol=1e-10
+        )
+
+
 def test_kkt_residual_falls_along_a_flow(flow):
     path = flow(1, 0.1, gf.exponential)
     rows = np.flatnonzero(path.observe("margin") > 0)

@@ -11,7 +11,7 @@ import pytest
 import gradflow as gf
 from gradflow.flows.flow import make_flow
 from gradflow.integrators.at_rest import is_at_rest
-from gradflow.integrators.base import Solution, empty_stats
+from gradflow.integrators.base import Result, Solution, empty_stats
 from gradflow.integrators.late import late_phase
 from gradflow.integrators.late_margin import least_norm_weights
 from gradflow.integrators.late_stage import late_stage
@@ -45,7 +45,7 @@ def handed_over(path):
     sides = np.where(W @ np.asarray(kinks.normals).T < 0, -1, 1)
     solution = Solution(
         s=clock.s[-1:], Y=state[None], s_final=float(clock.s[-1]), Y_final=state,
-        stats=empty_stats(), result=gf.integrators.base.Result("event"), sides=sides,
+        stats=empty_stats(), result=Result("event"), sides=sides,
     )  # fmt: skip
     return flow, solution
 
@@ -141,19 +141,16 @@ def test_late_trouble_is_reported(handed_over):
     assert len(late.s) > 10
 
 
-@pytest.mark.parametrize("positive", [0, 1])
-def test_data_that_cannot_be_separated_end_at_rest(positive):
-    # With all outer weights positive, and so for ever, f is convex: its values at points with 0 in
-    # their convex hull are not all negative.
-    p = least_norm_weights(X[1:])
-    assert np.linalg.norm(p @ X[1:]) < 1e-12
-    labels = np.where(np.arange(10) < positive, 1.0, -1.0)
-    risk = gf.EmpiricalRisk(RISK.net, gf.exponential, X, labels, reduction="mean")
-    start = risk.net.params(inner=100 * START.inner, outer=100 * np.abs(START.outer))
+def test_data_that_cannot_be_separated_end_at_rest():
+    # f(x) f(−x) ≤ 0 for one neuron, so it cannot give both the same sign.
+    inputs = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    net = gf.TwoLayer(2, 1, activation=gf.leaky_relu(0.1))
+    risk = gf.EmpiricalRisk(net, gf.logistic, inputs, [1.0, -1.0, -1.0, 1.0], reduction="mean")
+    start = net.params(inner=[[0.0126, -0.0132]], outer=[0.12])
     path = gf.integrate(risk, start, until=FAR)
     assert not path.result.ok
     assert path.result.name == "stationary"
-    assert path.stats["steps"] < 20_000
+    assert path.stats["steps"] < 5000
     assert "labels" in path.result.message
     assert np.min(np.asarray(risk.margins(path.final))) <= 0
 
@@ -183,7 +180,9 @@ def test_linear_predictor_reaches_the_hard_margin_direction():
     found = jax.tree.leaves(path.final)[0]
     assert path.result.ok
     assert path.integrator == "piecewise"
-    np.testing.assert_allclose(found / np.linalg.norm(found), best / np.linalg.norm(best), atol=1e-8)
+    np.testing.assert_allclose(
+        found / np.linalg.norm(found), best / np.linalg.norm(best), atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("outer", ["trained", "fixed"])
@@ -198,9 +197,12 @@ def test_units_of_the_data_do_not_matter(outer):
         risk = gf.EmpiricalRisk(net, gf.exponential, unit * X, Y, reduction="mean")
         runs.append(
             late_phase(
-                risk.kinks(), W / f, a / f if outer == "trained" else a, 0.0 - 2 * math.log(f),
+                risk.kinks(),
+                W / f,
+                a / f if outer == "trained" else a,
+                -2 * math.log(f),
                 log_t_end=1e10,
-            )  # fmt: skip
+            )
         )
         runs[-1].log_rho += math.log(f)
         runs[-1].log_t += 2 * math.log(f)

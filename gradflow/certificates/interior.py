@@ -34,7 +34,7 @@ class CellSolution:
     wall_slack, wall_duals : (m, G) arrays
         Of the cell's walls.
     gap : float
-        Remaining mean complementarity.
+        By how much Σ|v_k| (or ½Σ|v_k|²) may still be above the optimum.
     """
 
     V: np.ndarray
@@ -67,6 +67,10 @@ def solve_cell(
     # (rows of size 1 keep all slacks of one size)
     size = np.maximum(np.linalg.norm(rows, axis=(0, 2)), 1e-300)
     rows = rows / size[:, None]
+
+    def pushed(weights: np.ndarray) -> np.ndarray:
+        return weights @ N if walls else np.zeros((m, D))
+
     outer = (N[:, :, None] * N[:, None, :]).reshape(N.shape[0], D * D)
     V = 2.0 * V
     mass = max(float(np.mean(np.linalg.norm(V, axis=1))), 1e-12)
@@ -77,7 +81,7 @@ def solve_cell(
     tau = 0.1 * mass
     lam, mu = tau / s, tau / sigma
     force = _slope(V, tau)[0] if cells.trained else V
-    gap = np.inf
+    gap = total = np.inf
     for _ in range(steps):
         value = np.einsum("kid,kd->i", rows, V) - 1 / size
         wall = sides * (V @ N.T)
@@ -86,8 +90,9 @@ def solve_cell(
         if cells.trained:
             parts.append(float(np.sum(np.linalg.norm(V, axis=1)) - np.sum(V * force)))
             count += m
-        gap = max(sum(parts), 0.0) / count
-        pull = np.einsum("kid,i->kd", rows, lam) + (((mu * sides) @ N) if walls else 0.0)
+        total = max(sum(parts), 0.0)
+        gap = total / count
+        pull = np.einsum("kid,i->kd", rows, lam) + pushed(mu * sides)
         defect = max(
             float(np.max(np.abs((force if cells.trained else V) - pull))),
             float(np.max(np.abs(value - s))),
@@ -107,7 +112,7 @@ def solve_cell(
         if walls:
             ratio = mu / sigma
             H = H + (ratio @ outer).reshape(m, D, D)
-            b = b + (sides * (tau / sigma - ratio * (wall - sigma))) @ N
+            b = b + pushed(sides * (tau / sigma - ratio * (wall - sigma)))
         e = tau / lam - s - (value - s)
         L = np.linalg.cholesky(H + 1e-15 * np.trace(H, axis1=1, axis2=2)[:, None, None] * np.eye(D))
         half = np.linalg.solve(L, np.swapaxes(rows, 1, 2))  # (m, D, n)
@@ -131,7 +136,7 @@ def solve_cell(
             d_sigma = d_mu = np.zeros_like(sigma)
         if cells.trained:
             # g − pull + (change of both) = 0
-            new = pull + np.einsum("kid,i->kd", rows, d_lam) + (d_mu * sides) @ N
+            new = pull + np.einsum("kid,i->kd", rows, d_lam) + pushed(d_mu * sides)
             d_force = new - force
             dual = min(dual, _ball_step(force, d_force))
             force = force + dual * d_force
@@ -144,7 +149,7 @@ def solve_cell(
         if not cells.trained:
             force = V
     # back to the rows as they are
-    return CellSolution(V, force, s * size, lam / size, sigma, mu, gap)
+    return CellSolution(V, force, s * size, lam / size, sigma, mu, total)
 
 
 def _slope(V: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

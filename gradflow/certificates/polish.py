@@ -112,7 +112,7 @@ def _search(
     cells: Cells, U: np.ndarray, c: np.ndarray, sides: np.ndarray, level: float
 ) -> tuple[CellSolution, np.ndarray, int]:
     """Solve cell after cell; a wall is passed where the margin grows behind it."""
-    sol = solve_cell(cells, U, c, sides, level)
+    sol, stays = solve_cell(cells, U, c, sides, level), 0
     for visited in range(1, _CELLS + 1):
         if cells.slope == 1:
             return sol, sides, visited
@@ -120,25 +120,58 @@ def _search(
         room = c[:, None] * (minus - plus)
         touched = (sol.wall_duals > sol.wall_slack) & _alive(cells, sol)[:, None]
         scale = np.max(np.abs(sol.force)) + np.max(sol.wall_duals * touched)
-        passed = touched & (sol.wall_duals > room + 1e-7 * scale)
-        if not np.any(passed):
+        excess = np.where(touched, sol.wall_duals - room - 1e-7 * scale, -1.0)
+        beyond, start = _beyond(cells, sol, sides, touched, excess)
+        if np.array_equal(beyond, sides):
             return sol, sides, visited
-        beyond = np.where(passed, -sides, sides)
-        new = solve_cell(cells, sol.V, c, beyond, level)
-        # The walls' points lie in both cells, so the value cannot rise; where it stays, the
-        # multipliers of data in special position only seemed to ask for more room.
-        if not _value(cells, new) <= _value(cells, sol) * (1 + 1e-9):
+        new = solve_cell(cells, start, c, beyond, level)
+        # Where the two cells meet lies in both, so the optimum cannot rise; where it stays several
+        # times, the multipliers of data in special position only seem to ask for more room.
+        change = _value(cells, new) - _value(cells, sol)
+        error = 2 * (new.gap + sol.gap) + 1e-11 * _value(cells, sol)
+        if not change <= error:
             return sol, sides, visited
-        stays = _value(cells, new) > _value(cells, sol) * (1 - 1e-11)
+        stays = stays + 1 if change > -error else 0
         sol, sides = new, beyond
-        if stays:
+        if stays >= 3:
             return sol, sides, visited + 1
     return sol, sides, _CELLS
 
 
+def _beyond(
+    cells: Cells, sol: CellSolution, sides: np.ndarray, touched: np.ndarray, excess: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pattern behind the walls with positive ``excess``, and a point inside it.
+
+    A cell that a slip would name need not exist: where a neuron touches more walls than there are
+    dimensions, it passes the worst one alone, and all of them if that leads nowhere.
+    """
+    beyond, start = sides.copy(), sol.V.copy()
+    for k in np.flatnonzero(np.any(excess > 0, axis=1)):
+        on = np.flatnonzero(touched[k])
+        normals = cells.normals[on]
+        for wanted in (excess[k, on] > 0, np.arange(on.size) == np.argmax(excess[k, on])):
+            turned = np.where(wanted, -sides[k, on], sides[k, on])
+            inward = np.linalg.lstsq(normals, turned.astype(float), rcond=1e-10)[0]
+            if np.min(turned * (normals @ inward)) < 0.1:
+                continue
+            beyond[k, on] = turned
+            rate = beyond[k] * (cells.normals @ inward)
+            slack = beyond[k] * (cells.normals @ sol.V[k])
+            falling = np.setdiff1d(np.flatnonzero(rate < 0), on)
+            reach = np.min(slack[falling] / -rate[falling], initial=np.inf)
+            size = float(np.linalg.norm(sol.V[k])) / float(np.linalg.norm(inward))
+            start[k] = sol.V[k] + max(min(0.5 * reach, 0.1 * size), 0.0) * inward
+            break
+        else:
+            # (what lies behind them is judged by its optimum)
+            beyond[k, on] = np.where(excess[k, on] > 0, -sides[k, on], sides[k, on])
+    return beyond, start
+
+
 def _value(cells: Cells, sol: CellSolution) -> float:
     size = np.linalg.norm(sol.V, axis=1)
-    return float(np.sum(size) if cells.trained else np.sum(size**2))
+    return float(np.sum(size) if cells.trained else 0.5 * np.sum(size**2))
 
 
 def _newton(

@@ -16,6 +16,8 @@ from gradflow.integrators.until import TimeEvent
 LOOK = 2_000
 #: Rates below this many tolerances are those of a state at rest: an explicit method hovers there.
 _HOVER = 100.0
+#: Neurons below this share of the largest squared one are small.
+_SMALL = 1e-4
 #: An end that is this many steps away is waited for.
 _PATIENCE = 200_000
 
@@ -34,9 +36,12 @@ def is_at_rest(now: Any, W: np.ndarray, a: np.ndarray, sizes: np.ndarray, rtol: 
         Norms of the normals.
     """
     unit = float(np.max(sizes, initial=0.0))
+    # A small neuron that shrinks goes on shrinking, at a rate of its own size, and moves no other.
+    mass = a**2 + np.sum(W**2, axis=1)
+    shrinks = (a * now.da + np.sum(W * now.dW, axis=1) <= 0) & (mass <= _SMALL * np.max(mass))
     could = unit * np.stack([np.abs(a), np.linalg.norm(W, axis=1)])
     does = np.stack([np.linalg.norm(now.dW, axis=1), np.abs(now.da)])
-    return bool(np.all(does <= _HOVER * rtol * could))
+    return bool(np.all((does <= _HOVER * rtol * could) | shrinks))
 
 
 def end_is_far(problem: Any, carry: Any, log_risk: float) -> bool:

@@ -239,8 +239,7 @@ class _Units:
         if not net.trained:
             run.A *= self.outer
         run.events = [
-            replace(e, clock=e.clock / self.clock, log_t=e.log_t - 2 * self.log)
-            for e in run.events
+            replace(e, clock=e.clock / self.clock, log_t=e.log_t - 2 * self.log) for e in run.events
         ]
         return run
 
@@ -332,7 +331,11 @@ def late_phase(
     )  # fmt: skip
     finite = np.all(np.isfinite(W)) and np.all(np.isfinite(a)) and np.any(size > 0)
     with np.errstate(all="ignore"):
-        Y = system.pack(W, a, pattern.cell, log_t + shift, clock * units.clock) if finite else np.zeros(system.size)
+        Y = (
+            system.pack(W, a, pattern.cell, log_t + shift, clock * units.clock)
+            if finite
+            else np.zeros(system.size)
+        )
     full = FullPhase(system, Y, pattern, rtol, ends, keep, stats)
     full.save_at = [] if save_log_t is None else [float(x) + shift for x in np.ravel(save_log_t)]
     with np.errstate(all="ignore"), warnings.catch_warnings():

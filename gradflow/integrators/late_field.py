@@ -134,7 +134,9 @@ class MarginNet:
         basis = np.zeros((self.m, rank, self.dim))
         for k, _, rows in sliding:
             basis[k, : len(rows)] = rows
-        return Cell(sides, (sides > 0).astype(float), (sides < 0).astype(float), basis, sliding, backs)
+        return Cell(
+            sides, (sides > 0).astype(float), (sides < 0).astype(float), basis, sliding, backs
+        )
 
     def _span(self, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Orthonormal rows spanning some normals, and the pseudo-inverse of their transpose."""

@@ -164,7 +164,7 @@ def segment(
             point = y + h * (A[i] @ ks)
             there = field(s + C[i] * h, point, pattern)
             if layout.jumps:
-                over = over.at[i].set(jnp.max(excess(layout, point, pattern, there)))
+                over = over.at[i].set(jnp.max(excess(layout, kinks, point, pattern, there)))
             if layout.locate == "slides":
                 flipped = flipped | ((there.H > 0) != pattern.plus)
             return ks.at[i].set(there.dy), over, flipped
@@ -269,7 +269,9 @@ def segment(
 
             def over(x: Any) -> Any:
                 point = dense(y, shape, x)
-                return jnp.max(excess(layout, point, pattern, field(s + x * h, point, frozen)))
+                return jnp.max(
+                    excess(layout, kinks, point, pattern, field(s + x * h, point, frozen))
+                )
 
             def check(_: Any) -> Any:
                 # A multiplier that leaves and is back before the end of the step shows in a stage.
@@ -278,7 +280,7 @@ def segment(
                 inside = times[jnp.argmax(seen)]
                 early = lax.cond(jnp.any(seen), over, lambda _: -jnp.ones(()), inside)
                 hi = jnp.where(early > 0, inside, xi)
-                last = jnp.max(excess(layout, dense(y, shape, xi), pattern, now))
+                last = jnp.max(excess(layout, kinks, dense(y, shape, xi), pattern, now))
                 value = jnp.where(early > 0, early, last)
 
                 def locate(_: Any) -> Any:
@@ -286,7 +288,7 @@ def segment(
                     at, count = _false_position(over, hi, value, start, late)
                     at = jnp.where(start > 0, 0.0, at)
                     point = dense(y, shape, at)
-                    there = excess(layout, point, pattern, field(s + at * h, point, frozen))
+                    there = excess(layout, kinks, point, pattern, field(s + at * h, point, frozen))
                     return at, jnp.argmax(there), count + 2
 
                 at, where, count = lax.cond(
@@ -323,6 +325,13 @@ def segment(
         whole = (xi >= 1.0) & (ended != STOP)
         s_new = jnp.where(whole & (s + h >= s_end), s_end, s + xi * h)
         y_new = jnp.where(whole, y1, dense(y, shape, xi))
+        if layout.jumps:
+            # What slides stays on its surfaces to rounding of its own size, however it shrinks.
+            size = m * layout.D
+            W = y_new[:size].reshape(m, layout.D)
+            along = jnp.sum(pattern.Q * W[:, None, :], axis=2)
+            W = W - jnp.sum(pattern.Q * along[:, :, None], axis=1)
+            y_new = jnp.concatenate([W.reshape(-1), y_new[size:]])
         hit = jnp.where(ended == CROSSING, pair % G, -1)
         if layout.locate == "slides":
             # Passed crossings take their new side, the one met stays on its old one.

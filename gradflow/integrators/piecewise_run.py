@@ -36,6 +36,7 @@ from gradflow.integrators.piecewise_step import (
     Carry,
     Layout,
     Pattern,
+    jumps,
     rates,
 )
 from gradflow.integrators.selection import box_minimum, select
@@ -50,6 +51,8 @@ _MIN_ROWS, _MAX_ROWS = 16, 2048
 _SEGMENT = 5_000
 #: Surfaces slid on by one neuron for which room is made at first; it doubles when needed.
 _SLOTS = 4
+#: Rates below this share of their bound are rounding: the surface is slid on.
+_FLAT = 1e-12
 #: |h| below this share of |w||n| counts as on the surface where the host decides.
 _ON_SURFACE = 1e-11
 #: Attempted steps between two looks while a neuron rests at 0, where it may have to leave.
@@ -170,7 +173,7 @@ class PiecewiseRun:
             return self._at_origin(k, y, pattern, now)
         near = np.abs(now.H[k]) <= _ON_SURFACE * size * self.sizes
         C = np.flatnonzero(near | pattern.slide[k])
-        jump = now.up - now.down
+        jump = self._jumps(now)
         u = now.u[k] - (pattern.plus[k, C] * jump[C]) @ self.normals[C]
         sign = np.sign(now.da[k]) if turned else np.sign(a[k])
         chosen = select(u, self.normals[C], jump[C], float(sign))
@@ -201,21 +204,19 @@ class PiecewiseRun:
         m, D = self.layout.m, self.layout.D
         W, a = y[: m * D].reshape(m, D), y[m * D : m * D + m]
         W[k] = 0.0
-        jump, N = now.up - now.down, self.normals
-        u = now.down @ N
-        mu, _ = box_minimum(u, N, np.minimum(jump, 0.0), np.maximum(jump, 0.0))
-        g = u + mu @ N
-        scale = float(np.sum(np.maximum(np.abs(now.up), np.abs(now.down)) * self.sizes))
+        jump, N = self._jumps(now), self.normals
+        g = self._way_out(k, now, float(np.sign(a[k])))
         tau = float(self.carry.y[-1])
-        rests = bool(np.linalg.norm(g) <= 1e-10 * scale)
+        rests = g is None
         if not pattern.resting[k]:
             self._happen(k, 0, "origin", tau)
         grows = _growing_direction(float(np.sign(a[k])), now.up, now.down, N)
         if grows if rests else np.any(np.sign(a[k]) * jump > 0):
             # (leaving among repelling surfaces: other rays may be consistent too)
             self._happen(k, 0, "branch", tau)
+        g = np.zeros(D) if g is None else g
         side = np.sign(a[k]) * (N @ g)
-        flat = np.abs(side) <= 1e-12 * np.linalg.norm(g) * self.sizes
+        flat = np.abs(side) <= _FLAT * np.linalg.norm(g) * self.sizes
         pattern.resting[k] = rests
         pattern.slide[k] = True if rests else flat
         pattern.plus[k] = False if rests else (side > 0) & ~flat
@@ -228,6 +229,29 @@ class PiecewiseRun:
             y=y, pattern=pattern, stuck=np.int64(0), code=np.int64(RUNNING)
         )
         return ""
+
+    def _way_out(self, k: int, now: Any, sign: float) -> np.ndarray | None:
+        """The force along which a neuron leaves w = 0, or None if it rests there.
+
+        It rests if 0 is in the convex hull of the limiting fields, or if the element of least norm
+        points where the field is another: it would be back at once.
+        """
+        jump, N = self._jumps(now), self.normals
+        u = now.down @ N
+        mu, _ = box_minimum(u, N, np.minimum(jump, 0.0), np.maximum(jump, 0.0))
+        g = u + mu @ N
+        size = float(np.linalg.norm(g))
+        scale = float(np.sum(np.maximum(np.abs(now.up), np.abs(now.down)) * self.sizes))
+        if size <= 1e-10 * scale:
+            return None
+        side = sign * (N @ g)
+        flat = np.abs(side) <= _FLAT * size * self.sizes
+        expected = np.where(side > 0, jump, 0.0)
+        off = ~flat & (np.abs(mu - expected) > 1e-12 * np.abs(jump))
+        return None if np.any(off) else g
+
+    def _jumps(self, now: Any) -> np.ndarray:
+        return np.array(jumps(self.kinks, now))
 
     def _with_slots(self, pattern: Pattern, k: int) -> Pattern:
         """The pattern with slots, Q and B of neuron ``k`` rebuilt, and room made for them."""
@@ -367,15 +391,13 @@ class PiecewiseRun:
         if not resting.size:
             return None
         now = self._rates(carry)
-        jump, N = now.up - now.down, self.normals
-        mu, _ = box_minimum(now.down @ N, N, np.minimum(jump, 0.0), np.maximum(jump, 0.0))
-        g = float(np.linalg.norm(now.down @ N + mu @ N))
-        scale = float(np.sum(np.maximum(np.abs(now.up), np.abs(now.down)) * self.sizes))
-        if g <= 1e-10 * scale:
-            return None
         m, D = self.layout.m, self.layout.D
-        k = int(resting[0])
-        return k, g * abs(float(carry.y[m * D + k]))
+        for k in map(int, resting):
+            a = float(carry.y[m * D + k])
+            g = self._way_out(k, now, float(np.sign(a)))
+            if g is not None:
+                return k, float(np.linalg.norm(g)) * abs(a)
+        return None
 
     def _rests(self) -> bool:
         """Whether a margin loss is at rest for good, with nothing in reach that ends the flow."""

@@ -211,22 +211,29 @@ def reselected(
     return now._replace(dy=dy, u=now.u.at[k].set(u), dW=dW, da=da)
 
 
-def multipliers(pattern: Pattern, now: Rates) -> tuple[Any, Any]:
+def jumps(kinks: Any, now: Rates) -> Any:
+    """F⁺ − F⁻ (G,), 0 where it is rounding noise (a datum that has been fitted)."""
+    jump = now.up - now.down
+    return jnp.where(jnp.abs(jump) <= kinks.rounding(), 0.0, jump)
+
+
+def multipliers(kinks: Any, pattern: Pattern, now: Rates) -> tuple[Any, Any]:
     """ν (m, K) in [0, 1] of the surfaces slid on, and which slots are taken."""
     mu = -jnp.sum(pattern.B * now.u[:, None, :], axis=2)
     taken = pattern.slots >= 0
-    jump = (now.up - now.down)[jnp.maximum(pattern.slots, 0)]
-    return jnp.where(taken, mu / jnp.where(taken, jump, 1.0), 0.5), taken
+    jump = jumps(kinks, now)[jnp.maximum(pattern.slots, 0)]
+    acts = taken & (jump != 0)
+    return jnp.where(acts, mu / jnp.where(acts, jump, 1.0), 0.5), taken
 
 
-def excess(layout: Layout, y: Any, pattern: Pattern, now: Rates) -> Any:
+def excess(layout: Layout, kinks: Any, y: Any, pattern: Pattern, now: Rates) -> Any:
     """How far multipliers are outside [0, 1] (m, K); <= 0 while all surfaces are held.
 
     A surface that has turned repelling (its force changed sign) holds nothing.
     """
-    nu, taken = multipliers(pattern, now)
+    nu, taken = multipliers(kinks, pattern, now)
     _, a = unpack(layout, y)
-    jump = (now.up - now.down)[jnp.maximum(pattern.slots, 0)]
+    jump = jumps(kinks, now)[jnp.maximum(pattern.slots, 0)]
     repels = taken & (a[:, None] * jump > 0)
     return jnp.where(repels, 1.0, jnp.maximum(nu - 1.0, -nu) - _NU_SLACK)
 
@@ -356,14 +363,14 @@ def select(
     W, a = unpack(layout, y)
     K = pattern.slots.shape[1]
     slots = pattern.slots[k]
-    nu, _ = multipliers(pattern, now)
+    nu, _ = multipliers(kinks, pattern, now)
     out = jnp.arange(K) == leaving
     left = jnp.where(leaving >= 0, slots[leaving], -1)
     members = jnp.concatenate([slots, hit[None]])
     touched = members >= 0
     index = jnp.maximum(members, 0)
     normals = kinks.normals[index]
-    jump = (now.up - now.down)[index]
+    jump = jumps(kinks, now)[index]
     sign = jnp.where(a[k] >= 0, 1.0, -1.0)
     size = jnp.linalg.norm(normals, axis=1)
     no_jump = jnp.abs(jump) * size <= _NO_JUMP * jnp.max(jnp.abs(now.up) + jnp.abs(now.down)) * (

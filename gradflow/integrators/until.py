@@ -80,7 +80,7 @@ class DirectionEvent(AbstractEvent):
     def __call__(self, flow, s, Y):
         chart, state = flow.chart, flow.split(Y)[0]
         slow = self.threshold - jnp.log(chart.turning(state, flow.t(s, Y)))
-        risk = getattr(chart, "risk", None)
+        risk: Any = getattr(chart, "risk", None)
         if hasattr(risk, "margins") and isinstance(risk.loss, (Exponential, Logistic)):
             return jnp.minimum(slow, jnp.min(risk.margins(chart.params(state))))
         return slow

@@ -57,6 +57,10 @@ class AbstractKinks(eqx.Module):
         """The datum that stands for each surface (G,) (host)."""
 
     @abstractmethod
+    def rounding(self) -> jax.Array:
+        """Return the size (G,) below which a force is rounding noise; 0 where it has all digits."""
+
+    @abstractmethod
     def split(self, params: Any) -> tuple[jax.Array, jax.Array]:
         """Return the blocks ``W`` (..., m, D) and outer weights ``a`` (..., m) of parameters."""
 
@@ -112,6 +116,15 @@ class DataKinks(AbstractKinks):
     @property
     def representatives(self) -> np.ndarray:
         return np.unique(np.asarray(self.surface), return_index=True)[1]
+
+    def rounding(self) -> jax.Array:
+        zero = jnp.zeros(self.normals.shape[0])
+        if isinstance(self.loss, AbstractMarginLoss):
+            return zero
+        # A residual f − y carries the rounding of its terms.
+        size = 64 * np.finfo(float).eps * jnp.maximum(jnp.max(jnp.abs(self.y)), 1e-300)
+        noise = size * jnp.exp(self.log_weights) * jnp.abs(self.scale)
+        return zero.at[self.surface].add(noise)
 
     @property
     def margin_loss(self) -> bool:
