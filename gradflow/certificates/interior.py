@@ -13,6 +13,7 @@ others. The cost of a step is one D×D factorisation a neuron and one n×n one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -48,7 +49,7 @@ class CellSolution:
 
 def solve_cell(
     cells: Cells,
-    V: np.ndarray,
+    V: Any,
     c: np.ndarray,
     sides: np.ndarray,
     level: float,
@@ -59,44 +60,46 @@ def solve_cell(
 
     ``V`` is the starting point, of size about 1; it need not lie in the cell.
     """
+    # (numpy's overloads, inferred through this loop, take a type checker minutes)
+    xp: Any = np
     m, D = V.shape
     walls = cells.slope < 1
     N = cells.normals
     sides = sides.astype(float)
     rows = (c[:, None] * cells.y * cells.slopes(sides) / level)[:, :, None] * cells.Z  # (m, n, D)
     # (rows of size 1 keep all slacks of one size)
-    size = np.maximum(np.linalg.norm(rows, axis=(0, 2)), 1e-300)
+    size = xp.maximum(xp.linalg.norm(rows, axis=(0, 2)), 1e-300)
     rows = rows / size[:, None]
 
     def pushed(weights: np.ndarray) -> np.ndarray:
-        return weights @ N if walls else np.zeros((m, D))
+        return weights @ N if walls else xp.zeros((m, D))
 
     outer = (N[:, :, None] * N[:, None, :]).reshape(N.shape[0], D * D)
     V = 2.0 * V
-    mass = max(float(np.mean(np.linalg.norm(V, axis=1))), 1e-12)
-    value = np.einsum("kid,kd->i", rows, V) - 1 / size
-    s = np.maximum(value, 0.1 / size)
+    mass = max(float(xp.mean(xp.linalg.norm(V, axis=1))), 1e-12)
+    value = xp.einsum("kid,kd->i", rows, V) - 1 / size
+    s = xp.maximum(value, 0.1 / size)
     wall = sides * (V @ N.T)
-    sigma = np.maximum(wall, 1e-2 * mass)
+    sigma = xp.maximum(wall, 1e-2 * mass)
     tau = 0.1 * mass
     lam, mu = tau / s, tau / sigma
     force = _slope(V, tau)[0] if cells.trained else V
-    gap = total = np.inf
+    gap = total = xp.inf
     for _ in range(steps):
-        value = np.einsum("kid,kd->i", rows, V) - 1 / size
+        value = xp.einsum("kid,kd->i", rows, V) - 1 / size
         wall = sides * (V @ N.T)
-        parts = [s @ lam, float(np.sum(sigma * mu)) if walls else 0.0]
+        parts = [s @ lam, float(xp.sum(sigma * mu)) if walls else 0.0]
         count = s.size + (sigma.size if walls else 0)
         if cells.trained:
-            parts.append(float(np.sum(np.linalg.norm(V, axis=1)) - np.sum(V * force)))
+            parts.append(float(xp.sum(xp.linalg.norm(V, axis=1)) - xp.sum(V * force)))
             count += m
         total = max(sum(parts), 0.0)
         gap = total / count
-        pull = np.einsum("kid,i->kd", rows, lam) + pushed(mu * sides)
+        pull = xp.einsum("kid,i->kd", rows, lam) + pushed(mu * sides)
         defect = max(
-            float(np.max(np.abs((force if cells.trained else V) - pull))),
-            float(np.max(np.abs(value - s))),
-            float(np.max(np.abs(wall - sigma))) if walls else 0.0,
+            float(xp.max(xp.abs((force if cells.trained else V) - pull))),
+            float(xp.max(xp.abs(value - s))),
+            float(xp.max(xp.abs(wall - sigma))) if walls else 0.0,
         )
         if gap <= tol and defect <= 1e3 * tol:
             break
@@ -104,45 +107,45 @@ def solve_cell(
         if cells.trained:
             drive, t, rise = _slope(V, tau)
             cross = force[:, :, None] * rise[:, None, :]
-            H = (np.eye(D) - 0.5 * (cross + np.swapaxes(cross, 1, 2))) / t[:, None, None]
+            H = (xp.eye(D) - 0.5 * (cross + xp.swapaxes(cross, 1, 2))) / t[:, None, None]
         else:
             drive = V
-            H = np.broadcast_to(np.eye(D), (m, D, D)).copy()
-        b = -(drive - np.einsum("kid,i->kd", rows, lam))
+            H = xp.broadcast_to(xp.eye(D), (m, D, D)).copy()
+        b = -(drive - xp.einsum("kid,i->kd", rows, lam))
         if walls:
             ratio = mu / sigma
             H = H + (ratio @ outer).reshape(m, D, D)
             b = b + pushed(sides * (tau / sigma - ratio * (wall - sigma)))
         e = tau / lam - s - (value - s)
-        L = np.linalg.cholesky(H + 1e-15 * np.trace(H, axis1=1, axis2=2)[:, None, None] * np.eye(D))
-        half = np.linalg.solve(L, np.swapaxes(rows, 1, 2))  # (m, D, n)
-        half_b = np.linalg.solve(L, b[:, :, None])[:, :, 0]
+        L = xp.linalg.cholesky(H + 1e-15 * xp.trace(H, axis1=1, axis2=2)[:, None, None] * xp.eye(D))
+        half = xp.linalg.solve(L, xp.swapaxes(rows, 1, 2))  # (m, D, n)
+        half_b = xp.linalg.solve(L, b[:, :, None])[:, :, 0]
         flat = half.reshape(m * D, -1)
-        K = flat.T @ flat + np.diag(s / lam)
+        K = flat.T @ flat + xp.diag(s / lam)
         rhs = e - flat.T @ half_b.ravel()
         try:
             d_lam = cho_solve(cho_factor(K), rhs)
         except np.linalg.LinAlgError:
             break
-        back = half_b + np.einsum("kdi,i->kd", half, d_lam)
-        dV = np.linalg.solve(np.swapaxes(L, 1, 2), back[:, :, None])[:, :, 0]
-        ds = np.einsum("kid,kd->i", rows, dV) + value - s
+        back = half_b + xp.einsum("kdi,i->kd", half, d_lam)
+        dV = xp.linalg.solve(xp.swapaxes(L, 1, 2), back[:, :, None])[:, :, 0]
+        ds = xp.einsum("kid,kd->i", rows, dV) + value - s
         primal, dual = _step(s, ds), _step(lam, d_lam)
         if walls:
             d_sigma = sides * (dV @ N.T) + wall - sigma
             d_mu = tau / sigma - mu - (mu / sigma) * d_sigma
             primal, dual = min(primal, _step(sigma, d_sigma)), min(dual, _step(mu, d_mu))
         else:
-            d_sigma = d_mu = np.zeros_like(sigma)
+            d_sigma = d_mu = xp.zeros_like(sigma)
         if cells.trained:
             # g − pull + (change of both) = 0
-            new = pull + np.einsum("kid,i->kd", rows, d_lam) + pushed(d_mu * sides)
+            new = pull + xp.einsum("kid,i->kd", rows, d_lam) + pushed(d_mu * sides)
             d_force = new - force
             dual = min(dual, _ball_step(force, d_force))
             force = force + dual * d_force
         else:
             primal = dual = min(primal, dual)
-        if not np.isfinite(primal + dual + float(np.sum(dV))):
+        if not xp.isfinite(primal + dual + float(xp.sum(dV))):
             break
         V, s, sigma = V + primal * dV, s + primal * ds, sigma + primal * d_sigma
         lam, mu = lam + dual * d_lam, mu + dual * d_mu
@@ -152,7 +155,7 @@ def solve_cell(
     return CellSolution(V, force, s * size, lam / size, sigma, mu, total)
 
 
-def _slope(V: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _slope(V: np.ndarray, tau: float) -> Any:
     """Return v/t, t and ∇t for t = τ + √(τ² + |v|²), the barrier's optimal bound on |v|."""
     root = np.sqrt(tau**2 + np.sum(V**2, axis=1))
     t = tau + root

@@ -140,7 +140,7 @@ def cell_residual(
         return _not_separated(n, low)
     alive = np.flatnonzero(np.any(W != 0, axis=1) & (a != 0))
     pairs = [(k, g) for k in alive for g in np.flatnonzero(sides[k] == 0)]
-    turn = np.array([_orientation(cells, k, g, a, attract) for k, g in pairs], dtype=int)
+    turn = np.array([_orientation(cells, int(k), int(g), a, attract) for k, g in pairs], dtype=int)
     base = np.where(sides == 0, 1, sides)
     for (k, g), o in zip(pairs, turn, strict=True):
         base[k, g] = -o
@@ -206,7 +206,7 @@ def fit_nonnegative(matrix: np.ndarray, target: np.ndarray) -> tuple[np.ndarray,
     size = np.linalg.norm(matrix, axis=0)
     scaled = matrix / np.where(size > 0, size, 1.0)
     if scaled.shape[0] > scaled.shape[1]:
-        R = np.linalg.qr(np.column_stack([scaled, target]), mode="r")
+        R: Any = np.linalg.qr(np.column_stack([scaled, target]), mode="r")
         small, right = R[:, :-1], R[:, -1]
     else:
         small, right = scaled, target

@@ -113,10 +113,12 @@ def _smooth(risk: Any, params: Any, polish: bool, tol: float) -> Stationary:
     flat_directions = 0
     if isinstance(risk.net, DeepLinear):
         # L depends on the end-to-end vector alone; its fibres are smooth where its rank is full.
-        def end(part: jax.Array) -> jax.Array:
-            return risk.net.end_to_end(unravel(part))
+        net = risk.net
 
-        jacobian = np.asarray(jax.jacrev(end)(jnp.asarray(full)))
+        def end_to_end(part: jax.Array) -> jax.Array:
+            return net.end_to_end(unravel(part))
+
+        jacobian = np.asarray(jax.jacrev(end_to_end)(jnp.asarray(full)))
         rank = int(np.linalg.matrix_rank(jacobian))
         flat_directions = full.size - rank if rank == jacobian.shape[0] else -1
     value = float(risk(final))
@@ -257,7 +259,8 @@ class _Squared:
                 point: np.ndarray, slopes: np.ndarray = slopes, T: np.ndarray = T,
                 unpack: Callable[..., Any] = unpack,
             ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-                g, H = self.derivatives(*unpack(point), slopes)
+                W_there, a_there = unpack(point)
+                g, H = self.derivatives(W_there, a_there, slopes)
                 return T.T @ g, T.T @ H @ T
 
             W, a = unpack(_newton(np.zeros(T.shape[1]), field))

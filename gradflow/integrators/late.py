@@ -140,7 +140,7 @@ class _Ends:
 
     def __call__(self, phase: AbstractPhase, Y: np.ndarray) -> float:
         P, D = self.net.P, self.net.degree
-        values = [D * Y[P] - math.log(self.switch)] if self.switch < math.inf else []
+        values: list[Any] = [D * Y[P] - math.log(self.switch)] if self.switch < math.inf else []
         if self.log_rho is not None:
             values.append(Y[P] - self.log_rho)
         if self.clock is not None:
@@ -159,7 +159,7 @@ class _Ends:
             if float(np.min(q)) <= 0 and math.hypot(speed, radial) < 1e-9:
                 self.rest = True
                 values.append(1.0)
-        return max(values, default=-1.0)
+        return float(max(values, default=-1.0))
 
 
 @dataclass
@@ -399,7 +399,9 @@ def _finish(phase: AbstractPhase, keep: _Rows, stats: dict[str, Any], result: st
         saved[-1] = True  # (the last time asked for is where it stopped)
     stats.setdefault("check_steps", 0)
     stats["run_seconds"] = time.perf_counter() - began
+    clock, log_t, log_rho, log_loss, margin = (np.array(column, float) for column in columns[:5])
     return LateRun(
-        *(np.array(column, float) for column in columns[:5]), U, A, np.array(columns[5], str),
-        saved, keep.events, stats, result, phase.detail, phase.pattern.sides.copy(),
+        clock=clock, log_t=log_t, log_rho=log_rho, log_loss=log_loss, margin=margin, U=U, A=A,
+        form=np.array(columns[5], str), saved=saved, events=keep.events, stats=stats,
+        result=result, detail=phase.detail, sides=phase.pattern.sides.copy(),
     )  # fmt: skip

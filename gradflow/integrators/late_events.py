@@ -119,9 +119,10 @@ def first_surface(net: MarginNet, pattern: Pattern, poly: np.ndarray) -> Hit:
         at_end = np.polynomial.polynomial.polyval(end, line)
         xi = 0.0
         if at_zero > 0 > at_end:
-            xi = float(optimize.brentq(
-                lambda x, line=line: np.polynomial.polynomial.polyval(x, line), 0.0, end,
-                xtol=1e-15, rtol=1e-14))  # fmt: skip
+            options: Any = {"xtol": 1e-15, "rtol": 1e-14}
+            value = lambda x, line=line: np.polynomial.polynomial.polyval(x, line)
+            found: Any = optimize.brentq(value, 0.0, end, **options)
+            xi = float(found)
         if xi < best.xi:
             best = Hit(xi, "surface", int(k), int(g))
     return best

@@ -7,6 +7,7 @@ method: one structured factorisation, eight solves, no iteration.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -95,7 +96,7 @@ class FullPhase(AbstractPhase):
                     abs(e[system.at_w]) / (loose * max(abs(Y0[system.at_w]), 1e-300)))  # fmt: skip
         if system.D == 1:
             worst = max(worst, abs(e[system.at_s]) / (rtol * max(abs(Y1[system.at_s]), 1.0)))
-        return worst if np.isfinite(worst) else np.inf
+        return float(worst) if np.isfinite(worst) else math.inf
 
     def after_event(self, h: float, what: list[tuple[int, int, str]]) -> float:
         # A layer of width ρ^{−D} follows where the weights have to move.

@@ -44,7 +44,8 @@ def evaluate(poly: np.ndarray, xi: float) -> np.ndarray:
 def root(value: Callable[[float], float], a: float, b: float) -> float:
     """Return the root of a function that changes sign from - at a to + at b, else b."""
     if value(a) < 0 <= value(b):
-        found: Any = optimize.brentq(value, a, b, xtol=1e-15, rtol=1e-13)
+        options: Any = {"xtol": 1e-15, "rtol": 1e-13}
+        found: Any = optimize.brentq(value, a, b, **options)
         return float(found)
     return b
 

@@ -150,7 +150,7 @@ class MarginPhase(AbstractPhase):
         # p_i = ω_i e^{−q_i}/L, and t L → ρ^{2−2D}/|g|².
         log_loss = float(p @ (net.log_weights[self.support] - np.log(p) - np.exp(D * r) * q))
         log_w = (2 - 2 * D) * r - float(np.log(g @ g))
-        return log_loss, log_w - log_loss, net.margins(cell, Y[: net.P])
+        return log_loss, float(log_w - log_loss), net.margins(cell, Y[: net.P])
 
     # ------------------------------------------------------------------------------ steps
     def prepare(self) -> None:
@@ -181,7 +181,7 @@ class MarginPhase(AbstractPhase):
         size = np.maximum(*(np.linalg.norm(Y[:P].reshape(m, -1), axis=1) for Y in (Y0, Y1)))
         wrong = np.linalg.norm(e[:P].reshape(m, -1), axis=1)
         blocks = np.where(self.pattern.dead, 0.0, wrong / (self.rtol * np.maximum(size, 1e-150)))
-        error = max(float(np.max(blocks)), abs(e[P]) / self.rtol)
+        error = float(max(float(np.max(blocks)), abs(e[P]) / self.rtol))
         return Y1, error, lambda: np.concatenate([Y0[None], h * (_RK.P.T @ k)])
 
     def after_event(self, h: float, what: list[tuple[int, int, str]]) -> float:
@@ -209,7 +209,7 @@ class MarginPhase(AbstractPhase):
                 if xi < min(hit.xi, before):
                     hit = Hit(xi, "leave", -1, int(self.support[j]), extra=j)
             for j in np.flatnonzero(self._gaps(Y, level) < np.minimum(self.gap0, 0.0) - 1e-12):
-                beyond = lambda x, j=j: -self._gap(evaluate(poly, x), j)
+                beyond = lambda x, j=j: -self._gap(evaluate(poly, x), int(j))
                 xi = previous if beyond(previous) >= 0 else root(beyond, previous, node)
                 if xi < min(hit.xi, before):
                     hit = Hit(xi, "enter", -1, int(j))

@@ -105,7 +105,8 @@ def _segments(
     structure: tuple[Any, ...], flow: Any, kinks: Any, events: Any, controls: Any, carries: Any
 ) -> Any:
     def one(controls: Any, carry: Any) -> Any:
-        return segment(*structure, flow, kinks, events, controls, carry)
+        run: Any = segment
+        return run(*structure, flow, kinks, events, controls, carry)
 
     return jax.vmap(one)(controls, carries)
 

@@ -152,7 +152,7 @@ def segment(
         Y = flow.vector(kinks.join(W, a), y[m * layout.D + m :])
         return jnp.max(jnp.stack([jnp.asarray(e(flow, s, Y), jnp.float64) for e in events]))
 
-    def step(carry: Carry) -> tuple[Any, Any, Any, Any, Any, Any]:
+    def step(carry: Carry) -> tuple[Any, ...]:
         """A step in the frozen cell, with its error, its multipliers and the field at its end."""
         s, y, pattern = carry.s, carry.y, carry.pattern
         h = jnp.where(s + carry.h > s_end - 1e-12 * carry.h, s_end - s, carry.h)
