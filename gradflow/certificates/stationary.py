@@ -121,8 +121,8 @@ def _smooth(risk: Any, params: Any, polish: bool, tol: float) -> Stationary:
         jacobian = np.asarray(jax.jacrev(end_to_end)(jnp.asarray(full)))
         rank = int(np.linalg.matrix_rank(jacobian))
         flat_directions = full.size - rank if rank == jacobian.shape[0] else -1
-    value = float(risk(final))
-    return _judge(final, g, H, value, float(risk(params)), flat_directions, tol, (), [])
+    reached = float(risk(final))
+    return _judge(final, g, H, reached, float(risk(params)), flat_directions, tol, (), [])
 
 
 def _kinked(risk: Any, cells: Cells, params: Any, polish: bool, tol: float) -> Stationary:
