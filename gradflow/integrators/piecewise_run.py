@@ -88,6 +88,8 @@ class PiecewiseRun:
                 "integrator", "piecewise", "needs a risk that states its kinks",
                 "use an EmpiricalRisk of TwoLayer with gf.relu or gf.leaky_relu, or 'auto'",
             )  # fmt: skip
+        # (errors of steps add up: what they leave of a residual is about this)
+        self.kinks = self.kinks.at_tolerance(min(30 * problem.rtol, 1e-3))
         chart_state, extra = problem.Y0[: -flow.extras], problem.Y0[-flow.extras :]
         W, a = map(np.asarray, self.kinks.split(flow.chart.decode(chart_state)))
         self.layout = layout_of(self.kinks, W, flow.clock.name, locate)

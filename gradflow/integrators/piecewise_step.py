@@ -212,18 +212,23 @@ def reselected(
 
 
 def jumps(kinks: Any, now: Rates) -> Any:
-    """F⁺ − F⁻ (G,), 0 where it is rounding noise (a datum that has been fitted)."""
+    """F⁺ − F⁻ (G,), 0 where it is noise (a datum that has been fitted)."""
     jump = now.up - now.down
-    return jnp.where(jnp.abs(jump) <= kinks.rounding(), 0.0, jump)
+    return jnp.where(jnp.abs(jump) <= kinks.noise(), 0.0, jump)
 
 
-def multipliers(kinks: Any, pattern: Pattern, now: Rates) -> tuple[Any, Any]:
-    """ν (m, K) in [0, 1] of the surfaces slid on, and which slots are taken."""
+def multipliers(layout: Layout, kinks: Any, y: Any, pattern: Pattern, now: Rates) -> Any:
+    """ν (m, K) in [0, 1] of the surfaces slid on."""
     mu = -jnp.sum(pattern.B * now.u[:, None, :], axis=2)
     taken = pattern.slots >= 0
-    jump = jumps(kinks, now)[jnp.maximum(pattern.slots, 0)]
+    index = jnp.maximum(pattern.slots, 0)
+    jump = jumps(kinks, now)[index]
+    # What can no longer hold lets go as soon as anything pulls: an attracting jump of noise's size.
+    sign = jnp.where(unpack(layout, y)[1] >= 0, 1.0, -1.0)
+    weak = -sign[:, None] * kinks.noise()[index]
+    jump = jnp.where(jump == 0, weak, jump)
     acts = taken & (jump != 0)
-    return jnp.where(acts, mu / jnp.where(acts, jump, 1.0), 0.5), taken
+    return jnp.where(acts, mu / jnp.where(acts, jump, 1.0), 0.5)
 
 
 def excess(layout: Layout, kinks: Any, y: Any, pattern: Pattern, now: Rates) -> Any:
@@ -231,10 +236,10 @@ def excess(layout: Layout, kinks: Any, y: Any, pattern: Pattern, now: Rates) -> 
 
     A surface that has turned repelling (its force changed sign) holds nothing.
     """
-    nu, taken = multipliers(kinks, pattern, now)
+    nu = multipliers(layout, kinks, y, pattern, now)
     _, a = unpack(layout, y)
     jump = jumps(kinks, now)[jnp.maximum(pattern.slots, 0)]
-    repels = taken & (a[:, None] * jump > 0)
+    repels = (pattern.slots >= 0) & (a[:, None] * jump > 0)
     return jnp.where(repels, 1.0, jnp.maximum(nu - 1.0, -nu) - _NU_SLACK)
 
 
@@ -363,7 +368,7 @@ def select(
     W, a = unpack(layout, y)
     K = pattern.slots.shape[1]
     slots = pattern.slots[k]
-    nu, _ = multipliers(kinks, pattern, now)
+    nu = multipliers(layout, kinks, y, pattern, now)
     out = jnp.arange(K) == leaving
     left = jnp.where(leaving >= 0, slots[leaving], -1)
     members = jnp.concatenate([slots, hit[None]])

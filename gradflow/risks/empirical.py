@@ -202,6 +202,7 @@ class EmpiricalRisk(AbstractRisk):
         return DataKinks(
             normals=jnp.asarray(normals), surface=jnp.asarray(surface), scale=jnp.asarray(scale),
             log_weights=jnp.asarray(np.log(weights) - math.log(total)), y=self.y, loss=self.loss,
+            resolution=jnp.asarray(64 * np.finfo(float).eps),
             slope=slope, outer_trained=trained, plain=normals.shape[0] == self.n, layout=layout,
         )  # fmt: skip
 

@@ -57,8 +57,12 @@ class AbstractKinks(eqx.Module):
         """The datum that stands for each surface (G,) (host)."""
 
     @abstractmethod
-    def rounding(self) -> jax.Array:
-        """Return the size (G,) below which a force is rounding noise; 0 where it has all digits."""
+    def noise(self) -> jax.Array:
+        """Return the size (G,) below which a force is noise; 0 where it has all its digits."""
+
+    @abstractmethod
+    def at_tolerance(self, rtol: float) -> AbstractKinks:
+        """Return the kinks as seen by an integrator with this relative tolerance."""
 
     @abstractmethod
     def split(self, params: Any) -> tuple[jax.Array, jax.Array]:
@@ -94,6 +98,8 @@ class DataKinks(AbstractKinks):
     log_weights : (n,)
         ln ω_i (the 1/n of a mean is in it).
     y : (n,)
+    resolution : float
+        Relative error of the predictions; residuals below it say nothing.
     plain : bool
         Whether every datum has a surface of its own (then G = n and ``scale = 1``).
     """
@@ -103,6 +109,7 @@ class DataKinks(AbstractKinks):
     scale: jax.Array
     log_weights: jax.Array
     y: jax.Array
+    resolution: jax.Array
     loss: AbstractLoss
     slope: float = eqx.field(static=True)
     outer_trained: bool = eqx.field(static=True)
@@ -117,12 +124,16 @@ class DataKinks(AbstractKinks):
     def representatives(self) -> np.ndarray:
         return np.unique(np.asarray(self.surface), return_index=True)[1]
 
-    def rounding(self) -> jax.Array:
+    def at_tolerance(self, rtol: float) -> DataKinks:
+        resolution = jnp.maximum(jnp.asarray(rtol), 64 * np.finfo(float).eps)
+        return eqx.tree_at(lambda kinks: kinks.resolution, self, resolution)
+
+    def noise(self) -> jax.Array:
         zero = jnp.zeros(self.normals.shape[0])
         if isinstance(self.loss, AbstractMarginLoss):
             return zero
-        # A residual f − y carries the rounding of its terms.
-        size = 64 * np.finfo(float).eps * jnp.maximum(jnp.max(jnp.abs(self.y)), 1e-300)
+        # A residual f − y carries the error of its terms.
+        size = self.resolution * jnp.maximum(jnp.max(jnp.abs(self.y)), 1e-300)
         noise = size * jnp.exp(self.log_weights) * jnp.abs(self.scale)
         return zero.at[self.surface].add(noise)
 
