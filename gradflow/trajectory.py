@@ -196,6 +196,8 @@ class Trajectory:
             name = "_".join(path) or "params"
             if name in _TAKEN or name in observables.names() or name in self.exact:
                 name = f"params_{name}"
+            while name in variables:  # two paths may join to one name
+                name = f"{name}_"
             attrs = {"long_name": f"parameters {name}", "units": "weight"}
             variables[name] = (_dims(name, array), array, attrs)
         variables["energy"] = (

@@ -275,3 +275,21 @@ def test_bad_input(options: dict[str, object], words: str) -> None:
     risk, params = arguments.pop("risk"), arguments.pop("params")
     with pytest.raises(ValueError, match=f"(?s){words}"):
         descend(risk, params, **arguments)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_reshuffled_batches_honour_sample_weights(reduction):
+    """Over one epoch of single data the steps add up to one step on the weighted risk."""
+    rng = np.random.default_rng(2)
+    X, y = rng.normal(size=(6, 3)), rng.normal(size=6)
+    net = LinearPredictor(3)
+    weights = rng.uniform(0.5, 3.0, size=6)
+    risk = EmpiricalRisk(net, squared, X, y, reduction=reduction, weights=weights)
+    start = net.params([0.3, -0.2, 0.5])
+    step = 1e-7
+    path = descend(
+        risk, start, step_size=step, steps=6, batch=1, sampling="reshuffled", key=jax.random.key(0)
+    )
+    moved = np.asarray(path.final.weight) - np.asarray(start.weight)
+    expected = -6 * step * np.asarray(risk.gradient(start).weight)
+    assert moved == pytest.approx(expected, rel=1e-5)

@@ -128,7 +128,15 @@ class _Reshuffled(eqx.Module):
             lambda: memory,
         )
         index = jax.lax.dynamic_slice(order, (place * self.batch,), (self.batch,))
-        return _batch_gradient(self, theta, self.risk.X[index], self.risk.y[index]), order
+        inputs, targets = self.risk.X[index], self.risk.y[index]
+        if self.risk.weights is None:
+            return _batch_gradient(self, theta, inputs, targets), order
+        # ω_i n/Σω makes the mean over an epoch that of the risk.
+        share = self.risk.weights * (self.risk.n / (jnp.sum(self.risk.weights) * self.batch))
+        gradient = data_gradient(
+            self.risk.net, self.risk.loss, theta, inputs, targets, "sum", share[index]
+        )
+        return jax.tree.map(lambda g: self.factor * g, gradient), order
 
 
 def _batch_gradient(
@@ -216,7 +224,9 @@ def _rule(risk: Any, batch: int | None, key: Any, sampling: str) -> Any:
         raise fail("batch", batch, f"{risk.name} has no data to sample", "pass batch=None")
     empirical = isinstance(risk, EmpiricalRisk)
     # A batch mean estimates the mean risk; the sum is n times as large.
-    factor = float(risk.n) if empirical and risk.reduction == "sum" else 1.0
+    factor = 1.0
+    if empirical and risk.reduction == "sum":
+        factor = float(risk.n if risk.weights is None else jnp.sum(risk.weights))
     if sampling == "reshuffled":
         if not empirical:
             raise fail("sampling", sampling, "needs finite data", "pass sampling='independent'")
