@@ -286,7 +286,7 @@ def test_reshuffled_batches_honour_sample_weights(reduction):
     weights = rng.uniform(0.5, 3.0, size=6)
     risk = EmpiricalRisk(net, squared, X, y, reduction=reduction, weights=weights)
     start = net.params([0.3, -0.2, 0.5])
-    step = 1e-7
+    step = 1e-8  # (what six steps differ by from one is of the order of its square)
     path = descend(
         risk, start, step_size=step, steps=6, batch=1, sampling="reshuffled", key=jax.random.key(0)
     )
