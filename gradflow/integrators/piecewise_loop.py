@@ -43,6 +43,7 @@ from gradflow.integrators.piecewise_step import (
     dense,
     excess,
     first_crossing,
+    first_crossing_of_few,
     quartic_root,
     rates,
     reselected,
@@ -56,6 +57,8 @@ _MAX_STUCK = 12
 AT_ORIGIN = 1e-9
 #: A pair that left its surface counts as off it from this relative distance on.
 _OFF = 1e-12
+#: Pairs to be located in one step; where more begin to slide at once, steps are shortened.
+MOST_HELD = 64
 #: Values of the loss clock that only a flow at rest reaches.
 _AT_REST = 1e100
 #: A fraction of a step below which it counts as of length zero.
@@ -212,7 +215,9 @@ def segment(
                 watched = watched & carry.hold
                 root, pair = lax.cond(
                     jnp.any(watched),
-                    lambda _: first_crossing(layout, kinks, y, shape, pattern, watched),
+                    lambda _: first_crossing_of_few(
+                        layout, kinks, y, shape, pattern, watched, MOST_HELD
+                    ),
                     lambda _: (jnp.full((), 2.0), jnp.asarray(0)),
                     None,
                 )
@@ -434,7 +439,9 @@ def segment(
             hold = to_be_held(carry, y1, end, flipped) & accepted
             again = jnp.any(hold)
             accepted = accepted & ~again
-            hold = jnp.where(accepted, False, carry.hold | hold)
+            hold = carry.hold | hold
+            crowded = jnp.sum(hold) > MOST_HELD
+            hold = jnp.where(accepted | crowded, False, hold)
         none = jnp.zeros(3, jnp.asarray(0).dtype)
 
         def rejected(carry: Carry) -> Any:
@@ -453,6 +460,8 @@ def segment(
         # Where the end of the interval cut the step, what was remembered stays.
         grown = jnp.maximum(h * factor, jnp.where(accepted & (h < carry.h), carry.h, 0.0))
         grown = jnp.where(again, h, grown)
+        if layout.locate == "slides":
+            grown = jnp.where(again & crowded, 0.5 * h, grown)
         code = jnp.where(accepted | again | (carry.s + 0.2 * h > carry.s), new.code, TOO_SMALL)
         commit = accepted
         if layout.locate == "slides":

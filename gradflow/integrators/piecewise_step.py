@@ -277,21 +277,43 @@ def quartic_root(c: Any, hi: Any) -> Any:
 def first_crossing(
     layout: Layout, kinks: Any, y: Any, shape: Any, pattern: Pattern, watched: Any
 ) -> tuple[Any, Any]:
-    """The first root over all pairs: ``(ξ, flat index of the pair)``, ξ = 2 if there is none.
-
-    A pair that has just left its surface has a known root at ξ = 0 (a double one where it leaves at
-    zero speed), which is divided out.
-    """
+    """The first root over all pairs: ``(ξ, flat index of the pair)``, ξ = 2 if there is none."""
     size = layout.m * layout.D
     W = y[:size].reshape(layout.m, layout.D)
     c = [W @ kinks.normals.T]
     c += [shape[p, :size].reshape(layout.m, layout.D) @ kinks.normals.T for p in range(4)]
-    side = jnp.where(pattern.plus, 1.0, -1.0)
-    fresh = pattern.fresh
-    m, G = side.shape
+    m, G = pattern.plus.shape
     touching = (jnp.arange(m)[:, None] == pattern.tangent[0]) & (
         jnp.arange(G)[None, :] == pattern.tangent[1]
     )
+    side = jnp.where(pattern.plus, 1.0, -1.0)
+    return _first_root(c, side, pattern.fresh, touching, watched)
+
+
+def first_crossing_of_few(
+    layout: Layout, kinks: Any, y: Any, shape: Any, pattern: Pattern, watched: Any, most: int
+) -> tuple[Any, Any]:
+    """`first_crossing` where at most ``most`` pairs are watched."""
+    m, G = pattern.plus.shape
+    k, g = jnp.nonzero(watched, size=most, fill_value=m)
+    real = k < m
+    k, g = jnp.minimum(k, m - 1), jnp.minimum(g, G - 1)
+    size = layout.m * layout.D
+    normals = kinks.normals[g]
+    rows = [y[:size], *(shape[p, :size] for p in range(4))]
+    c = [jnp.sum(row.reshape(layout.m, layout.D)[k] * normals, axis=1) for row in rows]
+    touching = (k == pattern.tangent[0]) & (g == pattern.tangent[1])
+    side = jnp.where(pattern.plus[k, g], 1.0, -1.0)
+    xi, which = _first_root(c, side, pattern.fresh[k, g], touching, real)
+    return xi, k[which] * G + g[which]
+
+
+def _first_root(c: Any, side: Any, fresh: Any, touching: Any, watched: Any) -> tuple[Any, Any]:
+    """The first root in (0, 1] over quartics h(ξ) that have the sign ``side`` at 0.
+
+    A pair that has just left its surface has a known root at ξ = 0 (a double one where it leaves at
+    zero speed), which is divided out.
+    """
     zero = jnp.zeros_like(c[0])
     shifted = [*c[1:], zero]
     shifted2 = [*c[2:], zero, zero]
