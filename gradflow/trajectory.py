@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -413,6 +413,9 @@ def integrate(
     flow = make_flow(risk, params, chart=chart, clock=_clock(risk, clock))
     done = run(flow, params, settings)
     trajectory = _assemble(risk, params, flow.clock.name, settings, done)
+    if done.result.name == "stationary":
+        said = Result("stationary", _why_not_separated(risk, trajectory.final, done.result.detail))
+        trajectory = replace(trajectory, result=said)
     if throw and not trajectory.result.ok:
         raise RuntimeError(f"integration failed ({done.result.name}): {done.result.message}")
     if throw and not trajectory.unique:
@@ -423,6 +426,28 @@ def integrate(
             "throw=False to follow one of them"
         )
     return trajectory
+
+
+def _why_not_separated(risk: Any, final: Any, detail: str) -> str:
+    """What can be said of data that a flow has not separated: which, and whether any net could."""
+    # Imported here: a linear program's libraries are needed in this case only.
+    from gradflow.certificates import contradictions
+
+    margins = np.asarray(risk.margins(final))
+    wrong = np.flatnonzero(margins <= 0)
+    said = [detail] if detail else []
+    if wrong.size:
+        shown = ", ".join(map(str, wrong[:5])) + (", ..." if wrong.size > 5 else "")
+        said.append(f"{wrong.size} of {margins.size} data have margin <= 0: {shown}")
+    X = np.asarray(risk.X)
+    if getattr(risk.net, "bias", False):
+        X = np.concatenate([X, np.ones((X.shape[0], 1))], axis=1)
+    for group in contradictions(X, np.asarray(risk.y))[:3]:
+        said.append(
+            f"rows {list(group.positive[:3])} (label +1) and {list(group.negative[:3])} (label -1) "
+            "have one direction: no positively homogeneous net separates them"
+        )
+    return "; ".join(said)
 
 
 def integrate_many(

@@ -190,3 +190,16 @@ def test_xarray_names_of_a_users_pytree_do_not_collide():
     view = integrate(risk, start, until=until.time(1.0)).to_xarray()
     assert {"params_time", "params_energy", "params_norm"} <= set(view.data_vars)
     assert view["energy"].attrs["long_name"] == "integral of the squared speed"
+
+
+def test_data_that_contradict_each_other_are_named():
+    """A limit direction asked of rows 1 and 3, one point with both labels: no endless loop."""
+    import gradflow as gf
+
+    X = np.array([[1.0, 0.2], [0.5, -1.0], [-0.3, 0.8], [1.0, -2.0]])
+    risk = gf.EmpiricalRisk(gf.LinearPredictor(2), gf.logistic, X, [1.0, 1.0, -1.0, -1.0])
+    path = gf.integrate(risk, risk.net.params([0.3, 0.1]), until=gf.until.log_time(1e10))
+    assert path.result.name == "stationary"
+    assert not path.result.ok
+    assert "rows [1] (label +1) and [3] (label -1)" in path.result.message
+    assert "margin <= 0" in path.result.message
