@@ -30,6 +30,11 @@ RESULTS: dict[str, tuple[bool, str]] = {
         "no limit direction; the part computed is kept. Ask for a finite time or gradient norm, "
         "check that labels do not contradict each other, or take a wider net",
     ),
+    "unsettled": (
+        False,
+        "the end of the late phase depends on choices that its checks do not confirm (they "
+        "follow); the part computed is kept. Tighten or loosen rtol, or perturb the start",
+    ),
     "max_events": (
         False,
         "too many events were met; the part computed is kept. Loosen rtol",

@@ -55,6 +55,11 @@ LATE_RESULTS: dict[str, tuple[bool, str]] = {
         "one surface is met again and again without progress; what was computed is kept. Perturb "
         "the start, or tighten rtol",
     ),
+    "unsettled": (
+        False,
+        "the end depends on choices that the checks do not confirm; what was computed is kept. "
+        "Raise switch, or loosen rtol",
+    ),
     "non_finite": (False, "the start is not finite, or zero. Check the weights and log_t"),
 }
 
@@ -378,10 +383,15 @@ def late_phase(
     stats["check_steps"] = check_steps
     run = _finish(phase, keep, stats, result, began)
     run.switch_error, run.switch_ratio = error, ratio
+    # What the checks do not confirm is no success, however plausible.
+    doubts = []
     if phase.unsettled:
-        run.detail += f"{phase.unsettled} events were left without agreement of sides and weights; "
-    if error > max(100 * rtol, 1e-6) and ratio < 3:
-        run.detail += "the direction at the end depends on where the limit took over; raise switch"
+        doubts.append(f"{phase.unsettled} events were left without agreement of sides and weights")
+    if error > 100 * rtol and ratio < 3:
+        doubts.append(f"the end moves by {error:.1e} with the place of the switch to the limit")
+    if doubts:
+        run.detail = "; ".join([run.detail, *doubts] if run.detail else doubts)
+        run.result = "unsettled" if run.ok else run.result
     return units.undo(run, net)
 
 

@@ -425,7 +425,7 @@ def segment(
         new = carry._replace(
             s=s_new, y=y_new, k1=k1, pattern=pattern, code=code, stuck=stuck,
             neuron=jnp.where(acts | ask, neuron, carry.neuron), origin=origin,
-            rhs=carry.rhs + rhs, events=carry.events + jnp.where(recorded, 1, 0),
+            rhs=carry.rhs + rhs,
             target=carry.target + jnp.where(ended == SAVE, 1, 0),
         )  # fmt: skip
         return new, ended, recorded, jnp.stack([neuron, surface, kind]), (other, other_kind)

@@ -108,7 +108,7 @@ class PiecewiseRun:
             pattern=self._start_pattern(W), target=zero, code=np.int64(RUNNING),
             hold=np.zeros((len(W), len(self.normals)) if locate == "slides" else (1, 1), bool),
             stuck=zero, neuron=np.int64(-1), origin=np.bool_(False), accepted=zero,
-            attempts=zero, rhs=zero, events=zero,
+            attempts=zero, rhs=zero,
         )  # fmt: skip
         self._resolve_start(W)
 
@@ -189,7 +189,8 @@ class PiecewiseRun:
         pattern.fresh[k, C] = chosen.sides != 0
         pattern = self._with_slots(pattern, k)
         tau = float(carry.y[-1])
-        if chosen.branches > 1:
+        if chosen.branches > 1 or not chosen.complete:
+            # (where not all assignments could be tried, uniqueness is not known either)
             self._happen(k, int(C[0]), "branch", tau)
         for g in C:
             if before[g] != pattern.slide[k, g]:

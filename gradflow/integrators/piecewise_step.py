@@ -103,7 +103,6 @@ class Carry(NamedTuple):
     accepted: Any
     attempts: Any
     rhs: Any
-    events: Any
 
 
 class Out(NamedTuple):
