@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from gradflow.certificates.certificate import Certificate as Certificate
     from gradflow.certificates.certificate import certify as certify
     from gradflow.claims.verification import verify as verify
+    from gradflow.integration import integrate as integrate
+    from gradflow.integration import integrate_many as integrate_many
     from gradflow.integrators import save as save
     from gradflow.integrators import until as until
     from gradflow.integrators.descent import descend as descend
@@ -58,8 +60,6 @@ if TYPE_CHECKING:
     from gradflow.risks.population import PopulationRisk as PopulationRisk
     from gradflow.symbolic import derive as derive
     from gradflow.trajectory import Trajectory as Trajectory
-    from gradflow.trajectory import integrate as integrate
-    from gradflow.trajectory import integrate_many as integrate_many
     from gradflow.trajectory import load as load
 
 #: Public names by the module that defines them; one line a group.
@@ -78,7 +78,8 @@ _EXPORTS = {
     "gradflow.risks.function": "FunctionRisk",
     # integration: the flow, and gradient descent beside it
     "gradflow.integrators.descent": "descend",
-    "gradflow.trajectory": "Trajectory integrate integrate_many load",
+    "gradflow.integration": "integrate integrate_many",
+    "gradflow.trajectory": "Trajectory load",
     # limits, certified
     "gradflow.certificates.certificate": "Certificate certify",
     # predictions, rates and claims

@@ -1,11 +1,11 @@
-"""Integrate a risk's gradient flow (:func:`integrate`) and keep it (:class:`Trajectory`)."""
+"""A gradient flow's path: what was recorded, its files and its views (:class:`Trajectory`)."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -13,12 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import observables
-from gradflow.flows.flow import make_flow
 from gradflow.integrators.base import Result
 from gradflow.integrators.compiled import compile_once
-from gradflow.integrators.driver import Run, Settings, check_settings, run, run_many
-from gradflow.integrators.save import Points
-from gradflow.risks.base import AbstractRisk
 from gradflow.storage import (
     describe_tree,
     leaf_names,
@@ -26,7 +22,7 @@ from gradflow.storage import (
     replace_file,
     risk_from_description,
 )
-from gradflow.validation import check_bool, fail
+from gradflow.validation import fail
 
 #: Quantities read through the chart, which knows them beyond cartesian precision.
 _CHART_VALUES = ("log_loss", "gradient_norm")
@@ -61,7 +57,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class _Stage:
+class Stage:
     """Recorded chart states of one stage."""
 
     flow: Any
@@ -125,7 +121,7 @@ class Trajectory:
     clock_name: str
     chart_names: tuple[str, ...]
     integrator: str
-    _stages: tuple[_Stage, ...] = field(default=(), compare=False)
+    _stages: tuple[Stage, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return int(self.t.shape[0])
@@ -332,300 +328,7 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory:
     )  # fmt: skip
 
 
-def integrate(
-    risk: Any,
-    params: Any,
-    *,
-    until: Any,
-    clock: str = "auto",
-    chart: str = "auto",
-    integrator: str = "auto",
-    rtol: float = 1e-8,
-    atol: float | None = None,
-    save_at: Any = None,
-    max_steps: int = 1_000_000,
-    throw: bool = False,
-    progress: Callable[[dict[str, Any]], None] | None = None,
-) -> Trajectory:
-    r"""Integrate the gradient flow :math:`\dot\theta=-\nabla L(\theta)` from ``params``.
-
-    Parameters
-    ----------
-    risk : AbstractRisk
-    params : pytree
-        The start (anything ``risk.as_params`` reads).
-    until : stopping condition
-        ``gf.until.time(1e6)``, ``.log_time``, ``.clock``, ``.loss``, ``.gradient``, ``.direction``,
-        ``.steps``; combine with ``|``.
-    clock : {"auto", "log", "physical", "loss"}
-        The variable integrated over: ln(1+t), t, or s with ds = L dt. "auto" is the loss clock for
-        margin losses on finite data (ln t is then a state, and t may exceed any float), else log.
-    chart : {"auto", "cartesian", "log-angle"}
-    integrator : str
-        ``"auto"``; ``piecewise`` (event-located, for risks with kinks; taken by "auto" whenever the
-        risk has kinks), ``piecewise-slides`` (the same for large nets: locates where neurons begin
-        to slide, and lets other crossings pass under error control); diffrax:
-        ``tsit5 dopri5 dopri8 bosh3 heun``, implicit ``kvaerno3/4/5``; scipy:
-        ``rk45 dop853 lsoda radau bdf``.
-    rtol : float
-        Relative tolerance. Local errors are kept a factor ten below it, so that the accumulated
-        error usually stays below; an error bar comes from a second, tighter solve, never from here.
-    atol : float, optional
-        Absolute tolerance in units of the state. Default: ``rtol`` times the size of the start,
-        component by component, so that starts of 1e-20 grow correctly.
-    save_at : sequence of times or ``gf.save...``, optional
-        What to record; default: the solver's steps.
-    max_steps : int
-        Bound on attempted steps.
-    throw : bool
-        Raise ``RuntimeError`` on numerical failure, and where the flow is not unique (a ``branch``
-        event); default: report it in ``result`` and ``events`` and keep what was computed.
-    progress : callable, optional
-        Called now and then with a dict ``s, s_end, steps``.
-
-    Returns
-    -------
-    Trajectory
-
-    Raises
-    ------
-    ValueError
-        Bad input, naming the argument, its value and the fix.
-
-    Warns
-    -----
-    SmallStartWarning
-        If ``atol`` exceeds 1 % of the start's size.
-    """
-    if not isinstance(risk, AbstractRisk):
-        raise fail(
-            "risk", risk, "is not a risk",
-            "pass gf.PopulationRisk(...), gf.EmpiricalRisk(...) or gf.FunctionRisk(fn)",
-        )  # fmt: skip
-    throw = check_bool("throw", throw)
-    settings = check_settings(
-        until=until, save_at=save_at, integrator=integrator, rtol=rtol, atol=atol,
-        max_steps=max_steps, progress=progress,
-    )  # fmt: skip
-    params = risk.as_params(params)
-    if risk.net is not None:
-        params = risk.net.check_start(params)
-    flow = make_flow(risk, params, chart=chart, clock=_clock(risk, clock))
-    done = run(flow, params, settings)
-    trajectory = _assemble(risk, params, flow.clock.name, settings, done)
-    if done.result.name == "stationary":
-        said = Result("stationary", _why_not_separated(risk, trajectory.final, done.result.detail))
-        trajectory = replace(trajectory, result=said)
-    if throw and not trajectory.result.ok:
-        raise RuntimeError(f"integration failed ({done.result.name}): {done.result.message}")
-    if throw and not trajectory.unique:
-        at = next(event for event in trajectory.events if event.kind == "branch")
-        raise RuntimeError(
-            f"the flow is not unique: at ln t = {at.log_t:.10g} neuron {at.neuron} can leave the "
-            f"surface of datum {at.datum} in more than one way; perturb the start, or pass "
-            "throw=False to follow one of them"
-        )
-    return trajectory
-
-
-def _why_not_separated(risk: Any, final: Any, detail: str) -> str:
-    """What can be said of data that a flow has not separated: which, and whether any net could."""
-    # Imported here: a linear program's libraries are needed in this case only.
-    from gradflow.certificates import contradictions
-
-    margins = np.asarray(risk.margins(final))
-    wrong = np.flatnonzero(margins <= 0)
-    said = [detail] if detail else []
-    if wrong.size:
-        shown = ", ".join(map(str, wrong[:5])) + (", ..." if wrong.size > 5 else "")
-        said.append(f"{wrong.size} of {margins.size} data have margin <= 0: {shown}")
-    X = np.asarray(risk.X)
-    if getattr(risk.net, "bias", False):
-        X = np.concatenate([X, np.ones((X.shape[0], 1))], axis=1)
-    for group in contradictions(X, np.asarray(risk.y))[:3]:
-        said.append(
-            f"rows {list(group.positive[:3])} (label +1) and {list(group.negative[:3])} (label -1) "
-            "have one direction: no positively homogeneous net separates them"
-        )
-    return "; ".join(said)
-
-
-def integrate_many(
-    risk: Any,
-    starts: Any,
-    *,
-    until: Any,
-    clock: str = "auto",
-    integrator: str = "auto",
-    rtol: float = 1e-8,
-    atol: float | None = None,
-    save_at: Any = None,
-    max_steps: int = 1_000_000,
-    progress: Callable[[dict[str, Any]], None] | None = None,
-) -> list[Trajectory]:
-    """Integrate a flow with kinks from many starts at once (one compiled, batched program).
-
-    Parameters
-    ----------
-    risk : AbstractRisk
-        With kinks, so that the event-located integrator applies.
-    starts : sequence of parameters
-        Of equal shapes.
-    until, clock, integrator, rtol, atol, save_at, max_steps, progress
-        As in :func:`integrate`.
-
-    Returns
-    -------
-    list of Trajectory
-        In the order of the starts. One start alone and the same start in a batch agree to rounding
-        (about 1e-15 a step), not to the bit.
-
-    Raises
-    ------
-    ValueError
-        Bad input; a risk or an integrator without batches.
-    """
-    if not isinstance(risk, AbstractRisk):
-        raise fail("risk", risk, "is not a risk", "pass gf.EmpiricalRisk(...)")
-    settings = check_settings(
-        until=until, save_at=save_at, integrator=integrator, rtol=rtol, atol=atol,
-        max_steps=max_steps, progress=progress,
-    )  # fmt: skip
-    if not isinstance(starts, (list, tuple)) or not starts:
-        raise fail("starts", starts, "holds no start", "pass a list of parameters")
-    params = [risk.as_params(start) for start in starts]
-    if risk.net is not None:
-        params = [risk.net.check_start(one) for one in params]
-    flow = make_flow(risk, params[0], chart="cartesian", clock=_clock(risk, clock))
-    return [
-        _assemble(risk, one, flow.clock.name, settings, done)
-        for one, done in zip(params, run_many(flow, params, settings), strict=True)
-    ]
-
-
-def _clock(risk: Any, clock: Any) -> Any:
-    if not isinstance(clock, str) or clock != "auto":
-        return clock
-    return "loss" if getattr(risk.kinks(), "margin_loss", False) else "log"
-
-
-def _assemble(risk: Any, params: Any, clock_name: str, settings: Settings, done: Run) -> Trajectory:
-    save = settings.save
-    by_steps = not isinstance(save, Points)
-    stages: list[_Stage] = []
-    for index, (flow, solution) in enumerate(done.stages):
-        # Recording steps, each stage repeats the last point of the one before in its own chart.
-        skip = 1 if by_steps and index else 0
-        stages.append(_Stage(flow, solution.s[skip:], solution.Y[skip:]))
-    kept = [stage for stage in stages if stage.s.shape[0]]
-    pieces = [_read(stage.flow, stage.s, stage.Y) for stage in (kept or stages[:1])]
-    merged = {
-        key: np.concatenate([p[key] for p in pieces]) for key in ("t", "log_t", "clock", "energy")
-    }
-    if isinstance(save, Points):
-        # The times asked for, not their round trip through the clock.
-        asked = np.array(save.values)[: merged["t"].shape[0]]
-        name = {"t": "t", "log_t": "log_t", "clock": "clock"}[save.kind]
-        merged[name] = asked
-        if save.kind == "t":
-            with np.errstate(divide="ignore"):
-                merged["log_t"] = np.log(asked)
-    all_params = jax.tree.map(
-        lambda *leaves: np.concatenate(leaves), *[p["params"] for p in pieces]
-    )
-    last_flow, last = done.stages[-1]
-    end = _read(last_flow, np.array([last.s_final]), last.Y_final[None])
-    events = _events(done)
-    return Trajectory(
-        risk=risk, **merged, params=all_params, initial=params,
-        final=jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), end["params"]),
-        t_final=float(end["t"][0]), log_t_final=float(end["log_t"][0]),
-        clock_final=last.s_final, exact=_merge_exact(risk, pieces), events=events,
-        stats=done.stats, result=done.result, stopped_by=done.stopped_by, rtol=settings.rtol,
-        atol=settings.atol, clock_name=clock_name,
-        chart_names=tuple(flow.chart.name for flow, _ in done.stages),
-        integrator=done.integrator, _stages=tuple(kept),
-    )  # fmt: skip
-
-
-def _read(flow: Any, s: np.ndarray, Y: np.ndarray) -> dict[str, Any]:
-    y, energy, _ = flow.split(Y)
-    with np.errstate(over="ignore"):
-        t = np.array(flow.t(s, Y), np.float64)
-    return {
-        "t": t, "log_t": np.asarray(flow.log_t(s, Y)), "clock": s, "energy": energy,
-        "params": flow.chart.decode(y), "exact": flow.chart.exact(y),
-    }  # fmt: skip
-
-
-def _events(done: Run) -> tuple[Event, ...]:
-    out = []
-    for index, (flow, solution) in enumerate(done.stages):
-        out += _happenings(flow, solution.happenings)
-        one = np.array([solution.s_final])
-        with np.errstate(over="ignore"):
-            t = float(np.asarray(flow.t(one, solution.Y_final[None]))[0])
-        log_t = float(np.asarray(flow.log_t(one, solution.Y_final[None]))[0])
-        if index + 1 < len(done.stages):
-            following = done.stages[index + 1][0].chart.name
-            label = f"chart {flow.chart.name} -> {following}"
-            out.append(Event(t, log_t, solution.s_final, "stage", label))
-        elif done.result.name == "event":
-            out.append(Event(t, log_t, solution.s_final, "stop", done.stopped_by))
-    return tuple(out)
-
-
-def _happenings(flow: Any, happenings: Any) -> list[Event]:
-    if not happenings:
-        return []
-    s = np.array([event.s for event in happenings])
-    extra = np.array([[event.tau] for event in happenings])
-    with np.errstate(over="ignore"):
-        t = np.asarray(flow.clock.time(s, extra)).tolist()
-    log_t = flow.clock.log_time(s, extra).tolist()
-    data = flow.kinks().representatives.tolist()
-    return [
-        Event(
-            t=t[i], log_t=log_t[i], clock=event.s, kind=event.kind,
-            neuron=event.neuron if event.neuron >= 0 else None,
-            datum=_datum(event, data),
-        )
-        for i, event in enumerate(happenings)
-    ]  # fmt: skip
-
-
-def _datum(event: Any, representatives: list[int]) -> int | None:
-    if event.surface < 0:
-        return None
-    # The support consists of data, not of surfaces.
-    return event.surface if event.kind.startswith("support") else representatives[event.surface]
-
-
-@dataclass(frozen=True)
-class _Path:
-    risk: Any
-    params: Any
-
-
-def _merge_exact(risk: Any, pieces: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Join the charts' exact values; a stage without one falls back on its parameters."""
-    keys = {key: None for piece in pieces for key in piece["exact"]}
-    out: dict[str, np.ndarray] = {}
-    for key in keys:
-        parts = []
-        for piece in pieces:
-            if key in piece["exact"]:
-                parts.append(np.asarray(piece["exact"][key]))
-            elif key in observables.names():
-                parts.append(observables.observe(_Path(risk, piece["params"]), key))
-            else:
-                break
-        else:
-            out[key] = np.concatenate(parts)
-    return out
-
-
-def _chart_rows(name: str, stage: _Stage) -> np.ndarray:
+def _chart_rows(name: str, stage: Stage) -> np.ndarray:
     """A chart function at every recorded state, compiled once per structure and power of two."""
     rows = stage.s.shape[0]
     size = max(16, 1 << (rows - 1).bit_length())
@@ -660,4 +363,4 @@ def _dims(name: str, array: np.ndarray) -> tuple[str, ...]:
     return ("time", *(f"{name}_{i}" for i in range(1, array.ndim)))
 
 
-__all__ = ["Event", "Trajectory", "integrate", "integrate_many", "load"]
+__all__ = ["Event", "Stage", "Trajectory", "load"]

@@ -21,7 +21,7 @@ FLOORS = [
     {"risks"},
     {"flows"},
     {"integrators"},
-    {"trajectory", "observables", "certificates", "storage", "rates", "symbolic"},
+    {"trajectory", "integration", "observables", "certificates", "storage", "rates", "symbolic"},
     {"claims"},
     {"plotting", "report"},
     {"cli"},

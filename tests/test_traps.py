@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gradflow.integration import integrate
 from gradflow.integrators import until
 from gradflow.integrators.driver import SmallStartWarning
 from gradflow.risks.function import FunctionRisk
-from gradflow.trajectory import integrate
 
 LOGISTIC = FunctionRisk(
     lambda p: 1 / 6 - 0.5 * p["y"] ** 2 + p["y"] ** 3 / 3, label="logistic growth"

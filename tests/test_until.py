@@ -8,8 +8,8 @@ import pytest
 
 import gradflow.integrators.save as save
 import gradflow.integrators.until as until
+from gradflow.integration import integrate
 from gradflow.risks.function import FunctionRisk
-from gradflow.trajectory import integrate
 
 #: L = e^{-w}: w = ln(e^{w0} + t), L = 1/(e^{w0} + t), loss clock s = w - w0.
 EXPONENTIAL = FunctionRisk(

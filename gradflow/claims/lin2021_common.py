@@ -17,6 +17,7 @@ from gradflow import rates
 from gradflow.claims.base import Hypothesis
 from gradflow.claims.lab import Lab
 from gradflow.flows.linear_chart import LinearLogAngleChart, log_tan_half, rejection
+from gradflow.integration import integrate
 from gradflow.integrators import until
 from gradflow.models.deep_linear import DeepLinear
 from gradflow.models.laws import SphericalLaw
@@ -26,7 +27,7 @@ from gradflow.models.teachers import LinearTeacher
 from gradflow.rates import Estimate
 from gradflow.risks.population import PopulationRisk
 from gradflow.symbolic import derive
-from gradflow.trajectory import Trajectory, integrate
+from gradflow.trajectory import Trajectory
 from gradflow.validation import check_array, check_choice, check_integer, fail
 
 LOSSES = {"logistic": logistic, "exponential": exponential, "hinge": hinge}
