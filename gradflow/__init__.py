@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gradflow.integration import integrate as integrate
     from gradflow.integration import integrate_many as integrate_many
     from gradflow.integrators import save as save
+    from gradflow.models import datasets as datasets
     from gradflow.integrators import until as until
     from gradflow.integrators.descent import descend as descend
     from gradflow.models.activations import LeakyReLU as LeakyReLU
@@ -93,6 +94,7 @@ _MODULES = {
     "until": "gradflow.integrators.until",
     "save": "gradflow.integrators.save",
     "certificates": "gradflow.certificates",
+    "datasets": "gradflow.models.datasets",
     "observables": "gradflow.observables",
     "rates": "gradflow.rates",
 }
