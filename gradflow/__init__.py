@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from gradflow.integration import integrate as integrate
     from gradflow.integration import integrate_many as integrate_many
     from gradflow.integrators import save as save
-    from gradflow.models import datasets as datasets
     from gradflow.integrators import until as until
     from gradflow.integrators.descent import descend as descend
+    from gradflow.models import datasets as datasets
     from gradflow.models.activations import LeakyReLU as LeakyReLU
     from gradflow.models.activations import erf as erf
     from gradflow.models.activations import gelu as gelu
