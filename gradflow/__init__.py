@@ -33,12 +33,16 @@ if TYPE_CHECKING:
     from gradflow.integrators import until as until
     from gradflow.integrators.descent import descend as descend
     from gradflow.models import datasets as datasets
+    from gradflow.models import kernels as kernels
     from gradflow.models.activations import LeakyReLU as LeakyReLU
+    from gradflow.models.activations import elu as elu
     from gradflow.models.activations import erf as erf
+    from gradflow.models.activations import fourier as fourier
     from gradflow.models.activations import gelu as gelu
     from gradflow.models.activations import leaky_relu as leaky_relu
     from gradflow.models.activations import linear as linear
     from gradflow.models.activations import relu as relu
+    from gradflow.models.activations import shifted_relu as shifted_relu
     from gradflow.models.activations import softplus as softplus
     from gradflow.models.activations import tanh as tanh
     from gradflow.models.deep_linear import DeepLinear as DeepLinear
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
     from gradflow.models.networks import LinearPredictor as LinearPredictor
     from gradflow.models.networks import TwoLayer as TwoLayer
     from gradflow.models.radial_law import RadialLaw as RadialLaw
+    from gradflow.models.random_features import RandomFeatures as RandomFeatures
     from gradflow.models.teachers import LinearTeacher as LinearTeacher
     from gradflow.plotting import plot as plot
     from gradflow.rates import Estimate as Estimate
@@ -66,10 +71,13 @@ if TYPE_CHECKING:
 #: Public names by the module that defines them; one line a group.
 _EXPORTS = {
     # activations, losses, networks, laws of the inputs, teachers
-    "gradflow.models.activations": "LeakyReLU erf gelu leaky_relu linear relu softplus tanh",
+    "gradflow.models.activations": (
+        "LeakyReLU elu erf fourier gelu leaky_relu linear relu shifted_relu softplus tanh"
+    ),
     "gradflow.models.losses": "exponential hinge logistic squared",
     "gradflow.models.networks": "LinearPredictor TwoLayer",
     "gradflow.models.deep_linear": "DeepLinear",
+    "gradflow.models.random_features": "RandomFeatures",
     "gradflow.models.laws": "Gaussian StudentT UniformBall UniformSphere",
     "gradflow.models.radial_law": "RadialLaw",
     "gradflow.models.teachers": "LinearTeacher",
@@ -95,6 +103,7 @@ _MODULES = {
     "save": "gradflow.integrators.save",
     "certificates": "gradflow.certificates",
     "datasets": "gradflow.models.datasets",
+    "kernels": "gradflow.models.kernels",
     "observables": "gradflow.observables",
     "rates": "gradflow.rates",
 }

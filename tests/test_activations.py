@@ -18,17 +18,21 @@ from gradflow.models.activations import (
     Softplus,
     activation_from_description,
     apply_activation,
+    elu,
     erf,
+    fourier,
     gelu,
     leaky_relu,
     linear,
     register_activation,
     relu,
+    shifted_relu,
     softplus,
     tanh,
 )
 
-ALL = [relu, leaky_relu(0.3), linear, erf, tanh, softplus, Softplus(25.0), gelu]
+ALL = [relu, leaky_relu(0.3), linear, erf, tanh, softplus, Softplus(25.0), gelu, elu]
+ALL += [shifted_relu(0.3), shifted_relu(-1.2), fourier]
 SMOOTH = {
     "erf": lambda z: mpmath.erf(z / mpmath.sqrt(2)),
     "tanh": mpmath.tanh,

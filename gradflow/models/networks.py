@@ -40,6 +40,7 @@ from gradflow.models.params import (
     read_mapping,
     require_finite,
 )
+from gradflow.models.random_features import RandomFeatures
 from gradflow.validation import check_choice, check_integer, check_positive, fail
 
 
@@ -294,6 +295,7 @@ def register_network(kind: str, factory: Callable[..., AbstractNetwork]) -> None
 register_network(LinearPredictor.kind, LinearPredictor)
 register_network(TwoLayer.kind, _two_layer)
 register_network(DeepLinear.kind, DeepLinear)
+register_network(RandomFeatures.kind, RandomFeatures.from_description)
 
 
 def network_from_description(description: Mapping[str, Any]) -> AbstractNetwork:

@@ -31,7 +31,7 @@ class AbstractParams(eqx.Module):
 
 
 class LinearParams(AbstractParams):
-    """Parameters of `LinearPredictor`: ``weight`` (d,)."""
+    """Parameters of `LinearPredictor`: ``weight`` (d,); of `RandomFeatures`: ``weight`` (m,)."""
 
     weight: jax.Array
 

@@ -16,6 +16,7 @@ from gradflow.models.activations import LeakyReLU
 from gradflow.models.deep_linear import DeepLinear
 from gradflow.models.losses import AbstractLoss, AbstractMarginLoss, Hinge
 from gradflow.models.networks import LinearPredictor, TwoLayer
+from gradflow.models.random_features import RandomFeatures
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.kinked import DataKinks, surfaces_of
 from gradflow.validation import check_array, check_choice, check_integer, fail
@@ -181,7 +182,8 @@ class EmpiricalRisk(AbstractRisk):
     def kinks(self) -> DataKinks | None:
         """Return the kinks of a two-layer net with a (leaky) ReLU (linear: without kinks).
 
-        None for other nets and for the hinge loss, which has kinks of its own.
+        A last layer with squared loss is a linear predictor on its features. None for other nets
+        and for the hinge loss, which has kinks of its own.
         """
         net = self.net
         if isinstance(self.loss, Hinge) or isinstance(self.X, Tracer):
@@ -189,6 +191,8 @@ class EmpiricalRisk(AbstractRisk):
         X = np.asarray(self.X)
         if isinstance(net, LinearPredictor):
             slope, layout, trained = 1.0, "linear", False
+        elif isinstance(net, RandomFeatures) and not isinstance(self.loss, AbstractMarginLoss):
+            X, slope, layout, trained = np.asarray(net.features(X)), 1.0, "linear", False
         elif isinstance(net, TwoLayer) and isinstance(net.activation, LeakyReLU):
             slope, trained = net.activation.slope, net.outer == "trained"
             layout = "bias" if net.bias else "plain"
@@ -266,6 +270,8 @@ class EmpiricalRisk(AbstractRisk):
 def _vanishes_at_zero(net: AbstractNetwork) -> bool:
     if isinstance(net, TwoLayer):
         return net.activation.homogeneous and not net.bias
+    if isinstance(net, RandomFeatures):
+        return net.activation.homogeneous
     return isinstance(net, (LinearPredictor, DeepLinear))
 
 
