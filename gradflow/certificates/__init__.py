@@ -1,10 +1,13 @@
 """Certificates of limits: KKT points of the max-margin problem polished to rounding, exact
-hard-margin solutions and their evidence, stationary points with their spectra."""
+hard-margin solutions and their evidence, stationary points with their spectra, and minimisers of
+the total-variation problem with their dual certificates."""
 
 from __future__ import annotations
 
 from gradflow.certificates.certificate import Certificate as Certificate
 from gradflow.certificates.certificate import certify as certify
+from gradflow.certificates.dual import DualCertificate as DualCertificate
+from gradflow.certificates.dual import dual_certificate as dual_certificate
 from gradflow.certificates.global_margin import GlobalMargin as GlobalMargin
 from gradflow.certificates.global_margin import global_max_margin as global_max_margin
 from gradflow.certificates.kkt import KKTResidual as KKTResidual
@@ -16,3 +19,7 @@ from gradflow.certificates.margin import Separability as Separability
 from gradflow.certificates.margin import contradictions as contradictions
 from gradflow.certificates.margin import hard_margin_svm as hard_margin_svm
 from gradflow.certificates.margin import separable as separable
+from gradflow.certificates.measures import AtomicMeasure as AtomicMeasure
+from gradflow.certificates.measures import TVMinimiser as TVMinimiser
+from gradflow.certificates.measures import orthonormal_teachers as orthonormal_teachers
+from gradflow.certificates.measures import tv_minimiser as tv_minimiser
