@@ -1,0 +1,205 @@
+"""Flaws of bias-free ReLU nets: the claims hold, can fail, and are silent where they must be."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import sympy
+
+import gradflow as gf
+from gradflow.claims import REGISTRY, Lab, Status, weigh
+from gradflow.claims import benson2020over_flaws as flaws
+from gradflow.claims.benson2020over_common import partners, points
+
+FLAWS = [
+    "homogeneity",
+    "odd-part-linear",
+    "antipodal-rank-arc-cosine",
+    "antipodal-rank-ntk",
+    "hexagon-relu",
+    "hexagon-leaky-relu",
+    "least-error-relu",
+    "hexagon-shifted-relu",
+]
+
+
+@pytest.fixture(scope="module")
+def lab():
+    return Lab()
+
+
+def registered(name):
+    return REGISTRY[f"benson2020over/{name}"]
+
+
+@pytest.mark.parametrize("name", FLAWS)
+def test_supported_and_able_to_fail(name, lab):
+    claim = registered(name)
+    verdict = weigh(claim, lab)
+    assert verdict.status == Status.SUPPORTED, verdict.message
+    assert verdict.control.status == Status.VIOLATED, verdict.control.message
+    assert verdict.error <= verdict.tolerance / 10
+    assert weigh(claim, lab, 1.05).status == Status.VIOLATED
+    assert weigh(claim, lab, 0.95).status == Status.VIOLATED
+
+
+# --- the hexagon, exactly ----------------------------------------------------------------------
+
+
+def hexagon_features(slope, shift=Fraction(0)):
+    """Rows φ(w·x_k), exact, for w in every cell: w·x_0 = p, w·x_1 = q, w·x_2 = q - p."""
+    rows = []
+    for p in (Fraction(v, 3) for v in range(-6, 7)):
+        for q in (Fraction(v, 3) for v in range(-6, 7)):
+            half = [p, q, q - p]
+            pre = [*half, *(-h for h in half)]
+            rows.append([max(z - shift, slope * (z - shift)) for z in pre])
+    return sympy.Matrix(rows)
+
+
+@pytest.mark.parametrize("slope", [Fraction(0), Fraction(1, 10), Fraction(1, 2)])
+def test_hexagon_in_rational_arithmetic(slope):
+    """Labels are orthogonal to every feature: the projection on their span is 0, the MSE is 1."""
+    A = hexagon_features(slope)
+    y = sympy.Matrix([1, -1, 1, -1, 1, -1])
+    assert A * y == sympy.zeros(A.rows, 1)
+    assert A.rank() == 5  # 3 pairs, 2 dimensions: N + min(N, d)
+    assert hexagon_features(Fraction(0), Fraction(3, 10)).rank() == 6
+
+
+def test_six_shifted_neurons_in_rational_arithmetic():
+    b = Fraction(3, 10)
+    cosines = [Fraction(1), Fraction(1, 2), Fraction(-1, 2), Fraction(-1), Fraction(-1, 2),
+               Fraction(1, 2)]  # fmt: skip
+    A = sympy.Matrix(6, 6, lambda i, j: max(cosines[(i - j) % 6] - b, Fraction(0)))
+    y = sympy.Matrix([1, -1, 1, -1, 1, -1])
+    assert A * (y / sympy.Rational(3, 10)) == y
+    assert flaws.alternating_sum(0.3) == pytest.approx(0.3, rel=1e-15)
+    assert sorted(A.eigenvals()) == [sympy.Rational(v, 10) for v in (3, 5, 9, 11)]
+
+
+def test_no_training_gets_below_one(key):
+    """Both layers, biases none, several starts: ½ MSE ends at ½."""
+    X, y = gf.datasets.hexagon()
+    net = gf.TwoLayer(2, 8, gf.relu)
+    risk = gf.EmpiricalRisk(net, gf.squared, X, y)
+    done = gf.descend(risk, net.init(key, 1.0), step_size=0.05, steps=2000, save_every=100)
+    pairs = zip(done.params.inner, done.params.outer, strict=True)
+    losses = [float(risk(net.params(w, a))) for w, a in pairs]
+    assert min(losses) >= 0.5
+    assert losses[-1] == pytest.approx(0.5, abs=1e-2)
+
+
+# --- hypotheses --------------------------------------------------------------------------------
+
+
+def reason(claim):
+    verdict = weigh(claim, Lab())
+    assert verdict.status == Status.NOT_APPLICABLE, (verdict.status, verdict.message)
+    assert weigh(claim, Lab(), 1.05).status == Status.NOT_APPLICABLE
+    return verdict.message
+
+
+def test_other_activations_and_biases_are_outside():
+    rng = np.random.default_rng(0)
+    W, a, X, b = (rng.normal(size=s) for s in ((4, 3), (4,), (5, 3), (4,)))
+    for make in (flaws.homogeneity, flaws.odd_part):
+        assert "shifted_relu" in reason(make(flaws.probe(W, a, X, gf.shifted_relu(0.3)), id="m/a"))
+        assert "biases" in reason(make(flaws.probe(W, a, X, gf.relu, b), id="m/b"))
+        own = make(flaws.probe(W, a, X, gf.leaky_relu(0.7)), id="m/c")
+        assert weigh(own, Lab()).status == Status.SUPPORTED
+        assert weigh(own, Lab(), 0.95).status == Status.VIOLATED
+
+
+def test_rank_law_needs_pairs_lines_and_general_position():
+    rng = np.random.default_rng(1)
+    half = rng.normal(size=(5, 3))
+
+    def claim(X, **kw):
+        return flaws.antipodal_rank(points(X), id="m/rank", **kw)
+
+    assert "row 0 has not exactly one negative" in reason(claim(half))
+    assert "row 4" in reason(claim(np.r_[half, -half[:4]]))
+    twice = np.r_[half, half[:1] * 2]
+    assert "nearly one line" in reason(claim(np.r_[twice, -twice]))
+    near = np.r_[half, half[:1] + 1e-7]
+    assert "nearly one line" in reason(claim(np.r_[near, -near]))
+    flat = half * [1.0, 1.0, 0.0]
+    assert "2 dimensions, not 3" in reason(claim(np.r_[flat, -flat]))
+    assert "slope 1" in reason(claim(np.r_[half, -half], slope=1.0))
+
+
+@pytest.mark.parametrize("kernel", ["arc-cosine", "ntk"])
+@pytest.mark.parametrize(("pairs", "dim"), [(1, 2), (2, 9), (7, 2), (20, 6), (30, 12)])
+def test_rank_law_on_other_pairs(kernel, pairs, dim):
+    rng = np.random.default_rng(pairs)
+    half = rng.normal(size=(pairs, dim)) * rng.uniform(0.5, 3.0, size=(pairs, 1))
+    order = rng.permutation(2 * pairs)
+    claim = flaws.antipodal_rank(points(np.r_[half, -half][order]), kernel, slope=0.3, id="m/rank")
+    verdict = weigh(claim, Lab())
+    assert verdict.status == Status.SUPPORTED, verdict.message
+    assert verdict.control.status == Status.VIOLATED
+    assert verdict.measured == pairs + min(pairs, dim)
+    for factor in (1.05, 0.95, 1 + 1 / verdict.measured):
+        assert weigh(claim, Lab(), factor).status == Status.VIOLATED
+
+
+def test_least_error_on_own_labels_and_where_it_is_silent():
+    rng = np.random.default_rng(2)
+    half, labels = rng.normal(size=(6, 3)), rng.normal(size=12)
+    X = np.r_[half, -half]
+    claim = flaws.cannot_fit(points(X, labels), slope=0.2, id="m/fit")
+    assert weigh(claim, Lab()).status == Status.SUPPORTED
+    assert weigh(claim, Lab(), 0.95).status == Status.VIOLATED
+    even = np.abs(half[:, 0])
+    assert "can fit" in reason(flaws.cannot_fit(points(X, np.r_[even, even]), id="m/even"))
+    linear = X @ [1.0, 2.0, -1.0]
+    assert "can fit" in reason(flaws.cannot_fit(points(X, linear), id="m/linear"))
+    assert "no labels" in reason(flaws.cannot_fit(points(X), id="m/none"))
+    assert "negative" in reason(flaws.cannot_fit(points(half, labels[:6]), id="m/alone"))
+
+
+@pytest.mark.parametrize("shift", [0.01, 0.5, 0.75, 0.99, -0.3, -0.8])
+def test_hexagon_with_other_shifts(shift):
+    claim = flaws.hexagon_fitted(shift, id="m/shift")
+    assert weigh(claim, Lab()).status == Status.SUPPORTED
+    assert weigh(claim, Lab(), 1.05).status == Status.VIOLATED
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.0, -1.0, -3.0])
+def test_hexagon_where_the_shift_does_not_bend_it(shift):
+    assert "ReLU and linear" in reason(flaws.hexagon_fitted(shift, id="m/shift"))
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match=r"(?s)X=.*row 1 is zero"):
+        points([[1.0, 0.0], [0.0, 0.0]])
+    with pytest.raises(ValueError, match=r"(?s)y=.*shape"):
+        points(np.eye(3), [1.0])
+    with pytest.raises(ValueError, match=r"ones=.*at least one"):
+        flaws.antipodal_rank([], id="m/rank")
+    with pytest.raises(ValueError, match="pass a Points"):
+        flaws.antipodal_rank([np.eye(2)], id="m/rank")
+    with pytest.raises(ValueError, match="kernel="):
+        flaws.antipodal_rank(kernel="cosine", id="m/rank")
+    with pytest.raises(ValueError, match="slope="):
+        flaws.cannot_fit(slope=-0.1, id="m/fit")
+    with pytest.raises(ValueError, match="activation"):
+        flaws.probe(np.eye(2), [1.0, 1.0], np.eye(2), "relu")
+    with pytest.raises(ValueError, match=r"(?s)X=.*dimension"):
+        flaws.probe(np.eye(2), [1.0, 1.0], np.eye(3))
+    with pytest.raises(ValueError, match="only zeros"):
+        flaws.probe(np.eye(2), [0.0, 0.0], np.eye(2))
+    with pytest.raises(ValueError, match="shift="):
+        flaws.hexagon_fitted("a", id="m/shift")
+
+
+def test_partners():
+    X = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, 2.0]])
+    assert list(partners(X)) == [2, -1, 0, -1]
+    assert list(partners(np.r_[X[:1], X[2:3], X[2:3]])) == [-1, 0, 0]
