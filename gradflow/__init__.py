@@ -59,11 +59,14 @@ if TYPE_CHECKING:
     from gradflow.models.radial_law import RadialLaw as RadialLaw
     from gradflow.models.random_features import RandomFeatures as RandomFeatures
     from gradflow.models.teachers import LinearTeacher as LinearTeacher
+    from gradflow.models.teachers import NetworkTeacher as NetworkTeacher
     from gradflow.plotting import plot as plot
     from gradflow.rates import Estimate as Estimate
     from gradflow.risks.empirical import EmpiricalRisk as EmpiricalRisk
     from gradflow.risks.function import FunctionRisk as FunctionRisk
+    from gradflow.risks.gaussian_kernels import gaussian_kernel as gaussian_kernel
     from gradflow.risks.population import PopulationRisk as PopulationRisk
+    from gradflow.risks.regularised import Regularised as Regularised
     from gradflow.symbolic import derive as derive
     from gradflow.trajectory import Trajectory as Trajectory
     from gradflow.trajectory import load as load
@@ -80,11 +83,13 @@ _EXPORTS = {
     "gradflow.models.random_features": "RandomFeatures",
     "gradflow.models.laws": "Gaussian StudentT UniformBall UniformSphere",
     "gradflow.models.radial_law": "RadialLaw",
-    "gradflow.models.teachers": "LinearTeacher",
+    "gradflow.models.teachers": "LinearTeacher NetworkTeacher",
     # risks: of a data set, of a law, of any JAX function
     "gradflow.risks.empirical": "EmpiricalRisk",
     "gradflow.risks.population": "PopulationRisk",
     "gradflow.risks.function": "FunctionRisk",
+    "gradflow.risks.regularised": "Regularised",
+    "gradflow.risks.gaussian_kernels": "gaussian_kernel",
     # integration: the flow, and gradient descent beside it
     "gradflow.integrators.descent": "descend",
     "gradflow.integration": "integrate integrate_many",

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import jax.numpy as jnp
 import numpy as np
 
 from gradflow.validation import fail
@@ -146,13 +145,16 @@ def risk_from_description(description: Mapping[str, Any]) -> Any:
         from gradflow.models.laws import law_from_description
         from gradflow.models.losses import loss_from_description
         from gradflow.models.networks import network_from_description
-        from gradflow.models.teachers import LinearTeacher
+        from gradflow.models.teachers import teacher_from_description
 
-        teacher = description["teacher"]
         return PopulationRisk(
             network_from_description(description["net"]),
             cast(Any, loss_from_description(description["loss"])),
             law_from_description(description["law"]),
-            LinearTeacher(jnp.asarray(teacher["direction"], jnp.float64)),
+            teacher_from_description(description["teacher"]),
         )
+    if kind == "regularised":
+        from gradflow.risks.regularised import Regularised
+
+        return Regularised(risk_from_description(description["of"]), description["lam"])
     raise fail("risk", kind, "cannot be rebuilt from a file", "pass it: gf.load(path, risk=...)")

@@ -76,6 +76,8 @@ class LinearLogAngleChart(AbstractChart):
         """Why the start has no such chart (unbalanced layers, a start on the teacher's own axis);
         None when it has one."""
         net = risk.net
+        if not isinstance(risk.reduction, AbstractLinearReduction):
+            return "a net has a log-angle chart against a linear teacher only, not a teacher net"
         if isinstance(net, DeepLinear):
             layers = [np.asarray(w) for w in params.layers]
             top = max(float(np.linalg.norm(w)) for w in layers)
@@ -89,7 +91,7 @@ class LinearLogAngleChart(AbstractChart):
             )
             if defect > BALANCE_TOLERANCE:
                 return f"the layers are not balanced (relative defect {defect:.3g})"
-        v, w = np.asarray(risk.teacher.direction), np.asarray(risk.end_to_end(params))
+        v, w = np.asarray(risk.direction), np.asarray(risk.end_to_end(params))
         if w @ v > 0 and not rejection(w, v).any():
             return "the start is on the teacher's axis, where ln tan(theta/2) is -infinity"
         return None
@@ -97,7 +99,7 @@ class LinearLogAngleChart(AbstractChart):
     @classmethod
     def of(cls, risk: PopulationRisk, params: Any) -> LinearLogAngleChart:
         """The chart at a start; the start fixes the plane in which the flow stays."""
-        v = np.asarray(risk.teacher.direction)
+        v = np.asarray(risk.direction)
         w = np.asarray(risk.end_to_end(params))
         radius = length(w)
         if radius == 0:

@@ -78,7 +78,7 @@ class TwoNeuronChart(AbstractChart):
             return (
                 f"two neurons have a log-angle chart for logistic loss only, not {risk.loss.name}"
             )
-        v = np.asarray(risk.teacher.direction)
+        v = np.asarray(risk.direction)
         omega = np.where(np.asarray(params.outer) >= 0, 1.0, -1.0)[:, None] * params.inner
         frame = np.asarray(planar_frame(jnp.asarray(omega), jnp.asarray(v)))
         if not (omega @ frame[1:].T).any() and (omega @ v).min() > 0:
@@ -90,7 +90,7 @@ class TwoNeuronChart(AbstractChart):
         """The chart at a start; the start fixes the plane in which the flow stays, and the
         signs."""
         inner, outer = np.asarray(params.inner), np.asarray(params.outer)
-        v = np.asarray(risk.teacher.direction)
+        v = np.asarray(risk.direction)
         signs = np.where(outer >= 0, 1.0, -1.0)
         omega = signs[:, None] * inner
         frame = np.asarray(planar_frame(jnp.asarray(omega), jnp.asarray(v)))

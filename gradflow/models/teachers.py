@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from gradflow.validation import check_unit_vector, fail
+from gradflow.models.abstract_network import AbstractNetwork
+from gradflow.models.networks import network_from_description
+from gradflow.models.params import require_finite
+from gradflow.validation import check_choice, check_unit_vector, fail
 
 
 class LinearTeacher(eqx.Module):
@@ -43,3 +51,60 @@ class LinearTeacher(eqx.Module):
     def describe(self) -> dict:
         """JSON-able description."""
         return {"teacher": "linear", "direction": [float(entry) for entry in self.direction]}
+
+
+class NetworkTeacher(eqx.Module):
+    r"""Targets :math:`y=f^\circ(x)`, the values of a net with fixed parameters.
+
+    Parameters
+    ----------
+    net : AbstractNetwork
+        The teacher's net, for example ``gf.TwoLayer(dim, width, gf.relu)``.
+    params : parameters of ``net``
+        Anything that the net reads as parameters.
+
+    Raises
+    ------
+    ValueError
+        If ``net`` is not a network, or ``params`` are not finite parameters of it.
+    """
+
+    net: AbstractNetwork
+    params: Any
+
+    def __init__(self, net: AbstractNetwork, params: Any) -> None:
+        if not isinstance(net, AbstractNetwork):
+            raise fail("net", net, "is not a network", "pass gf.TwoLayer(...) or another network")
+        self.net, self.params = net, net.as_params(params)
+        require_finite(self.params)
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of the data."""
+        return self.net.dim
+
+    def label(self, x: ArrayLike) -> Array:
+        """Targets f°(x): a scalar for x of shape (d,), shape (n,) for x of shape (n, d)."""
+        return self.net(self.params, jnp.asarray(x))
+
+    def describe(self) -> dict:
+        """JSON-able description that `teacher_from_description` reads."""
+        leaves = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(self.params)]
+        return {"teacher": "network", "net": self.net.describe(), "params": leaves}
+
+
+def _network_teacher(net: Mapping[str, Any], params: list[Any]) -> NetworkTeacher:
+    network = network_from_description(net)
+    # The tree of the parameters is that of any parameters of the net.
+    like = jax.eval_shape(lambda key: network.init(key, 1.0), jax.random.key(0))
+    leaves = [jnp.asarray(np.asarray(leaf, np.float64)) for leaf in params]
+    return NetworkTeacher(network, jax.tree.unflatten(jax.tree.structure(like), leaves))
+
+
+def teacher_from_description(description: Mapping[str, Any]) -> LinearTeacher | NetworkTeacher:
+    """Rebuild a teacher from what its ``describe()`` returned."""
+    options = dict(description)
+    kind = check_choice("teacher", options.pop("teacher", None), ("linear", "network"))
+    if kind == "network":
+        return _network_teacher(**options)
+    return LinearTeacher(np.asarray(options["direction"], np.float64))

@@ -61,10 +61,11 @@ def outer_signs(path: Any) -> np.ndarray:
 def teacher_sides(path: Any, name: str) -> np.ndarray:
     """Own target of each neuron: sign(a_k) v, shape (time or 1, K, d)."""
     teacher = getattr(path.risk, "teacher", None)
-    if teacher is None:
+    if teacher is None or not hasattr(teacher, "direction"):
         raise fail(
             "name", name, "needs a teacher direction and this risk has none",
-            "use a PopulationRisk, or read 'angles_to' with directions of your own",
+            "use a PopulationRisk with a LinearTeacher, or read 'angles_to' with directions of "
+            "your own",
         )  # fmt: skip
     return outer_signs(path)[..., None] * np.asarray(teacher.direction)
 

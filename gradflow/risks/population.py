@@ -1,14 +1,15 @@
-r"""Population risk on spherically symmetric data with a linear teacher.
+r"""Population risk on spherically symmetric data, with a linear teacher or a teacher net.
 
 :math:`L(\theta)=E\,\ell(y f(x;\theta))`, :math:`y=\mathrm{sgn}(v\cdot x)`, x spherically
 symmetric in :math:`\mathbb R^d`. Exact reductions take the place of sampling: two numbers (R, θ)
-for linear nets, planar integrals of radial functions for two neurons. Sources:
-`lin2021directional`, `lin2021faster`.
+for linear nets, planar integrals of radial functions for two neurons; and, for
+:math:`L=\tfrac12E(f-f^\circ)^2` with a teacher net on Gaussian inputs, the moments of pairs of
+neurons. Sources: `lin2021directional`, `lin2021faster`, `tian2017analytical`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -19,12 +20,18 @@ from gradflow.models.abstract_network import check_key
 from gradflow.models.activations import LeakyReLU
 from gradflow.models.deep_linear import DeepLinear
 from gradflow.models.laws import SphericalLaw
-from gradflow.models.losses import AbstractMarginLoss, logistic
+from gradflow.models.losses import AbstractLoss, AbstractMarginLoss, logistic
 from gradflow.models.networks import LinearPredictor, TwoLayer
 from gradflow.models.params import LinearParams
 from gradflow.models.radial import RadialFunctions
-from gradflow.models.teachers import LinearTeacher
+from gradflow.models.teachers import LinearTeacher, NetworkTeacher
 from gradflow.risks.base import AbstractRisk
+from gradflow.risks.gaussian import (
+    GaussianReduction,
+    gaussian_gradient,
+    gaussian_reduction,
+    gaussian_value,
+)
 from gradflow.risks.linear_reduction import AbstractLinearReduction, linear_reduction
 from gradflow.risks.margin_quadrature import TwoNeuronQuadrature
 from gradflow.risks.two_neuron import PlanarState, TwoNeuronReduction, planar_frame
@@ -32,23 +39,27 @@ from gradflow.validation import fail
 
 
 class PopulationRisk(AbstractRisk):
-    r"""Population risk of a linear net (any depth) or a two-neuron net against a linear teacher.
+    r"""Population risk against a linear teacher (margin losses) or a teacher net (squared loss).
 
     Parameters
     ----------
     net : LinearPredictor, DeepLinear or TwoLayer
-        A ``TwoLayer`` net must have width 2, no bias and a (leaky) ReLU or linear activation.
-    loss : AbstractMarginLoss
-        ``gf.logistic``, ``gf.exponential`` or ``gf.hinge``.
+        Against a linear teacher a ``TwoLayer`` net must have width 2, no bias and a (leaky) ReLU or
+        linear activation; against a teacher net any width, no bias, and an activation with a closed
+        form (relu, leaky relu, linear, erf).
+    loss : AbstractLoss
+        ``gf.logistic``, ``gf.exponential`` or ``gf.hinge`` with a linear teacher, ``gf.squared``
+        with a teacher net.
     law : SphericalLaw
-        Law of the inputs, of the net's dimension.
-    teacher : LinearTeacher
-        The unit vector :math:`v` of the labels :math:`y=\mathrm{sgn}(v\cdot x)`.
+        Law of the inputs, of the net's dimension; with a teacher net ``gf.Gaussian(d)``.
+    teacher : LinearTeacher or NetworkTeacher
+        The unit vector :math:`v` of the labels :math:`y=\mathrm{sgn}(v\cdot x)`, or the net
+        :math:`f^\circ` of the targets :math:`y=f^\circ(x)`.
 
     Raises
     ------
     ValueError
-        If dimensions disagree or the net, loss or law has no reduction.
+        If dimensions disagree or the net, loss, law or teacher has no reduction.
 
     Notes
     -----
@@ -56,36 +67,50 @@ class PopulationRisk(AbstractRisk):
     :math:`L=E\ln2\cosh(f/2)-\tfrac{(1+\alpha)c_0}{2\pi}\sum_i a_i\,v\cdot w_i` for two neurons,
     and :math:`L=E\ln(1+e^{-R|x_1|})+\tfrac{c_0}\pi(R-v\cdot w)` for a linear net. Source:
     `lin2021faster`.
+
+    With a teacher net, :math:`L=\tfrac12E(f-f^\circ)^2` is a quadratic form in the outer weights
+    whose entries are known functions of pairs of neurons; values, gradients and Hessians are exact,
+    also where neurons are parallel. See :mod:`gradflow.risks.gaussian`, for a neuron at zero too.
     """
 
     net: Any
-    loss: AbstractMarginLoss
+    loss: AbstractLoss
     law: SphericalLaw = eqx.field(static=True)
-    teacher: LinearTeacher
+    teacher: LinearTeacher | NetworkTeacher
     reduction: Any
 
     def __init__(
-        self, net: Any, loss: AbstractMarginLoss, law: SphericalLaw, teacher: LinearTeacher
+        self,
+        net: Any,
+        loss: AbstractLoss,
+        law: SphericalLaw,
+        teacher: LinearTeacher | NetworkTeacher,
     ):
         if not isinstance(net, (LinearPredictor, DeepLinear, TwoLayer)):
             raise fail(
                 "net", net, "has no population risk", "pass LinearPredictor, DeepLinear or TwoLayer"
             )
-        if not isinstance(loss, AbstractMarginLoss):
+        if not isinstance(teacher, (LinearTeacher, NetworkTeacher)):
             raise fail(
-                "loss", loss, "is not a margin loss", "pass gf.logistic, gf.exponential or gf.hinge"
-            )
+                "teacher", teacher, "is not a teacher",
+                "pass gf.LinearTeacher(v) or gf.NetworkTeacher(net, params)",
+            )  # fmt: skip
+        if isinstance(teacher, LinearTeacher) and not isinstance(loss, AbstractMarginLoss):
+            raise fail(
+                "loss", loss, "is not a margin loss, as a linear teacher needs",
+                "pass gf.logistic, gf.exponential or gf.hinge (or a gf.NetworkTeacher)",
+            )  # fmt: skip
         if not isinstance(law, SphericalLaw):
             raise fail(
                 "law", law, "is not a spherically symmetric law", "pass for example gf.Gaussian(d)"
             )
-        if not isinstance(teacher, LinearTeacher):
-            raise fail("teacher", teacher, "is not a linear teacher", "pass gf.LinearTeacher(v)")
-        dims = {"net": net.dim, "law": law.dim, "teacher": teacher.direction.shape[0]}
+        dims = {"net": net.dim, "law": law.dim, "teacher": teacher.dim}
         if len(set(dims.values())) != 1:
             raise fail("dim", dims, "net, law and teacher differ in dimension", "make them equal")
         self.net, self.loss, self.law, self.teacher = net, loss, law, teacher
-        if isinstance(net, TwoLayer):
+        if isinstance(teacher, NetworkTeacher):
+            self.reduction = gaussian_reduction(net, loss, law, teacher)
+        elif isinstance(net, TwoLayer):
             if net.width != 2 or net.bias:
                 raise fail(
                     "net",
@@ -104,13 +129,18 @@ class PopulationRisk(AbstractRisk):
             if loss is logistic or type(loss) is type(logistic):
                 self.reduction = TwoNeuronReduction(law.radial, slope, (1, -1))
             else:
-                self.reduction = TwoNeuronQuadrature(loss, law, slope)
+                self.reduction = TwoNeuronQuadrature(cast(AbstractMarginLoss, loss), law, slope)
         else:
-            self.reduction = linear_reduction(loss, law)
+            self.reduction = linear_reduction(cast(AbstractMarginLoss, loss), law)
 
     @property
     def name(self) -> str:
         return "population"
+
+    @property
+    def direction(self) -> Array:
+        """The unit vector v of a linear teacher, shape (d,)."""
+        return jnp.asarray(cast(LinearTeacher, self.teacher).direction)
 
     def end_to_end(self, params: Any) -> Array:
         """The linear net's vector :math:`w_e` with :math:`f(x)=w_e\\cdot x`, shape (d,)."""
@@ -118,7 +148,9 @@ class PopulationRisk(AbstractRisk):
 
     def __call__(self, params: Any) -> Array:
         params = self.net.as_params(params)
-        v = jnp.asarray(self.teacher.direction)
+        if isinstance(self.reduction, GaussianReduction):
+            return gaussian_value(self.reduction, self.net, params)
+        v = self.direction
         if isinstance(self.reduction, AbstractLinearReduction):
             return _linear_value(self.reduction, self.end_to_end(params), v)
         if isinstance(self.reduction, TwoNeuronQuadrature):
@@ -131,7 +163,9 @@ class PopulationRisk(AbstractRisk):
 
     def gradient(self, params: Any) -> Any:
         params = self.net.as_params(params)
-        v = jnp.asarray(self.teacher.direction)
+        if isinstance(self.reduction, GaussianReduction):
+            return gaussian_gradient(self.reduction, self.net, params)
+        v = self.direction
         if isinstance(self.reduction, AbstractLinearReduction):
             w, pull_back = jax.vjp(self.end_to_end, params)
             return self.net.freeze(pull_back(_linear_gradient(self.reduction, w, v))[0])
@@ -147,7 +181,7 @@ class PopulationRisk(AbstractRisk):
         return self.net.freeze(filled)
 
     def sample(self, key: Array, n: int) -> tuple[Array, Array]:
-        """``n`` labelled inputs: X of shape (n, d) and y = sgn(v·x) of shape (n,)."""
+        """``n`` labelled inputs: X (n, d) and y (n,), sgn(v·x) or f°(x) by the teacher."""
         x = self.law.sample(check_key("key", key), n)
         return x, self.teacher.label(x)
 
