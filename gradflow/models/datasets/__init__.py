@@ -8,3 +8,5 @@ from gradflow.models.datasets.separable import (
 )
 from gradflow.models.datasets.separable import separable_gaussians as separable_gaussians
 from gradflow.models.datasets.separable import two_balls as two_balls
+from gradflow.models.datasets.symmetric import hinted as hinted
+from gradflow.models.datasets.symmetric import symmetric as symmetric

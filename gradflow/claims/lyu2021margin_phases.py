@@ -1,0 +1,288 @@
+r"""The phases before the limit on symmetric data: the linear one, and two neurons in disguise.
+
+Phase I. While f is small the growing modes :math:`b_k` do not know of each other:
+:math:`\theta_k\approx\sigma b_ke^{\lambda_0t}(\bar\mu,1)`. f enters at third order, so the relative
+correction is :math:`O(\|\theta\|^2)`; what does not grow has the relative size
+:math:`O(\sigma/\|\theta\|)`.
+
+Phase II. Neurons of one group are parallel, so the net is a net of two neurons in disguise: with
+:math:`\beta_\pm=(\sum_{\pm b_k>0}b_k^2)^{1/2}` and the two-neuron flow from
+:math:`\pm\sigma\beta_\pm(\bar\mu,1)`, :math:`\theta_k\approx(|b_k|/\beta_\pm)\hat\theta_\pm`. At a
+fixed time after the net is felt the distance is of first order in σ: the part of :math:`w_k` that
+does not grow is of size σ, and its effect on what grows,
+:math:`\int e^{\lambda_0(t-\tau)}\|\theta\|^2\sigma\,d\tau` with :math:`\|\theta\|\sim\sigma
+e^{\lambda_0\tau}`, is of size :math:`\sigma\|\theta(t)\|^2`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+from gradflow.claims.base import Control, Measurement, Outcome
+from gradflow.claims.kinds import Equality, Qualitative
+from gradflow.claims.lab import Lab
+from gradflow.claims.lyu2021margin_common import (
+    SOURCE,
+    Instance,
+    both_groups,
+    path,
+    setting,
+    several,
+    small,
+)
+from gradflow.trajectory import Trajectory
+from gradflow.validation import check_positive, fail
+
+#: Tolerances of the run that is measured and of the run that gives its numerical error.
+_FINE, _COARSE = 1e-11, 1e-9
+
+
+def _weights(run: Trajectory) -> np.ndarray:
+    """(w_k, a_k) at every time, shape (time, m, d+1)."""
+    outer = np.asarray(run.params.outer)
+    return np.concatenate([np.asarray(run.params.inner), outer[..., None]], axis=2)
+
+
+def _modes(one: Instance) -> np.ndarray:
+    """b_k (μ̄, 1), shape (m, d+1)."""
+    return one.b[:, None] * np.append(one.mu_bar, 1.0)
+
+
+def phase_one_rate(some: Any, *, id: str = f"{SOURCE}/phase-1-rate") -> Equality:
+    """Every neuron's growing mode grows at λ₀ = (1+α)|μ|/4.
+
+    Measured between half the time to |θ| = √σ and that time, where the correction is O(σ). The
+    error holds the change on taking σ ten times smaller, nine tenths of the correction.
+    """
+    ones = several(some)
+
+    def rates(lab: Lab, one: Instance, scale: float, rtol: float) -> np.ndarray:
+        one = one.but(scale=scale)
+        end = one.time_to(np.sqrt(scale))
+        mode = _weights(path(lab, one, (end / 2, end), rtol)) @ np.append(one.mu_bar, 1.0)
+        return np.log(np.abs(mode[1] / mode[0])) / (end / 2)
+
+    def measure(lab: Lab) -> Measurement:
+        values, errors, labels = [], [], []
+        for one in ones:
+            fine = rates(lab, one, one.scale / 10, _FINE)
+            values.append(fine)
+            errors.append(
+                np.abs(fine - rates(lab, one, one.scale, _FINE))
+                + np.abs(fine - rates(lab, one, one.scale / 10, _COARSE))
+            )
+            labels += [f"neuron {k}, {one}" for k in range(fine.size)]
+        return Measurement(np.concatenate(values), np.concatenate(errors), labels)
+
+    def predict(lab: Lab) -> np.ndarray:
+        return np.concatenate([np.full(one.b.size, one.rate) for one in ones])
+
+    return Equality(
+        id=id,
+        title="phase I: neurons grow at one rate",
+        statement="symmetric data, small σ: d/dt ln|w_k.μ̄ + a_k| = λ0 = (1+α)|μ|/4 "
+        "as long as |θ| is small",
+        provenance="published",
+        hypotheses=[*setting(ones), small(ones)],
+        predict=predict,
+        measure=measure,
+        tolerance=1e-5,
+        control=Control.replacing(
+            "|μ|/4, the leaky sides forgotten",
+            predict=lambda lab: (
+                predict(lab) / np.concatenate([np.full(one.b.size, 1 + one.slope) for one in ones])
+            ),
+        ),
+    )
+
+
+def phase_one_state(some: Any, *, id: str = f"{SOURCE}/phase-1-state") -> Equality:
+    """At |θ| = σ^(1/3), where both corrections are O(σ^(2/3)): θ/|θ| is b ⊗ (μ̄, 1), normalised."""
+    ones = several(some)
+
+    def read(lab: Lab, rtol: float) -> np.ndarray:
+        parts = []
+        for one in ones:
+            size = one.scale ** (1 / 3)
+            parts.append(_weights(path(lab, one, (one.time_to(size),), rtol)).ravel() / size)
+        return np.concatenate(parts)
+
+    def measure(lab: Lab) -> Measurement:
+        labels = [
+            f"{'a' if j == len(one.inputs[0]) else f'w{j}'} of neuron {k}, {one}"
+            for one in ones for k in range(one.b.size) for j in range(len(one.inputs[0]) + 1)
+        ]  # fmt: skip
+        return Measurement.from_solves(read(lab, _COARSE), read(lab, _FINE), labels=labels)
+
+    def predict(lab: Lab, outer: bool = False) -> np.ndarray:
+        parts = []
+        for one in ones:
+            mode = _modes(one) if not outer else one.a[:, None] * np.append(one.mu_bar, 1.0)
+            parts.append(mode.ravel() / np.linalg.norm(mode))
+        return np.concatenate(parts)
+
+    return Equality(
+        id=id,
+        title="phase I: neurons align with ±μ",
+        statement="symmetric data, small σ: w_k = b_k e^(λ0 t) μ̄, a_k = b_k e^(λ0 t), relative to "
+        "|θ| up to O(σ^(2/3)) at |θ| = σ^(1/3)",
+        provenance="published",
+        hypotheses=[*setting(ones), small(ones)],
+        predict=predict,
+        measure=measure,
+        relative=False,
+        tolerance=2e-3,
+        control=Control.replacing(
+            "a_k(0) in the place of b_k", predict=lambda lab: predict(lab, outer=True)
+        ),
+    )
+
+
+def phase_one_duration(some: Any, *, id: str = f"{SOURCE}/phase-1-duration") -> Equality:
+    """The time until f is felt grows by 1/λ₀ for every factor e that σ shrinks by."""
+    ones = several(some)
+
+    def time_felt(lab: Lab, one: Instance, rtol: float, every: int) -> float:
+        times = one.time_to(one.felt) + np.linspace(-0.4, 0.4, 9) / one.rate
+        size = np.linalg.norm(_weights(path(lab, one, tuple(times), rtol)), axis=(1, 2))
+        # (ln|θ| is all but linear in t, so the inverse function is interpolated)
+        return float(CubicSpline(np.log(size[::every] / one.felt), times[::every])(0.0))
+
+    def lengthening(lab: Lab, one: Instance, rtol: float, every: int = 1) -> float:
+        smaller = one.but(scale=one.scale / 100)
+        gain = time_felt(lab, smaller, rtol, every) - time_felt(lab, one, rtol, every)
+        return gain / np.log(100)
+
+    def measure(lab: Lab) -> Measurement:
+        fine = np.array([lengthening(lab, one, _FINE) for one in ones])
+        coarse = [lengthening(lab, one, _COARSE) for one in ones]
+        sparse = np.array([lengthening(lab, one, _FINE, 2) for one in ones])
+        labels = [str(one) for one in ones]
+        return Measurement.from_solves(coarse, fine, extra=np.abs(fine - sparse), labels=labels)
+
+    def predict(lab: Lab) -> np.ndarray:
+        return np.array([1 / one.rate for one in ones])
+
+    return Equality(
+        id=id,
+        title="phase I lasts ln(1/σ)/λ0",
+        statement="symmetric data, small σ: the time until |θ| reaches a fixed size is "
+        "ln(1/σ)/λ0 + const + O(σ)",
+        provenance="published",
+        hypotheses=[*setting(ones), small(ones)],
+        predict=predict,
+        measure=measure,
+        tolerance=1e-4,
+        control=Control.perturbed(),
+    )
+
+
+def phase_one_groups(some: Any, *, id: str = f"{SOURCE}/phase-1-groups") -> Qualitative:
+    """The sign of b_k picks the group, for every neuron of every draw: when f begins to be felt
+    a_k and w_k·μ̄ have the sign of b_k. Margins are in units of |b_k| σ e^{λ₀t}."""
+    ones = several(some)
+
+    def read(lab: Lab, one: Instance, by: np.ndarray, rtol: float) -> np.ndarray:
+        state = _weights(path(lab, one, (one.time_to(one.felt),), rtol))[0]
+        size = np.abs(one.b) * one.felt / (np.sqrt(2) * np.linalg.norm(one.b))
+        both = np.stack([state[:, -1], state[:, :-1] @ one.mu_bar])
+        return np.sign(by) * both / size
+
+    def outcomes(lab: Lab, first: bool = False) -> list[Outcome]:
+        found = []
+        for one in ones:
+            by = one.b
+            if first:
+                # the outer weight at the start, or where it happens to be right, the other group
+                by = one.a if np.any(np.sign(one.a) != np.sign(one.b)) else -one.b
+            coarse, fine = (read(lab, one, by, rtol) for rtol in (_COARSE, _FINE))
+            worst = np.unravel_index(np.argmin(fine), fine.shape)
+            error = float(np.max(np.abs(fine - coarse))) + 1e-14
+            found.append(Outcome(f"neuron {worst[1]}, {one}", float(fine[worst]), error))
+        return found
+
+    return Qualitative(
+        id=id,
+        title="phase I: the sign of b_k picks the group",
+        statement="symmetric data, small σ: a_k > 0 and w_k along μ if b_k > 0, a_k < 0 and w_k "
+        "along -μ if b_k < 0, without exception",
+        provenance="published",
+        hypotheses=[*setting(ones), small(ones)],
+        measure=outcomes,
+        control=Control.replacing(
+            "the sign of a_k(0) picks it (the other group, where that is the same)",
+            measure=lambda lab: outcomes(lab, first=True),
+        ),
+    )
+
+
+def two_neuron_tracking(
+    some: Any,
+    *,
+    scales: Sequence[float] = (1e-4, 1e-5, 1e-6),
+    id: str = f"{SOURCE}/phase-2-tracking",
+) -> Equality:
+    """The distance to the embedded two-neuron net shrinks like σ¹.
+
+    The largest distance at the times 0, 1, … 6 (in 1/λ₀) after f begins to be felt.
+
+    Parameters
+    ----------
+    some : Instance or sequence of Instance
+        Their own scale is replaced.
+    scales : sequence of float
+        Falling values of σ; one order for each pair of neighbours.
+    """
+    ones = several(some)
+    scales = [check_positive("scales", s) for s in scales]
+    if len(scales) < 2 or any(s <= t for s, t in pairwise(scales)):
+        raise fail("scales", scales, "do not fall", "pass at least two, for example (1e-4, 1e-5)")
+
+    def distance(lab: Lab, one: Instance, rtol: float, even: bool) -> float:
+        group = (one.b < 0).astype(int)
+        beta = np.array([np.linalg.norm(one.b[one.b > 0]), np.linalg.norm(one.b[one.b < 0])])
+        if even:
+            beta = np.full(2, np.sqrt(np.prod(beta)))
+        sign = np.array([1.0, -1.0])
+        pair = one.but(
+            inner=tuple(map(tuple, ((sign * beta)[:, None] * one.mu_bar).tolist())),
+            outer=tuple((sign * beta).tolist()),
+        )
+        times = tuple(one.time_to(one.felt) + np.arange(7) / one.rate)
+        two = _weights(path(lab, pair, times, rtol))
+        share = np.abs(one.b) / beta[group]
+        gap = _weights(path(lab, one, times, rtol)) - share[:, None] * two[:, group]
+        return float(np.max(np.linalg.norm(gap, axis=(1, 2))))
+
+    def orders(lab: Lab, rtol: float, even: bool = False) -> np.ndarray:
+        found = []
+        for one in ones:
+            log = np.log([distance(lab, one.but(scale=s), rtol, even) for s in scales])
+            found.append(np.diff(log) / np.diff(np.log(scales)))
+        return np.concatenate(found)
+
+    def measure(lab: Lab, even: bool = False) -> Measurement:
+        labels = [f"σ from {s:g}, {one}" for one in ones for s in scales[:-1]]
+        coarse, fine = (orders(lab, rtol, even) for rtol in (_COARSE, _FINE))
+        return Measurement.from_solves(coarse, fine, labels=labels)
+
+    largest = [one.but(scale=scales[0]) for one in ones]
+    return Equality(
+        id=id,
+        title="phase II: two neurons in disguise",
+        statement="symmetric data, small σ: at fixed times after f is felt the distance of θ to "
+        "the embedded two-neuron flow is of first order in σ",
+        provenance="derived",
+        hypotheses=[*setting(ones), both_groups(ones), small(largest)],
+        predict=lambda lab: np.ones(len(ones) * (len(scales) - 1)),
+        measure=measure,
+        tolerance=0.02,
+        control=Control.replacing(
+            "two neurons of equal size, whatever the b_k", measure=lambda lab: measure(lab, True)
+        ),
+    )
