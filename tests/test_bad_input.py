@@ -52,7 +52,8 @@ CASES = {
     "teacher long": ("direction", lambda: gf.LinearTeacher([0.0, 2.0])),
     "teacher float32": ("direction", lambda: gf.LinearTeacher(np.array([0, 1], np.float32))),
     "teacher d=1": ("direction", lambda: gf.LinearTeacher([1.0])),
-    "law d=1": ("dim", lambda: gf.Gaussian(1)),
+    "law d=1": ("dim", lambda: gf.UniformSphere(1)),
+    "law d=0": ("dim", lambda: gf.Gaussian(0)),
     "law heavy": ("nu", lambda: gf.StudentT(3, 1.0)),
     "net outer array": ("outer", lambda: gf.TwoLayer(2, 2, gf.relu, outer=np.ones(2))),  # type: ignore[arg-type]
     "net activation": ("activation", lambda: gf.TwoLayer(2, 2, "relu")),  # type: ignore[arg-type]

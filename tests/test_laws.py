@@ -265,7 +265,10 @@ def test_stored_radial_law_is_known_to_a_fresh_process():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Gaussian(1), "dim=1"),
+        (lambda: UniformSphere(1), "dim=1"),
+        (lambda: Gaussian(0), "dim=0"),
+        (lambda: Gaussian(1).planar_rule(), "dim=1.*2-D marginal"),
+        (lambda: Gaussian(1).planar_partial_moment(1.0, 0), "dim=1.*2-D marginal"),
         (lambda: Gaussian(2, 0.0), "scale=0.0"),
         (lambda: UniformSphere(2, -1.0), "radius=-1.0"),
         (lambda: UniformBall(2.0), "dim=2.0"),  # pyright: ignore

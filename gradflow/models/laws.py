@@ -61,7 +61,7 @@ class SphericalLaw(abc.ABC):
     Attributes
     ----------
     dim : int
-        Dimension d >= 2.
+        Dimension d >= 2 (of a Gaussian d >= 1).
     c0, p0, p2, p4, kappa, second_moment : float
         See the module docstring; ``p2`` and ``p4`` may be nan, ``second_moment`` inf.
     radial : RadialFunctions
@@ -133,6 +133,7 @@ class SphericalLaw(abc.ABC):
         :math:`\ln(1+e^{-\rho m})`, with relative error ~1e-15 for every m up to ``largest``; a
         smaller ``largest`` gives fewer nodes.
         """
+        self._check_planar()
         return self._nodes(2, check_positive("largest", largest))
 
     def marginal_rule(self, largest: float = LARGEST_ARGUMENT) -> Nodes:
@@ -150,12 +151,17 @@ class SphericalLaw(abc.ABC):
 
     def planar_partial_moment(self, x: ArrayLike, k: int) -> Array:
         """:math:`E[\\rho^k 1\\{\\rho<x\\}]` for the 2-D marginal; k = 0, 1, 2, jittable."""
+        self._check_planar()
         return self._partial_moment(2, jnp.asarray(x, jnp.float64), _check_moment(k))
 
     def spatial_partial_moment(self, x: ArrayLike, k: int) -> Array:
         """The same for the radius of the 3-D marginal (d >= 3)."""
         self._check_spatial()
         return self._partial_moment(3, jnp.asarray(x, jnp.float64), _check_moment(k))
+
+    def _check_planar(self) -> None:
+        if self.dim < 2:
+            raise fail("dim", self.dim, "has no 2-D marginal", "use a law with dim >= 2")
 
     def _check_spatial(self) -> None:
         if self.dim < 3:
@@ -176,14 +182,14 @@ def _check_dim(dim: Any) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian(SphericalLaw):
-    """N(0, scale^2 I) in R^dim."""
+    """N(0, scale^2 I) in R^dim, dim >= 1."""
 
     dim: int
     scale: float = 1.0
     name: ClassVar[str] = "gaussian"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dim", _check_dim(self.dim))
+        object.__setattr__(self, "dim", check_integer("dim", self.dim, minimum=1))
         object.__setattr__(self, "scale", check_positive("scale", self.scale))
 
     @property

@@ -6,7 +6,7 @@ teacher; with the moments K of :mod:`gradflow.risks.gaussian_kernels`
 .. math:: L=\tfrac12E(f-f^\circ)^2
    =\tfrac12a^TK_{WW}a-a^TK_{WV}b+\tfrac12b^TK_{VV}b.
 
-Sources: `tian2017analytical` (the gradient, ReLU), `saad1995dynamics` (erf).
+Sources: `tian2017analytical` (the gradient, ReLU), `saad1995online` (erf).
 """
 
 from __future__ import annotations

@@ -217,8 +217,8 @@ def _squared_wedge_jvp(primals: Any, tangents: Any) -> Any:
 
 @register_gaussian_kernel(Erf, Erf)
 def _erf_erf(phi: Erf, chi: Erf, U: Array, V: Array) -> Array:
-    # (2/π) arcsin of u·v/√((1+|u|²)(1+|v|²)) [williams1997], as an arctangent whose denominator,
-    # the cosine, is a sum of positive terms.
+    # (2/π) arcsin of u·v/√((1+|u|²)(1+|v|²)) [williams1997infinite], as an arctangent whose
+    # denominator, the cosine, is a sum of positive terms.
     rest = jnp.sum(U * U, axis=1)[:, None] + jnp.sum(V * V, axis=1)[None, :]
     return (2 / math.pi) * jnp.arctan2(U @ V.T, jnp.sqrt(1.0 + rest + _squared_wedge(U, V)))
 
