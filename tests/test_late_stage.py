@@ -59,7 +59,7 @@ def _on(handed_over, until, save=None):
     flow, solution = handed_over
     resolved = until.resolve(flow)
     values = None if save is None else save.resolve(flow)[0]
-    _, late = late_stage(flow, solution, resolved, rtol=1e-8, max_steps=20_000, save=values)
+    _, late, _ = late_stage(flow, solution, resolved, rtol=1e-8, max_steps=20_000, save=values)
     label = resolved.labels[late.event] if late.event is not None else ""
     return late, label
 
@@ -125,7 +125,7 @@ def test_nothing_asked_for_beyond_the_early_stage(handed_over):
     late, _ = _on(handed_over, FAR, gf.save.log_times([1e9]))
     assert len(late.s) == 1
     flow, solution = handed_over
-    _, late = late_stage(
+    _, late, _ = late_stage(
         flow, solution, FAR.resolve(flow), rtol=1e-6, max_steps=10_000, save=np.zeros(0)
     )
     assert late.result.ok
@@ -135,7 +135,7 @@ def test_nothing_asked_for_beyond_the_early_stage(handed_over):
 
 def test_late_trouble_is_reported(handed_over):
     flow, solution = handed_over
-    _, late = late_stage(flow, solution, FAR.resolve(flow), rtol=1e-8, max_steps=30, save=None)
+    _, late, _ = late_stage(flow, solution, FAR.resolve(flow), rtol=1e-8, max_steps=30, save=None)
     assert not late.result.ok
     assert late.result.name == "max_steps"
     assert len(late.s) > 10

@@ -18,6 +18,8 @@ LOOK = 2_000
 _HOVER = 100.0
 #: Neurons below this share of the largest squared one are small.
 _SMALL = 1e-4
+#: Forces below this share of the largest are faint.
+_FAINT = 1e-2
 #: An end that is this many steps away is waited for.
 _PATIENCE = 200_000
 
@@ -42,6 +44,26 @@ def is_at_rest(now: Any, W: np.ndarray, a: np.ndarray, sizes: np.ndarray, rtol: 
     could = unit * np.stack([np.abs(a), np.linalg.norm(W, axis=1)])
     does = np.stack([np.linalg.norm(now.dW, axis=1), np.abs(now.da)])
     return bool(np.all((does <= _HOVER * rtol * could) | shrinks))
+
+
+def pulls_unseen(now: Any, sides: np.ndarray, held: np.ndarray) -> bool:
+    """Whether all that still pulls hard is seen by no neuron, so that it holds nobody in place.
+
+    What is seen, though faint, is then all there is: no rest.
+
+    Parameters
+    ----------
+    now : Rates
+        ``up``, ``down`` (G,): the forces of the two sides.
+    sides : (m, G) ints
+        +1, -1, 0 = sliding.
+    held : (m, K) array
+        Forces with which surfaces slid on hold a neuron.
+    """
+    loud = max(np.max(np.abs(now.up), initial=0.0), np.max(np.abs(now.down), initial=0.0))
+    felt = np.where(sides > 0, np.abs(now.up), np.where(sides < 0, np.abs(now.down), 0.0))
+    most = max(float(np.max(felt, initial=0.0)), float(np.max(np.abs(held), initial=0.0)))
+    return 0 < most < _FAINT * loud
 
 
 def end_is_far(problem: Any, carry: Any, log_risk: float) -> bool:

@@ -30,6 +30,12 @@ RESULTS: dict[str, tuple[bool, str]] = {
         "no limit direction; the part computed is kept. Ask for a finite time or gradient norm, "
         "check that labels do not contradict each other, or take a wider net",
     ),
+    "seen": (
+        False,
+        "a datum that no neuron saw is seen again, at weights too large to go on from in the "
+        "coordinates of the early flow; the part computed is kept. Leave that datum out, or ask "
+        "for an earlier time",
+    ),
     "unsettled": (
         False,
         "the end of the late phase depends on choices that its checks do not confirm (they "

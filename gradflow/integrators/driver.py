@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import equinox as eqx
@@ -24,7 +24,12 @@ from gradflow.integrators.base import (
     integrator_names,
     make_integrator,
 )
-from gradflow.integrators.late_stage import SeparatedEvent, has_late_stage, late_stage
+from gradflow.integrators.late_stage import (
+    SeparatedEvent,
+    has_late_stage,
+    late_stage,
+    off_the_surface,
+)
 from gradflow.integrators.piecewise import PiecewiseIntegrator
 from gradflow.integrators.save import AbstractSave, check_save
 from gradflow.integrators.until import (
@@ -51,6 +56,8 @@ SAFETY_OF = {"dopri8": 0.01, "piecewise": 0.03, "piecewise-slides": 0.03}
 #: An absolute tolerance above this share of the start's size is no tolerance for a small start.
 SMALL_START_SHARE = 0.01
 _MAX_STAGES = 16
+#: Weights up to which cartesian coordinates hold margins to a few digits.
+_MODERATE = 1e6
 _TINY = 1e-300
 
 
@@ -182,7 +189,7 @@ def run(flow: Flow, params: Any, settings: Settings) -> Run:
         if staged:
             events = (*events, StageEndEvent())
         if late:
-            events = (*events, SeparatedEvent())
+            events = (*events, SeparatedEvent.of(flow))
         if settings.atol is None:
             atol = absolute_tolerances(flow, Y, rtol)
         else:
@@ -201,7 +208,7 @@ def run(flow: Flow, params: Any, settings: Settings) -> Run:
         _add(total, solution.stats)
         result = solution.result
         if late and result.name == "event" and solution.event == len(events) - 1:
-            return _to_the_late_stage(flow, solution, total, resolved, settings, save, name)
+            return _through_late_stages(flow, solution, total, resolved, settings, save, name)
         if not (staged and result.name == "event" and solution.event == len(events) - 1):
             stopped_by = _label(result, solution.event, resolved)
             break
@@ -215,7 +222,7 @@ def run(flow: Flow, params: Any, settings: Settings) -> Run:
     return Run(tuple(stages), total, result, stopped_by, name)
 
 
-def _to_the_late_stage(
+def _through_late_stages(
     flow: Flow,
     solution: Solution,
     total: dict[str, float],
@@ -224,15 +231,70 @@ def _to_the_late_stage(
     save: np.ndarray | None,
     name: str,
 ) -> Run:
-    """Go on from an early stage that ended with the data separated."""
-    late_flow, late = late_stage(
-        flow, solution, resolved, rtol=settings.rtol,
-        save=None if save is None else save[solution.s.shape[0] :],
-        max_steps=settings.max_steps - int(total["steps"] + total["rejected"]),
+    """Go on from an early stage that ended with the data separated.
+
+    Where a ReLU neuron comes to see a datum that none saw, the late phase ends and an early stage
+    follows, with that datum to be separated, and so on.
+    """
+    integrator = make_integrator(name)
+    rtol = max(SAFETY_OF[name] * settings.rtol, SMALLEST_RTOL)
+    stages = [(flow, solution)]
+    must: Any = False
+
+    def rest(save: np.ndarray | None) -> np.ndarray | None:
+        return None if save is None else save[stages[-1][1].s.shape[0] :]
+
+    def steps_left() -> int:
+        return max(settings.max_steps - int(total["steps"] + total["rejected"]), 1)
+
+    for _ in range(_MAX_STAGES):
+        save = rest(save)
+        late_flow, late, seen_again = late_stage(
+            flow, stages[-1][1], resolved, rtol=settings.rtol, save=save, max_steps=steps_left()
+        )
+        stages.append((late_flow, late))
+        _add(total, late.stats)
+        last = late.Y_final
+        if not seen_again.any() or late.result.name != "seen" or not _is_moderate(late_flow, last):
+            break
+        must, save = must | seen_again, rest(save)
+        events = (*resolved.events, SeparatedEvent.of(flow, must))
+        params = late_flow.chart.decode(late_flow.split(last)[0])
+        state = flow.chart.encode(off_the_surface(flow, params, late.sides, seen_again))
+        Y = np.asarray(flow.restart(last, np.asarray(state)), np.float64)
+        atol = absolute_tolerances(flow, Y, rtol)
+        save_by, s = settings.save.resolve(flow)[1], late.s_final
+        # The clock may have grown beyond the spacing of steps: from 0, then shifted.
+        solution = integrator.solve(
+            Problem(
+                flow=flow.core(), Y0=Y, s0=0.0, rtol=rtol, atol=atol,
+                s_end=resolved.s_end - s if np.isfinite(resolved.s_end) else np.inf,
+                error_mask=np.asarray(flow.error_mask(Y)), events=events,
+                save=save - s if save is not None and save_by is None else save,
+                save_by=save_by, max_steps=steps_left(), step_cap=resolved.step_cap,
+                progress=settings.progress,
+            )
+        )  # fmt: skip
+        solution = _shifted(solution, s)
+        stages.append((flow, solution))
+        _add(total, solution.stats)
+        if solution.result.name != "event" or solution.event != len(events) - 1:
+            break
+    end = stages[-1][1]
+    return Run(tuple(stages), total, end.result, _label(end.result, end.event, resolved), name)
+
+
+def _shifted(solution: Solution, s: float) -> Solution:
+    """The solution with ``s`` added to its clock."""
+    return replace(
+        solution, s=solution.s + s, s_final=solution.s_final + s,
+        happenings=tuple(replace(event, s=event.s + s) for event in solution.happenings),
     )  # fmt: skip
-    _add(total, late.stats)
-    stopped_by = _label(late.result, late.event, resolved)
-    return Run(((flow, solution), (late_flow, late)), total, late.result, stopped_by, name)
+
+
+def _is_moderate(late: Flow, Y: np.ndarray) -> bool:
+    """Whether weights are small enough for margins to keep digits in cartesian coordinates."""
+    return float(late.split(Y)[0][-3]) < math.log(_MODERATE)
 
 
 def run_many(flow: Flow, starts: list[Any], settings: Settings) -> list[Run]:
@@ -250,7 +312,7 @@ def run_many(flow: Flow, starts: list[Any], settings: Settings) -> list[Run]:
     save, save_by = settings.save.resolve(flow)
     _check_reach(save, save_by, resolved, settings.save)
     late = has_late_stage(flow, resolved)
-    events = (*resolved.events, SeparatedEvent()) if late else resolved.events
+    events = (*resolved.events, SeparatedEvent.of(flow)) if late else resolved.events
     safety = SAFETY_OF[name]
     rtol = max(safety * settings.rtol, SMALLEST_RTOL)
     problems = []
@@ -272,7 +334,7 @@ def run_many(flow: Flow, starts: list[Any], settings: Settings) -> list[Run]:
     for solution in integrator.solve_many(problems):
         total = dict(solution.stats)
         if late and solution.result.name == "event" and solution.event == len(events) - 1:
-            runs.append(_to_the_late_stage(flow, solution, total, resolved, settings, save, name))
+            runs.append(_through_late_stages(flow, solution, total, resolved, settings, save, name))
             continue
         stopped_by = _label(solution.result, solution.event, resolved)
         runs.append(Run(((flow, solution),), total, solution.result, stopped_by, name))

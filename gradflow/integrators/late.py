@@ -39,6 +39,11 @@ LATE_RESULTS: dict[str, tuple[bool, str]] = {
         False,
         "max_events events were met; what was computed is kept. Raise max_events",
     ),
+    "seen": (
+        False,
+        "a datum that no neuron saw is seen again, so that its loss counts; what was computed is "
+        "kept. Go on from here with the flow itself",
+    ),
     "stationary": (
         False,
         "the flow has come to rest with a datum that is not separated, and there is no limit "
@@ -91,6 +96,8 @@ class LateRun:
     result, detail : str
     sides : (m, G) ints
         The pattern at the end.
+    seen_again : (n,) bools
+        With the result "seen": the data that are.
     switch_error, switch_ratio : float
         The largest change of the final direction when the switch is made 10 times later, and how
         much smaller it is than the change before (expected about 10 or more). nan where there was
@@ -111,6 +118,7 @@ class LateRun:
     result: str
     detail: str
     sides: np.ndarray
+    seen_again: np.ndarray
     switch_error: float = math.nan
     switch_ratio: float = math.nan
 
@@ -130,11 +138,41 @@ def _counts() -> dict[str, int]:
     return {"steps": 0, "rejected": 0, "rhs": 0, "jacobians": 0, "events": 0}
 
 
+@dataclass(frozen=True)
+class _Totals:
+    """What the data that no neuron sees add: c to the loss, c Δt to its clock."""
+
+    log_rest: float
+    log_t: float
+    start: float
+
+    @classmethod
+    def of(cls, net: MarginNet, log_t: float, clock: float) -> _Totals:
+        return cls(net.log_rest, log_t, clock)
+
+    def log_loss(self, seen: float) -> float:
+        """ln L from that of the others."""
+        return float(np.logaddexp(seen, self.log_rest))
+
+    def clock(self, s: float, log_t: float) -> float:
+        """The loss clock (inf beyond floats), from that of the others since the start."""
+        if self.log_rest == -np.inf or not log_t > self.log_t:
+            return float(self.start + s)
+        elapsed = log_t + np.log(-np.expm1(self.log_t - log_t))
+        return float(self.start + s + np.exp(self.log_rest + elapsed))
+
+    def margin(self, q: np.ndarray) -> float:
+        """The least normalised margin: 0 for a datum that no neuron sees."""
+        least = float(np.min(q))
+        return least if self.log_rest == -np.inf else min(least, 0.0)
+
+
 @dataclass
 class _Ends:
     """The stopping function of a run."""
 
     net: MarginNet
+    totals: _Totals
     log_t: float | None
     log_rho: float | None
     log_loss: float | None
@@ -148,13 +186,15 @@ class _Ends:
         values: list[Any] = [D * Y[P] - math.log(self.switch)] if self.switch < math.inf else []
         if self.log_rho is not None:
             values.append(Y[P] - self.log_rho)
-        if self.clock is not None:
-            values.append((Y[-1] - self.clock) / max(1.0, abs(self.clock)))
         log_loss, log_t, q = phase.logs(Y, phase.pattern.cell)
+        if self.clock is not None:
+            gap = self.totals.clock(Y[-1], log_t) - self.clock
+            values.append(gap / max(1.0, abs(self.clock)))
         if self.log_t is not None:
             values.append((log_t - self.log_t) / max(1.0, abs(self.log_t)))
         if self.log_loss is not None:
-            values.append((self.log_loss - log_loss) / max(1.0, abs(self.log_loss)))
+            gap = self.log_loss - self.totals.log_loss(log_loss)
+            values.append(gap / max(1.0, abs(self.log_loss)))
         if self.direction is not None or float(np.min(q)) <= 0:
             speed, radial = phase.velocity(Y)
             if self.direction is not None:
@@ -172,6 +212,7 @@ class _Rows:
     """What a phase leaves behind."""
 
     net: MarginNet
+    totals: _Totals
     rows: list[tuple] = field(default_factory=list)
     u: list[np.ndarray] = field(default_factory=list)
     saved: list[bool] = field(default_factory=list)
@@ -182,13 +223,15 @@ class _Rows:
     ) -> None:
         Y, P = phase.Y if at is None else at, self.net.P
         log_loss, log_t, q = phase.logs(Y, phase.pattern.cell)
-        self.rows.append((float(Y[-1]), log_t, float(Y[P]), log_loss, float(np.min(q)), phase.form))
+        clock, totals = self.totals.clock(Y[-1], log_t), self.totals
+        loss, margin = totals.log_loss(log_loss), totals.margin(q)
+        self.rows.append((clock, log_t, float(Y[P]), loss, margin, phase.form))
         self.u.append(Y[:P].copy())
         self.saved.append(at is not None)
         for k, g, kind in what:
             # The support's data by their number in the data set, the first of equal ones.
             g = int(self.net.first[g]) if kind.startswith("support") else g
-            self.events.append(LateEvent(float(Y[-1]), log_t, k, g, kind))
+            self.events.append(LateEvent(clock, log_t, k, g, kind))
 
     def extend(self, other: _Rows) -> None:
         """Append the rows of another part."""
@@ -256,7 +299,9 @@ def _margin_from(full: FullPhase, rtol: float, ends: _Ends, record: Any,
     start = np.concatenate([Y[: system.P], [Y[system.at_r], Y[system.at_s]]])
     pattern = Pattern(full.pattern.cell, full.pattern.fresh.copy(), full.pattern.dead.copy())
     candidates = np.flatnonzero(sigma - np.min(sigma) < 30.0)
-    return MarginPhase(full.net, start, pattern, rtol, ends, record, stats, candidates)
+    phase = MarginPhase(full.net, start, pattern, rtol, ends, record, stats, candidates)
+    phase.log_start = full.log_start
+    return phase
 
 
 def late_phase(
@@ -267,6 +312,7 @@ def late_phase(
     *,
     clock: float = 0.0,
     sides: Any = None,
+    unseen: Any = None,
     rtol: float = 1e-8,
     log_t_end: float | None = None,
     log_rho_end: float | None = None,
@@ -292,6 +338,9 @@ def late_phase(
         The loss clock at the start.
     sides : (m, G) ints, optional
         +1, -1, 0 (sliding); default: the signs of the switching functions.
+    unseen : (n,) bools, optional
+        Data that no neuron sees, with α = 0. They leave the loss as it is; when a neuron comes to
+        see one the result is "seen".
     rtol : float
         Relative per neuron; absolute in ln ρ and in the normalised margins.
     log_t_end, log_rho_end, log_loss_end, clock_end : float, optional
@@ -317,7 +366,7 @@ def late_phase(
     began = time.perf_counter()
     W, a = np.array(W, float), np.array(a, float)
     units = _Units.of(kinks, a)
-    net = MarginNet(kinks, a, units.inputs, units.outer)
+    net = MarginNet(kinks, a, units.inputs, units.outer, unseen)
     W = units.factor * W
     a = units.factor * a if net.trained else a
     shift = 2 * units.log
@@ -327,21 +376,19 @@ def late_phase(
     dead = (size == 0) & net.trained
     pattern = Pattern.of(net, np.where(dead[:, None], 1, np.asarray(sides)))
     pattern.dead |= dead
-    keep, stats = _Rows(net), _counts()
+    totals = _Totals.of(net, log_t + shift, clock * units.clock)
+    keep, stats = _Rows(net, totals), _counts()
     system = LateSystem(net)
     ends = _Ends(
-        net, None if log_t_end is None else log_t_end + shift,
+        net, totals, None if log_t_end is None else log_t_end + shift,
         None if log_rho_end is None else log_rho_end + units.log, log_loss_end, direction_tol,
         None if clock_end is None else clock_end * units.clock,
     )  # fmt: skip
     finite = np.all(np.isfinite(W)) and np.all(np.isfinite(a)) and np.any(size > 0)
     with np.errstate(all="ignore"):
-        Y = (
-            system.pack(W, a, pattern.cell, log_t + shift, clock * units.clock)
-            if finite
-            else np.zeros(system.size)
-        )
+        Y = system.pack(W, a, pattern.cell) if finite else np.zeros(system.size)
     full = FullPhase(system, Y, pattern, rtol, ends, keep, stats)
+    full.log_start = log_t + shift
     full.save_at = [] if save_log_t is None else [float(x) + shift for x in np.ravel(save_log_t)]
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -367,11 +414,11 @@ def late_phase(
                 early.append(trial.Y[: net.P])
             check_steps += counts["steps"]
             continue
-        rows, counts = _Rows(net), _counts()
+        rows, counts = _Rows(net, totals), _counts()
         phase = _margin_from(full, rtol, ends, rows, counts)
         phase.save_at = list(full.save_at)
         result = phase.run(max_steps, max_events)
-        if result in ("reached", "max_steps", "max_events") or number == len(stages) + 1:
+        if result in ("reached", "seen", "max_steps", "max_events") or number == len(stages) + 1:
             break
         # The limit could not settle an event: the full system goes through, and it tries again.
     changes = [float(np.max(np.abs(u - phase.Y[: net.P]))) for u in early]
@@ -410,8 +457,18 @@ def _finish(phase: AbstractPhase, keep: _Rows, stats: dict[str, Any], result: st
     stats.setdefault("check_steps", 0)
     stats["run_seconds"] = time.perf_counter() - began
     clock, log_t, log_rho, log_loss, margin = (np.array(column, float) for column in columns[:5])
+    seen_again = net.seen_again(phase.pattern.sides, phase.pattern.dead)
+    detail = phase.detail
+    if result == "reached" and net.unseen.any():
+        detail = f"no neuron sees {_some(np.flatnonzero(net.unseen))}: that part of the loss stays"
     return LateRun(
         clock=clock, log_t=log_t, log_rho=log_rho, log_loss=log_loss, margin=margin, U=U, A=A,
         form=np.array(columns[5], str), saved=saved, events=keep.events, stats=stats,
-        result=result, detail=phase.detail, sides=phase.pattern.sides.copy(),
+        result=result, detail=detail, sides=phase.pattern.sides.copy(), seen_again=seen_again,
     )  # fmt: skip
+
+
+def _some(data: np.ndarray) -> str:
+    """The first few of some data, in words."""
+    shown = ", ".join(map(str, data[:5])) + (", ..." if data.size > 5 else "")
+    return f"datum {shown}" if data.size == 1 else f"data {shown}"

@@ -24,6 +24,14 @@ from gradflow.models.losses import Logistic
 
 #: A force at w = 0 below this, in units of its terms, is none.
 REST = 1e-10
+#: The force of a datum that no neuron sees, where the others' add up to 1. It stands for e^{q}.
+WALL = 1e3
+
+
+def unseen_data(surface: np.ndarray, scale: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """Return which data (n,) no ReLU neuron with the sides (m, G) sees: none is on their side."""
+    on_plus, on_minus = np.sum(sides > 0, axis=0) > 0, np.sum(sides < 0, axis=0) > 0
+    return ~np.where(scale > 0, on_plus[surface], on_minus[surface])
 
 
 @dataclass
@@ -86,11 +94,16 @@ class MarginNet:
         The outer weights, used where they are fixed.
     unit, outer_unit : float
         What inputs, and fixed outer weights, are divided by.
+    unseen : (n,) bools, optional
+        Data that no neuron sees (ReLU). Their loss stays; beside it that of the others vanishes, so
+        that on its own side such a datum pushes with a force beyond all bounds: a wall for the
+        neurons that it repels. They count neither among the n data nor in the loss here.
     """
 
     def __init__(
-        self, kinks: Any, A: np.ndarray, unit: float = 1.0, outer_unit: float = 1.0
-    ) -> None:
+        self, kinks: Any, A: np.ndarray, unit: float = 1.0, outer_unit: float = 1.0,
+        unseen: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         self.N = np.array(kinks.normals, float) / unit
         self.slope = float(kinks.slope)
         self.trained = bool(kinks.outer_trained)
@@ -99,14 +112,18 @@ class MarginNet:
         self.A = np.array(A, float) / outer_unit
         columns = np.stack([np.asarray(kinks.surface), np.asarray(kinks.scale),
                             np.asarray(kinks.y, float)], axis=1)  # fmt: skip
-        _, first, of = np.unique(columns, axis=0, return_index=True, return_inverse=True)
+        self.unseen = np.zeros(len(columns), bool) if unseen is None else np.asarray(unseen, bool)
+        seen = np.flatnonzero(~self.unseen)
+        all_logs = np.asarray(kinks.log_weights, float)
+        _, first, of = np.unique(columns[seen], axis=0, return_index=True, return_inverse=True)
         order = np.argsort(first)
         of = np.argsort(order)[of.reshape(-1)]
         first = np.sort(first)
         logs = np.full(len(first), -np.inf)
-        np.logaddexp.at(logs, of, np.asarray(kinks.log_weights, float))
-        self.merged, self.first = of, first
+        np.logaddexp.at(logs, of, all_logs[seen])
+        self.first = first = seen[first]
         self.log_weights = logs
+        self.all_surface, self.all_scale = np.asarray(kinks.surface), np.asarray(kinks.scale)
         self.surface = np.asarray(kinks.surface)[first]
         self.scale = np.asarray(kinks.scale, float)[first]
         self.y = np.asarray(kinks.y, float)[first]
@@ -120,6 +137,14 @@ class MarginNet:
         self.kinked = self.slope != 1.0
         self._spans: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
         self.plain = self.n == self.G and bool(np.all(self.surface == np.arange(self.n)))
+        self.plain = self.plain and not self.unseen.any()
+        # What the loss keeps: ln Σ ω_i ℓ(0) over the data that no neuron sees.
+        at_zero = float(np.log(np.log(2.0))) if self.logistic else 0.0
+        self.log_rest = float(np.logaddexp.reduce(all_logs[self.unseen], initial=-np.inf)) + at_zero
+        self.wall_up, self.wall_down = np.zeros(self.G), np.zeros(self.G)
+        for g, scale, y in columns[self.unseen]:
+            side = self.wall_up if scale > 0 else self.wall_down
+            side[int(g)] += WALL * y * scale
 
     def cell(self, sides: np.ndarray) -> Cell:
         """Return the cell of a pattern (m, G)."""
@@ -168,8 +193,14 @@ class MarginNet:
         """Return the forces F⁺, F⁻ (G,) of pulls c = y p (n,)."""
         if self.plain:
             return self.up * c, self.down * c
-        return (np.bincount(self.surface, self.up * c, self.G),
-                np.bincount(self.surface, self.down * c, self.G))  # fmt: skip
+        return (self.wall_up + np.bincount(self.surface, self.up * c, self.G),
+                self.wall_down + np.bincount(self.surface, self.down * c, self.G))  # fmt: skip
+
+    def seen_again(self, sides: np.ndarray, dead: np.ndarray) -> np.ndarray:
+        """Return which of the unseen data (n,) some living neuron sees."""
+        if not self.unseen.any():
+            return self.unseen
+        return self.unseen & ~unseen_data(self.all_surface, self.all_scale, sides[~dead])
 
     def per_datum(self, plus: np.ndarray, minus: np.ndarray) -> np.ndarray:
         """Return ``y (c⁺A⁺ + c⁻A⁻)`` (n,) of sums over surfaces."""
@@ -254,7 +285,14 @@ class MarginNet:
             # Σ μ_i n_i = −(force inside the span).
             mu = -(back @ force)
             with np.errstate(divide="ignore", invalid="ignore"):
-                out.append(mu / jump[where])
+                nu = mu / jump[where]
+            if self.unseen.any():
+                # A wall pushes as hard as it has to: only where it would have to pull does it end.
+                size = np.abs(jump[where])
+                nu = np.where(self.wall_up[where] != 0, np.minimum(nu * size, 0.5), nu)
+                pushed = 1.0 - np.minimum((1.0 - nu) * size, 0.5)
+                nu = np.where(self.wall_down[where] != 0, pushed, nu)
+            out.append(nu)
         return out
 
     def unrest(self, up: np.ndarray, down: np.ndarray) -> float:

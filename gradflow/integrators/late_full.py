@@ -52,8 +52,8 @@ class FullPhase(AbstractPhase):
     def weights(self, Y: np.ndarray) -> np.ndarray:
         return np.exp(-Y[self.system.sigma])
 
-    def logs(self, Y: np.ndarray, cell: Cell) -> tuple[float, float, np.ndarray]:
-        return self.system.logs(Y, cell)
+    def elapsed(self, Y: np.ndarray, cell: Cell) -> tuple[float, float, np.ndarray]:
+        return self.system.elapsed(Y, cell)
 
     def velocity(self, Y: np.ndarray) -> tuple[float, float]:
         rate = self.system.field(Y, self.pattern.cell)
@@ -91,9 +91,12 @@ class FullPhase(AbstractPhase):
         # is relative to that.
         loose = np.minimum(10 * rtol * (1.0 + big), 0.1)
         unit = np.where(near, loose, rtol * np.maximum(big, 10.0))
-        worst = max(float(np.max(blocks)), abs(e[at_r]) / rtol,
-                    float(np.max(np.abs(e[sigma]) / unit)),
-                    abs(e[system.at_w]) / (loose * max(abs(Y0[system.at_w]), 1e-300)))  # fmt: skip
+        worst = max(
+            float(np.max(blocks)),
+            abs(e[at_r]) / rtol,
+            float(np.max(np.abs(e[sigma]) / unit)),
+            abs(e[system.at_w]) / (loose * max(Y0[system.at_w], Y1[system.at_w], 1e-300)),
+        )
         if system.D == 1:
             worst = max(worst, abs(e[system.at_s]) / (rtol * max(abs(Y1[system.at_s]), 1.0)))
         return float(worst) if np.isfinite(worst) else math.inf

@@ -22,14 +22,14 @@ from gradflow.integrators.late_field import Cell, MarginNet
 
 #: A multiplier may leave [0, 1] by this much.
 _NU_SLACK = 1e-10
-#: Events of zero length in a row before giving up.
-_MAX_STUCK = 60
+#: Events of zero length in a row before steps are shortened, and before giving up.
+_PATIENT, _MAX_STUCK = 4, 60
 #: Neurons smaller than this (of the whole net) are set to zero for good.
 _DEAD = 1e-140
 
 #: Names a phase may end with.
-REACHED, MAX_STEPS, MAX_EVENTS, TOO_SMALL, STUCK = (
-    "reached", "max_steps", "max_events", "step_too_small", "stuck",
+REACHED, MAX_STEPS, MAX_EVENTS, TOO_SMALL, STUCK, SEEN = (
+    "reached", "max_steps", "max_events", "step_too_small", "stuck", "seen",
 )  # fmt: skip
 
 
@@ -79,6 +79,8 @@ class AbstractPhase(ABC):
         self.stop, self.record, self.stats = stop, record, stats
         #: Values of ln t, increasing, at which a state is recorded as well (taken out when done).
         self.save_at: list[float] = []
+        #: ln t where time is counted from.
+        self.log_start = -np.inf
         self.h = 0.0
         self.detail = ""
 
@@ -103,8 +105,13 @@ class AbstractPhase(ABC):
         """Return p (n,) at a state, the pattern being frozen."""
 
     @abstractmethod
+    def elapsed(self, Y: np.ndarray, cell: Cell) -> tuple[float, float, np.ndarray]:
+        """Return ``ln L``, the logarithm of the time since the start, and q̂ (n,) at a state."""
+
     def logs(self, Y: np.ndarray, cell: Cell) -> tuple[float, float, np.ndarray]:
         """Return ``ln L``, ``ln t`` and q̂ (n,) at a state."""
+        log_loss, elapsed, q = self.elapsed(Y, cell)
+        return log_loss, float(np.logaddexp(self.log_start, elapsed)), q
 
     @abstractmethod
     def velocity(self, Y: np.ndarray) -> tuple[float, float]:
@@ -297,8 +304,13 @@ class AbstractPhase(ABC):
             what = self.settle(hit, [])
             self.stats["events"] += len(what)
             self.record(self, what)
+            if np.any(self.net.seen_again(self.pattern.sides, self.pattern.dead)):
+                return SEEN
             if stuck > _MAX_STUCK:
                 self.detail = f"neuron {hit.neuron}, surface {hit.surface}: events without progress"
                 return STUCK
             self.prepare()
             self.h = self.after_event(h, what)
+            if stuck > _PATIENT:
+                # A rate that is nothing yet may be outdone by the error of the dense output.
+                self.h *= 0.25

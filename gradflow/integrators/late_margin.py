@@ -143,7 +143,7 @@ class MarginPhase(AbstractPhase):
         rate = self._field(Y)
         return float(np.linalg.norm(rate[: self.net.P])), float(rate[self.net.P])
 
-    def logs(self, Y: np.ndarray, cell: Cell) -> tuple[float, float, np.ndarray]:
+    def elapsed(self, Y: np.ndarray, cell: Cell) -> tuple[float, float, np.ndarray]:
         net, r, D = self.net, Y[self.net.P], self.net.degree
         p, g, q, _ = self._solve(Y)
         p = np.maximum(p, 1e-300)

@@ -11,6 +11,7 @@ from gradflow.flows.flow import Flow
 from gradflow.flows.late_chart import LateChart
 from gradflow.integrators.base import Happening, Result, Solution, empty_stats
 from gradflow.integrators.late import late_phase
+from gradflow.integrators.late_field import unseen_data
 from gradflow.integrators.until import (
     AbstractEvent,
     DirectionEvent,
@@ -26,16 +27,54 @@ from gradflow.models.losses import Exponential, Logistic
 #: instance of benchmarks/kinks.py.
 _LEAST_MARGIN = 8.0
 _LEAST_SIZE = 30.0
+#: The same where ReLU neurons leave data unseen, whose loss must be large beside all the others'.
+_LEAST_BESIDE = 12.0
+#: A ReLU neuron sees a datum from this cosine on: one that slides past it does not.
+_SEES = 1e-12
+#: How far a neuron is put on the side to which it has crossed.
+_OFF = 1e-10
 
 
 class SeparatedEvent(AbstractEvent):
-    """The data are separated, and weights are large enough for the late phase."""
+    """The data are separated, and weights are large enough for the late phase.
+
+    Data that no ReLU neuron sees have no say, as long as there are others.
+
+    Attributes
+    ----------
+    kinks : DataKinks or None
+        None where neurons see everything (α > 0).
+    must : (n,) bools or None
+        Data that have a say in any case.
+    """
+
+    kinks: Any = None
+    must: Any = None
+
+    @classmethod
+    def of(cls, flow: Flow, must: np.ndarray | None = None) -> SeparatedEvent:
+        """Return the event of a flow with kinks."""
+        kinks: Any = flow.kinks()
+        if not (kinks.jumps and kinks.slope == 0):
+            return cls()
+        return cls(kinks, np.zeros(kinks.surface.shape[0], bool) if must is None else must)
 
     def __call__(self, flow: Any, s: Any, Y: Any) -> Any:
         chart = flow.chart
         state = flow.split(Y)[0]
         risk = chart.risk
-        margins = risk.margins(chart.params(state))
+        params = chart.params(state)
+        margins, least = risk.margins(params), jnp.asarray(_LEAST_MARGIN)
+        if self.kinks is not None:
+            kinks = self.kinks
+            W, N = kinks.split(params)[0], kinks.normals
+            cosines = (N @ W.T) / jnp.maximum(
+                jnp.linalg.norm(N, axis=1)[:, None] * jnp.linalg.norm(W, axis=1)[None, :], 1e-300
+            )
+            sign = jnp.sign(kinks.scale)[:, None]
+            seen = jnp.any(sign * cosines[kinks.surface] > _SEES, axis=1) | self.must
+            margins = jnp.where(seen, margins, jnp.where(jnp.any(seen), jnp.inf, 0.0))
+            least = jnp.where(jnp.all(seen), _LEAST_MARGIN, _LEAST_BESIDE)
         size = jnp.sqrt(jnp.sum(jnp.where(chart.trained, state, 0.0) ** 2))
         # In units where inputs, and fixed outer weights, have size 1.
         constant = 1.0 if getattr(risk.net, "bias", False) else 0.0
@@ -43,7 +82,7 @@ class SeparatedEvent(AbstractEvent):
         fixed = jnp.sqrt(jnp.sum(jnp.where(chart.trained, 0.0, state) ** 2))
         unit = inputs * jnp.where(fixed > 0, fixed, 1.0)
         ready = risk.net.degree * jnp.log(size) + jnp.log(unit) - np.log(_LEAST_SIZE)
-        return jnp.minimum(jnp.min(margins) - _LEAST_MARGIN, ready)
+        return jnp.minimum(jnp.min(margins) - least, ready)
 
 
 def has_late_stage(flow: Flow, resolved: Resolved) -> bool:
@@ -78,7 +117,7 @@ def late_stage(
     rtol: float,
     max_steps: int,
     save: np.ndarray | None,
-) -> tuple[Flow, Solution]:
+) -> tuple[Flow, Solution, np.ndarray]:
     """Go on from the end of the early stage.
 
     Parameters
@@ -99,6 +138,8 @@ def late_stage(
     flow : Flow
         In the chart of directions.
     solution : Solution
+    seen_again : (n,) bools
+        Where a neuron has come to see a datum that none saw, the data: the flow itself goes on.
     """
     kinks: Any = flow.kinks()
     state, energy, extra = flow.split(before.Y_final)
@@ -106,8 +147,13 @@ def late_stage(
     tau = float(extra[0])
     tau_end = _threshold(resolved, TimeEvent)
     direction = _threshold(resolved, DirectionEvent)
+    sides: Any = before.sides
+    unseen = None
+    if kinks.jumps and kinks.slope == 0:
+        where, scale = np.asarray(kinks.surface), np.asarray(kinks.scale)
+        unseen = unseen_data(where, scale, sides[W.any(axis=1)])
     run = late_phase(
-        kinks, W, a, _log_time(tau), clock=before.s_final, sides=before.sides, rtol=rtol,
+        kinks, W, a, _log_time(tau), clock=before.s_final, sides=sides, unseen=unseen, rtol=rtol,
         log_t_end=None if tau_end is None else _log_time(tau_end),
         log_loss_end=_threshold(resolved, LossEvent),
         direction_tol=None if direction is None else float(np.exp(direction)),
@@ -140,7 +186,28 @@ def late_stage(
         ),
         sides=run.sides,
     )  # fmt: skip
-    return late, solution
+    return late, solution, run.seen_again
+
+
+def off_the_surface(flow: Flow, params: Any, sides: Any, seen: np.ndarray) -> Any:
+    """Move neurons that have come to see data ``seen`` (n,) to their side, by a relative 1e-10.
+
+    On the surface itself what carried them over is lost beside what pulls them on.
+    """
+    kinks: Any = flow.kinks()
+    W, a = (np.array(part) for part in kinks.split(params))
+    N = np.asarray(kinks.normals)
+    for g in np.unique(np.asarray(kinks.surface)[seen]):
+        size = np.linalg.norm(N[g])
+        for k in np.flatnonzero((sides[:, g] != 0) & W.any(axis=1)):
+            short = _OFF * size * np.linalg.norm(W[k]) - sides[k, g] * (N[g] @ W[k])
+            # (without leaving the surfaces it slides on)
+            held = N[sides[k] == 0]
+            way = N[g] - (np.linalg.lstsq(held.T, N[g], rcond=None)[0] @ held if len(held) else 0.0)
+            room = float(way @ N[g])
+            if short > 0 and room > 1e-9 * size**2:
+                W[k] += sides[k, g] * short * way / room
+    return kinks.join(W, a)
 
 
 def _log_time(tau: Any) -> Any:
@@ -165,4 +232,4 @@ def _which(resolved: Resolved, run: Any) -> int | None:
     return int(np.argmin(gaps)) if gaps else None
 
 
-__all__ = ["SeparatedEvent", "has_late_stage", "late_stage"]
+__all__ = ["SeparatedEvent", "has_late_stage", "late_stage", "off_the_surface"]

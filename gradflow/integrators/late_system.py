@@ -10,6 +10,7 @@ States :math:`u=\theta/\rho`, :math:`r=\ln\rho`, :math:`\sigma_i=-\ln p_i` for e
    \eta_i=-q_i''\text{-factor}\ (1\text{ or }1/(1+e^{-q_i})),\\
    w'&=\rho^{2-D}-\rho^D|g|^2w,\qquad s'=\rho^{2-D}.
 
+t is counted from the start, so that one at e^{258}, say, takes no digits.
 m = ℓ/(−ℓ') at q (1 for the exponential loss), so that Σ p_j m_j = 1 on the exact flow; the last term
 of σ' pulls back to it, without which round-off walks along the common shift of σ. σ is a state of
 its own because the margins :math:`\rho^D\hat q_i(u)` lose all digits of their differences near
@@ -52,8 +53,8 @@ class LateSystem:
         self.size = self.at_s + 1
 
     # --------------------------------------------------------------------------- coordinates
-    def pack(self, U: np.ndarray, A: np.ndarray, cell: Cell, log_t: float, s: float) -> np.ndarray:
-        """Return the state of weights U (m, D), A (m,) at time e^{log_t} and loss clock s."""
+    def pack(self, U: np.ndarray, A: np.ndarray, cell: Cell) -> np.ndarray:
+        """Return the state of weights U (m, D), A (m,), where time and the loss clock begin."""
         net = self.net
         raw = net.join(np.asarray(U, float), np.asarray(A, float))
         rho = float(np.linalg.norm(raw))
@@ -63,12 +64,11 @@ class LateSystem:
         q = rho**self.D * net.margins(cell, Y[: self.P])
         log_loss = net.log_loss(q)
         Y[self.sigma] = log_loss - net.log_pull(q)
-        Y[self.at_w] = np.exp(log_t + log_loss)
-        Y[self.at_s] = s
+        Y[self.at_w] = Y[self.at_s] = 0.0
         return Y
 
-    def logs(self, Y: np.ndarray, cell: Cell) -> tuple[float, float, np.ndarray]:
-        """Return ``ln L``, ``ln t`` and q̂ (n,) of a state."""
+    def elapsed(self, Y: np.ndarray, cell: Cell) -> tuple[float, float, np.ndarray]:
+        """Return ``ln L``, ln of the time since the start, and q̂ (n,) of a state."""
         qhat = self.net.margins(cell, Y[: self.P])
         p = np.exp(-Y[self.sigma])
         each = Y[self.sigma] + self.net.log_pull(np.exp(self.D * Y[self.at_r]) * qhat)

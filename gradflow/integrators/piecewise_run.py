@@ -9,13 +9,14 @@ neuron slides, where all surfaces slid on turn repelling and the flow branches.
 from __future__ import annotations
 
 import functools as ft
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow.integrators.at_rest import LOOK, end_is_far, is_at_rest
+from gradflow.integrators.at_rest import LOOK, end_is_far, is_at_rest, pulls_unseen
 from gradflow.integrators.base import (
     Happening,
     Problem,
@@ -119,7 +120,7 @@ class PiecewiseRun:
         m, D = self.layout.m, self.layout.D
         W, a = y[:, : m * D].reshape(-1, m, D), y[:, m * D : m * D + m]
         leaves = jax.tree.leaves(self.kinks.join(W, a))
-        flat = [np.asarray(leaf).reshape(len(y), -1) for leaf in leaves]
+        flat = [np.asarray(x).reshape(len(y), math.prod(x.shape[1:])) for x in leaves]
         return np.concatenate([*flat, y[:, m * D + m :]], axis=1)
 
     def sides(self) -> np.ndarray:
@@ -412,7 +413,11 @@ class PiecewiseRun:
         y = np.asarray(self.carry.y)
         W, a = y[: m * D].reshape(m, D), y[m * D : m * D + m]
         now = self._rates(self.carry)
-        still = is_at_rest(now, W, a, self.sizes, self.problem.rtol)
+        pattern = self.carry.pattern
+        held = np.where(pattern.slots >= 0, np.sum(pattern.B * now.u[:, None, :], axis=2), 0.0)
+        still = is_at_rest(now, W, a, self.sizes, self.problem.rtol) and not pulls_unseen(
+            now, self.sides(), held
+        )
         return still and end_is_far(self.problem, self.carry, float(now.log_risk))
 
     def _rates(self, carry: Carry) -> Any:
