@@ -28,6 +28,7 @@ def integrate(
     until: Any,
     clock: str = "auto",
     chart: str = "auto",
+    metric: str = "euclidean",
     integrator: str = "auto",
     rtol: float = 1e-8,
     atol: float | None = None,
@@ -49,7 +50,12 @@ def integrate(
     clock : {"auto", "log", "physical", "loss"}
         The variable integrated over: ln(1+t), t, or s with ds = L dt. "auto" is the loss clock for
         margin losses on finite data (ln t is then a state, and t may exceed any float), else log.
-    chart : {"auto", "cartesian", "log-angle"}
+    chart : {"auto", "cartesian", "log-angle", "conic"}
+        Coordinates; they leave the flow alone. "conic": (ln‖w_k‖, w_k/‖w_k‖) of a balanced
+        two-layer net with both layers trained, so that norms of any size keep their digits.
+    metric : {"euclidean", "conic"}
+        "conic" (fixed outer weights): neuron k moves by −‖w_k‖ times its gradient, the flow of the
+        norm-dependent step (:mod:`gradflow.flows.conic`).
     integrator : str
         ``"auto"``; ``piecewise`` (event-located, for risks with kinks; taken by "auto" whenever the
         risk has kinks), ``piecewise-slides`` (the same for large nets: locates where neurons begin
@@ -92,7 +98,7 @@ def integrate(
         max_steps=max_steps, progress=progress,
     )  # fmt: skip
     params = _start(risk, params)
-    flow = make_flow(risk, params, chart=chart, clock=_clock(risk, clock))
+    flow = make_flow(risk, params, chart=chart, clock=_clock(risk, clock), metric=metric)
     done = run(flow, params, settings)
     trajectory = _assemble(risk, params, flow.clock.name, settings, done)
     if throw and not trajectory.result.ok:

@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from gradflow.flows.charts import AbstractChart, CartesianChart
 from gradflow.flows.clocks import CLOCKS, AbstractClock, LogClock
+from gradflow.flows.conic import METRICS, ConicChart
 from gradflow.flows.late_chart import LateChart
 from gradflow.flows.linear_chart import LinearLogAngleChart
 from gradflow.flows.two_neuron_chart import TwoNeuronChart
@@ -118,7 +119,14 @@ class Flow(eqx.Module):
         return self.chart.stage_end(self.split(Y)[0], self.t(s, Y))
 
 
-def make_flow(risk: AbstractRisk, params: Any, *, chart: str = "auto", clock: str = "log") -> Flow:
+def make_flow(
+    risk: AbstractRisk,
+    params: Any,
+    *,
+    chart: str = "auto",
+    clock: str = "log",
+    metric: str = "euclidean",
+) -> Flow:
     """The flow of ``risk`` from ``params``.
 
     Parameters
@@ -126,18 +134,30 @@ def make_flow(risk: AbstractRisk, params: Any, *, chart: str = "auto", clock: st
     risk : AbstractRisk
     params : pytree
         The start; it fixes frames and signs.
-    chart : {"auto", "cartesian", "log-angle"}
+    chart : {"auto", "cartesian", "log-angle", "conic"}
         ``"auto"`` takes the log-angle chart where the risk has one (population risks of the linear
-        predictor, balanced deep linear nets and two opposed or like neurons with logistic loss).
+        predictor, balanced deep linear nets and two opposed or like neurons with logistic loss),
+        and the conic chart in the conic metric.
     clock : {"physical", "log", "loss"}
+    metric : {"euclidean", "conic"}
+        ``"conic"``: neuron k moves by -|w_k| times its gradient (:mod:`gradflow.flows.conic`).
 
     Raises
     ------
     ValueError
-        Unknown names; a log-angle chart asked of a risk or a start that has none.
+        Unknown names; a chart or a metric asked of a risk or a start that has none.
     """
-    check_choice("chart", chart, ("auto", "cartesian", "log-angle"))
+    check_choice("chart", chart, ("auto", "cartesian", "log-angle", "conic"))
     check_choice("clock", clock, CLOCKS)
+    check_choice("metric", metric, METRICS)
+    if metric == "conic" and chart not in ("auto", "conic"):
+        raise fail("chart", chart, "does not serve the conic metric", "pass chart='conic'")
+    if metric == "conic" or chart == "conic":
+        argument, value = ("metric", metric) if metric == "conic" else ("chart", chart)
+        reason = ConicChart.refusal(risk, params, metric)
+        if reason is not None:
+            raise fail(argument, value, reason, f"leave {argument} out")
+        return Flow(ConicChart(risk, params), CLOCKS[clock])
     made: AbstractChart | None = None
     reason = "the log-angle chart exists for population risks only"
     if chart != "cartesian" and isinstance(risk, PopulationRisk):

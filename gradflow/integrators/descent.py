@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow.flows.conic import METRICS, conic_metric_refusal, norm_dependent
 from gradflow.models.abstract_network import AbstractNetwork, check_key
 from gradflow.models.losses import AbstractLoss
 from gradflow.risks.base import AbstractRisk
@@ -139,6 +140,19 @@ class _Reshuffled(eqx.Module):
         return jax.tree.map(lambda g: self.factor * g, gradient), order
 
 
+class _NormDependent(eqx.Module):
+    """‖w_k‖ times the rows of another rule's gradient."""
+
+    rule: Any
+
+    def start(self) -> Any:
+        return self.rule.start()
+
+    def __call__(self, theta: Any, n: jax.Array, memory: Any) -> tuple[Any, Any]:
+        gradient, memory = self.rule(theta, n, memory)
+        return norm_dependent(theta, gradient), memory
+
+
 def _batch_gradient(
     rule: _FreshBatch | _Reshuffled, theta: Any, inputs: jax.Array, targets: jax.Array
 ) -> Any:
@@ -246,6 +260,7 @@ def descend(
     batch: int | None = None,
     key: jax.Array | None = None,
     sampling: str = "independent",
+    metric: str = "euclidean",
     save_every: int = 1,
     throw: bool = False,
 ) -> Descent:
@@ -272,6 +287,10 @@ def descend(
         mean of g_n is ∇L(θ_n). "reshuffled" (finite data): *without* replacement; every epoch of
         ⌊N/batch⌋ steps runs through a fresh random order of the N data (the last N mod batch of
         the order are left out of that epoch).
+    metric : {"euclidean", "conic"}
+        "conic" (a two-layer net with fixed outer weights): the norm-dependent step
+        ``w_k ← w_k − η‖w_k‖ g_k``, explicit Euler for the conic flow (:mod:`gradflow.flows.conic`;
+        source: `akiyama2021learnability`).
     save_every : int
         Keep θ_0, every ``save_every``-th iterate and the last.
     throw : bool
@@ -293,7 +312,13 @@ def descend(
     every = check_integer("save_every", save_every, minimum=1)
     sizes = _step_sizes(step_size, steps)
     sampling = check_choice("sampling", sampling, ("independent", "reshuffled"))
+    check_choice("metric", metric, METRICS)
     rule = _rule(risk, batch, key, sampling)
+    if metric == "conic":
+        reason = conic_metric_refusal(risk)
+        if reason is not None:
+            raise fail("metric", metric, reason, "leave metric out")
+        rule = _NormDependent(rule)
     theta = risk.as_params(params)
     if risk.net is not None:
         theta = risk.net.check_start(theta)

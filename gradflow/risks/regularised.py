@@ -42,7 +42,8 @@ class Regularised(AbstractRisk):
     only decay exponentially and never get there. A neuron with a fixed outer weight reaches
     :math:`w_k=0` in finite time under the plain flow, whose integrators do not locate that kink
     (nor those of the data: `kinks` is None, so a ReLU net on data is integrated across its kinks
-    under error control).
+    under error control). In cartesian coordinates so does a dying balanced one, once rounding has
+    unbalanced it: late times need ``chart="conic"``.
     """
 
     net: TwoLayer
@@ -91,27 +92,28 @@ class Regularised(AbstractRisk):
 @eqx.filter_jit
 def masses(params: TwoLayerParams) -> jax.Array:
     r""":math:`|a_k|\|w_k\|` (m,), a bias counted in :math:`w_k`."""
-    return jnp.abs(params.outer) * _lengths(_joined(params))
+    return jnp.abs(params.outer) * row_norms(joined_rows(params))
 
 
-def _joined(params: TwoLayerParams) -> jax.Array:
+def joined_rows(params: TwoLayerParams) -> jax.Array:
+    """Rows (m, d) of inner weights; with biases (m, d+1), the bias last."""
     if params.bias is None:
         return params.inner
     return jnp.concatenate([params.inner, params.bias[:, None]], axis=1)
 
 
 @jax.custom_jvp
-def _lengths(rows: jax.Array) -> jax.Array:
+def row_norms(rows: jax.Array) -> jax.Array:
     """Norms of rows; the derivative is along the unit vector, and 0 at a zero row."""
     top = jnp.max(jnp.abs(rows), axis=1)
     safe = jnp.where(top > 0, top, 1.0)  # squares of 1e-200 would underflow
     return top * jnp.sqrt(jnp.sum(jnp.square(rows / safe[:, None]), axis=1))
 
 
-@_lengths.defjvp
-def _lengths_jvp(primals: Any, tangents: Any) -> Any:
+@row_norms.defjvp
+def _row_norms_jvp(primals: Any, tangents: Any) -> Any:
     (rows,), (moved,) = primals, tangents
-    size = _lengths(rows)
+    size = row_norms(rows)
     unit = rows / jnp.where(size > 0, size, 1.0)[:, None]
     return size, jnp.sum(unit * moved, axis=1)
 
