@@ -7,7 +7,7 @@ import pytest
 from scipy import integrate, optimize
 
 import gradflow as gf
-from gradflow.integrators import rosenbrock
+from gradflow.integrators import late, rosenbrock
 from gradflow.integrators.late import LATE_RESULTS, late_phase
 from gradflow.integrators.late_field import MarginNet
 from gradflow.integrators.late_margin import least_norm_weights
@@ -161,7 +161,7 @@ def test_smooth_flow_against_an_explicit_solver():
 def test_full_system_and_limit_agree(seed):
     risk, W, a = _instance(seed)
     ends = {"log_rho_end": 0.5 * math.log(1e10), "rtol": 1e-9}
-    limit = late_phase(risk.kinks(), W, a, -3.0, check=False, **ends)
+    limit = late_phase(risk.kinks(), W, a, -3.0, check=False, switch=1e8, **ends)
     full = late_phase(risk.kinks(), W, a, -3.0, switch=math.inf, **ends)
     assert limit.ok
     assert full.ok
@@ -170,6 +170,30 @@ def test_full_system_and_limit_agree(seed):
     np.testing.assert_allclose(limit.U[-1], full.U[-1], atol=1e-8)
     np.testing.assert_allclose(limit.A[-1], full.A[-1], atol=1e-8)
     assert limit.log_t[-1] == pytest.approx(full.log_t[-1], rel=1e-8)
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_where_the_limit_fails_the_full_system_goes_on(failures, monkeypatch):
+    """Past the switch that failed, to 1e4 and then 1e6 times the first, where it tries again."""
+    risk, W, a = _instance(0)
+    ends = {"log_t_end": 1e18, "rtol": 1e-8, "check": False}
+    plain = late_phase(risk.kinks(), W, a, -3.0, **ends)
+    tried = []
+
+    class Failing(late.MarginPhase):
+        def run(self, max_steps, max_events):
+            tried.append(math.exp(2 * self.Y[self.net.P]))
+            return "stuck" if len(tried) <= failures else super().run(max_steps, max_events)
+
+    monkeypatch.setattr(late, "MarginPhase", Failing)
+    run = late_phase(risk.kinks(), W, a, -3.0, **ends)
+    levels = [late.SWITCH, 1e4 * late.SWITCH, 1e6 * late.SWITCH]
+    np.testing.assert_allclose(tried, levels[: len(tried)], rtol=1e-6)
+    assert run.ok == (failures < 3)
+    assert run.result == ("stuck" if failures == 3 else "reached")
+    assert np.all(np.diff(run.log_t) >= 0)
+    if run.ok:
+        np.testing.assert_allclose(run.U[-1], plain.U[-1], atol=1e-7)
 
 
 @pytest.mark.parametrize("loss", [gf.exponential, gf.logistic])
@@ -210,8 +234,8 @@ def test_random_instances_go_far(seed):
     assert np.all(np.diff(run.log_t) >= -1e-9 * np.maximum(1.0, np.abs(run.log_t[1:])))
     size = np.exp(risk.net.degree * run.log_rho)
     if loss is gf.exponential:  # −ln Σ e^{−q} / ρ^D never falls (lyu2020homogeneous)
-        late = size > 10
-        assert np.all(np.diff((-run.log_loss - math.log(10))[late] / size[late]) > -1e-9)
+        big = size > 10
+        assert np.all(np.diff((-run.log_loss - math.log(10))[big] / size[big]) > -1e-9)
     # ln L = −ρ^D γ to leading order
     ratio = -run.log_loss[-1] / (size[-1] * run.margin[-1])
     assert ratio == pytest.approx(1.0, abs=1e-4)

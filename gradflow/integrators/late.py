@@ -1,7 +1,7 @@
 r"""The late phase of the gradient flow on separated data: from ρ ~ 10 to any time whatever.
 
 First the full system (:mod:`~gradflow.integrators.late_full`), implicit and with every event, until
-ρ^D ~ 1e8; then its limit (:mod:`~gradflow.integrators.late_margin`), whose cost does not depend on
+ρ^D ~ 1e9; then its limit (:mod:`~gradflow.integrators.late_margin`), whose cost does not depend on
 ρ. The error of the switch is O(ρ^{−D}) of where it is made: the limit is also run from 10 and 100
 times earlier, and the differences at the end must fall accordingly.
 
@@ -69,7 +69,7 @@ LATE_RESULTS: dict[str, tuple[bool, str]] = {
 }
 
 #: ρ^D where the limit takes over.
-SWITCH = 1e8
+SWITCH = 1e9
 
 
 @dataclass
