@@ -110,7 +110,14 @@ def check_activation(argument: str, value: Any) -> AbstractActivation:
 
 def features(activation: AbstractActivation, X: np.ndarray, W: np.ndarray) -> np.ndarray:
     """φ(XWᵀ) on NumPy arrays; W (m, d), X (n, d) or (..., n, d) against W (..., m, d)."""
-    return np.asarray(activation(jnp.asarray(X @ np.swapaxes(W, -1, -2))))
+    z = X @ np.swapaxes(W, -1, -2)
+    # In blocks of one size: JAX would compile anew for every shape of an ensemble.
+    size = 1 << (12 if z.size <= 1 << 16 else 18)
+    blocks = np.zeros((-(-z.size // size), size))
+    blocks.ravel()[: z.size] = z.ravel()
+    for block in blocks:
+        block[:] = activation(jnp.asarray(block))
+    return blocks.ravel()[: z.size].reshape(z.shape)
 
 
 def every(name: str, ones: Sequence[T], check: Callable[[T], str]) -> Hypothesis:
@@ -166,7 +173,7 @@ def distinct(ones: Sequence[Points], *, lines: bool) -> Hypothesis:
             return f"{list(np.round(X[i], 6))} and {list(np.round(X[j], 6))} are nearly {what}"
         return ""
 
-    return every("distinct lines" if lines else "distinct points", ones, check)
+    return every("distinct lines, up to ±x" if lines else "distinct points", ones, check)
 
 
 def general_position(ones: Sequence[Points]) -> Hypothesis:

@@ -202,7 +202,7 @@ def homogeneity(ones: Any = PROBES, *, id: str) -> Equality:
         id=id,
         title="bias-free ReLU nets are homogeneous in the input",
         statement="f(cx) = c f(x) for c > 0, whatever the weights",
-        provenance="published",
+        provenance="reconstructed",
         hypotheses=_bias_free(ones),
         predict=lambda lab: np.concatenate(
             [np.tile(one.value_again(one.X) / one.sizes, len(SCALES)) for one in ones]
@@ -251,7 +251,7 @@ def odd_part(ones: Any = PROBES, *, id: str) -> Equality:
         id=id,
         title="the odd part of a bias-free ReLU net is linear",
         statement="f(x) - f(-x) = (1+α) (Σ_k a_k w_k)·x, whatever the weights",
-        provenance="published",
+        provenance="reconstructed",
         hypotheses=_bias_free(ones),
         predict=predict,
         measure=measure,
@@ -344,7 +344,7 @@ def antipodal_rank(
         id=id,
         title=f"rank of the {kernel} Gram matrix on antipodal pairs",
         statement="N antipodal pairs in general position in R^d: rank N + min(N, d)",
-        provenance="published",
+        provenance="derived",
         hypotheses=[
             antipodal(ones), distinct(ones, lines=True), general_position(ones),
             _slope_hypothesis(slope),
@@ -410,7 +410,7 @@ def cannot_fit(ones: Any = UNFIT, *, slope: float = 0.0, id: str) -> Equality:
         title="the least error of bias-free ReLU nets",
         statement="antipodal pairs: min MSE = min_u mean((y(x) - y(-x))/2 - u·x)²; "
         "hexagon with alternating labels: exactly 1",
-        provenance="published",
+        provenance="derived",
         hypotheses=[
             labelled(ones), antipodal(ones), distinct(ones, lines=True), _slope_hypothesis(slope),
             every("labels that are not fitted", ones, too_little),

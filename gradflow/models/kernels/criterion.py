@@ -14,7 +14,14 @@ iff that part is a polynomial on [-r, r]. With w ~ N(0, I) more is true: in the 
 :math:`\varphi(w\cdot x)=\sum_ph_pHe_p(w\cdot x)` the harmonics of degree k of the terms p = k,
 k+2, … are non-zero and orthogonal to one another, so :math:`\lambda_k>0` iff one of
 :math:`h_k,h_{k+2},\dots` is non-zero. A part that is no polynomial thus has *all* its coefficients
-positive, and the circle is no exception. Source: `benson2020over`.
+positive, and the circle is no exception.
+
+That can be seen without harmonics. If :math:`\sum_ic_i\varphi(w\cdot x_i)=0` for all w, differences
+in directions orthogonal to all points but one pair :math:`\pm x_i` at a time remove the others and
+leave differences of :math:`(c+c')\varphi_{even}+(c-c')\varphi_{odd}`. Both terms are polynomials
+then, so c = c' = 0. This needs no sphere, only that no two points but antipodes lie on one line
+through 0.
+Source: `benson2020over`.
 """
 
 from __future__ import annotations

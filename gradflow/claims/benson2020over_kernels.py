@@ -1,0 +1,537 @@
+r"""Activations that avoid the flaws: kernels that are strictly positive definite on the sphere.
+
+The kernel of features φ(w·x), w ~ N(0, I), is strictly positive definite iff neither the even nor
+the odd part of φ is a polynomial (`gradflow.models.kernels`): then, and only then, infinitely many
+Gegenbauer coefficients of either parity are positive. ReLU, leaky ReLU, softplus and GELU have a
+linear odd part (no odd coefficients beyond k = 1), tanh and erf no even part. Shifted ReLU, ELU and
+cos + sin meet the criterion.
+
+Where a part is a polynomial the singular Gram matrix is constructed: on antipodal pairs the kernel
+splits into an even and an odd part, whose ranks are the numbers N of pairs for a part that is no
+polynomial, and min(N, dimension of the polynomials) otherwise.
+
+On the regular n-gon the Gram matrix is circulant and its eigenvalues are the aliased sums
+:math:`n\sum_{k\equiv j\,(n)}\lambda_{|k|}` over all integers k. Source: `benson2020over`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from gradflow.claims.base import Control, Hypothesis, Measurement, Outcome
+from gradflow.claims.benson2020over_common import (
+    EPS,
+    SOURCE,
+    Points,
+    antipodal,
+    check_activation,
+    distinct,
+    every,
+    features,
+    general_position,
+    labelled,
+    points,
+    several,
+)
+from gradflow.claims.kinds import Equality, Qualitative
+from gradflow.claims.lab import Lab
+from gradflow.claims.registry import register
+from gradflow.models.activations import (
+    AbstractActivation,
+    Fourier,
+    LeakyReLU,
+    ShiftedReLU,
+    elu,
+    erf,
+    fourier,
+    gelu,
+    leaky_relu,
+    relu,
+    shifted_relu,
+    softplus,
+    tanh,
+)
+from gradflow.models.datasets.antipodal import antipodal_pairs, hexagon
+from gradflow.models.kernels.criterion import positive_definite_criterion
+from gradflow.models.kernels.gegenbauer import (
+    gegenbauer_coefficients,
+    multiplicity,
+    spectrum,
+)
+from gradflow.models.kernels.gram import gram
+from gradflow.models.kernels.rank import Rank, numerical_rank
+from gradflow.validation import check_integer, fail
+
+STRICT = (shifted_relu(0.3), shifted_relu(-0.5), elu, fourier)
+FLAWED = (relu, leaky_relu(0.1), softplus, gelu, tanh, erf)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An activation and the points of a Gram matrix; made by `case`, hashable."""
+
+    activation: AbstractActivation
+    data: Points
+
+    def measured(self) -> tuple[np.ndarray, float]:
+        """K by quadrature (shifted ReLU: by its single integral), and the error of its entries."""
+        X, phi = self.data.X, self.activation
+        fine = gram(phi, X) if isinstance(phi, ShiftedReLU) else _quadrature(phi, X, 64)
+        return fine, float(np.max(np.abs(fine - _quadrature(phi, X, 48))))
+
+    def rank(self) -> Rank:
+        """Rank of the Gram matrix by the gap in its spectrum."""
+        return numerical_rank(*self.measured())
+
+    def __str__(self) -> str:
+        return f"{self.activation.name}, {self.data}"
+
+
+def _quadrature(phi: AbstractActivation, X: np.ndarray, nodes: int) -> np.ndarray:
+    return gram(phi, X, method="quadrature", nodes=nodes)
+
+
+def case(activation: AbstractActivation, data: Points) -> Case:
+    """A checked `Case`."""
+    if not isinstance(data, Points):
+        raise fail("data", data, "are no Points", "pass points(X)")
+    return Case(check_activation("activation", activation), data)
+
+
+def _rank(lab: Lab, one: Case) -> Rank:
+    return lab.get(("benson rank", one), one.rank)
+
+
+# --- spectra -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """An activation whose kernel has its spectrum in closed form, and d; made by `sphere`."""
+
+    activation: AbstractActivation
+    dim: int
+
+    def closed(self, degree: int, dim: int | None = None) -> np.ndarray:
+        """λ_0 … λ_K: squares of the closed coefficients (|w| = 1), or Bessel functions."""
+        d = self.dim if dim is None else dim
+        if isinstance(self.activation, Fourier):
+            k = np.arange(degree + 1)
+            front = math.exp(-1) * math.gamma(d / 2) * 2 ** (d / 2 - 1)
+            return front * scipy.special.iv(k + d / 2 - 1, 1.0)
+        return gegenbauer_coefficients(self.activation, d, degree, method="closed").value ** 2
+
+    def quadrature(self, degree: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same by quadrature, with errors."""
+        if isinstance(self.activation, Fourier):
+            found = spectrum(self.activation, self.dim, degree)
+            return found.eigenvalue, found.error
+        a, error = gegenbauer_coefficients(self.activation, self.dim, degree, method="quadrature")
+        return a**2, error * (2 * np.abs(a) + error)
+
+    def __str__(self) -> str:
+        return f"{self.activation.name}, d={self.dim}"
+
+
+def sphere(activation: AbstractActivation, dim: int) -> Sphere:
+    """A checked `Sphere`: (leaky, shifted) ReLU with |w| = 1, or fourier with Gaussian weights."""
+    check_activation("activation", activation)
+    if not isinstance(activation, (LeakyReLU, ShiftedReLU, Fourier)):
+        raise fail(
+            "activation", activation.name, "has no closed spectrum",
+            "pass gf.relu, gf.leaky_relu(a), gf.shifted_relu(b) or gf.fourier",
+        )  # fmt: skip
+    return Sphere(activation, check_integer("dim", dim, minimum=2))
+
+
+SPHERES = tuple(
+    sphere(phi, dim)
+    for phi in (relu, leaky_relu(0.2), shifted_relu(0.3), shifted_relu(-0.6), fourier)
+    for dim in (2, 3, 7)
+)
+
+
+def spectra(ones: Any = SPHERES, *, degree: int = 6, id: str) -> Equality:
+    """Eigenvalues of kernels on the sphere, closed forms against quadratures, each over λ_max.
+
+    Parameters
+    ----------
+    ones : Sphere or sequence of Sphere
+    degree : int
+        The last degree.
+    id : str
+    """
+    ones, degree = several("ones", ones, Sphere), check_integer("degree", degree, minimum=1)
+
+    def predict(lab: Lab, up: int = 0) -> np.ndarray:
+        return np.concatenate(
+            [o.closed(degree, o.dim + up) / np.max(o.closed(degree)) for o in ones]
+        )
+
+    def measure(lab: Lab) -> Measurement:
+        value, error, labels = [], [], []
+        for one in ones:
+            top = np.max(one.closed(degree))
+            found, noise = one.quadrature(degree)
+            value.append(found / top)
+            error.append(noise / top + 4 * EPS)
+            labels += [f"{one}, k={k}" for k in range(degree + 1)]
+        return Measurement(np.concatenate(value), np.concatenate(error), labels)
+
+    def vanishing(one: Sphere) -> str:
+        return "" if np.any(one.closed(degree)) else "φ vanishes where the weights reach"
+
+    return Equality(
+        id=id,
+        title="spectra of kernels on the sphere",
+        statement="∫(t-s)_+ P_k dμ = c_d (1-s²)^((d+1)/2) P_(k-2)^(d+4)(s)/(d²-1), λ_k its square; "
+        "cos + sin: λ_k = e^-1 Γ(d/2) 2^(d/2-1) I_(k+d/2-1)(1)",
+        provenance="derived",
+        hypotheses=[every("a kernel that is not 0", ones, vanishing)],
+        predict=predict,
+        measure=measure,
+        tolerance=1e-11,
+        relative=False,
+        quick=True,
+        control=Control.replacing(
+            "the spectrum in one dimension more", predict=lambda lab: predict(lab, 1)
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """The regular n-gon and an activation with Gaussian weights; made by `polygon`."""
+
+    activation: AbstractActivation
+    corners: int
+
+    @property
+    def X(self) -> np.ndarray:
+        """The corners (n, 2)."""
+        angle = 2 * np.pi * np.arange(self.corners) / self.corners
+        return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+    def aliased(self, *, missing: bool = False) -> np.ndarray:
+        """n Σ_{k ≡ j (n)} λ_|k|, j = 0 … n-1; ``missing``: only |k| < n/2."""
+        if isinstance(self.activation, Fourier):
+            degree = max(40, 2 * self.corners)
+            rates = sphere(self.activation, 2).closed(degree)
+        else:
+            degree = 20_000  # the rest is below 1e-13: λ_k falls like k^-4
+            a = gegenbauer_coefficients(self.activation, 2, degree, method="closed").value
+            rates = 2 * a**2
+        if missing:
+            rates = np.where(np.arange(degree + 1) < self.corners / 2, rates, 0.0)
+        k = np.arange(-degree, degree + 1)
+        return self.corners * np.bincount(k % self.corners, rates[np.abs(k)], self.corners)
+
+    def __str__(self) -> str:
+        return f"{self.activation.name}, {self.corners} corners"
+
+
+def polygon(activation: AbstractActivation, corners: int) -> Polygon:
+    """A checked `Polygon`: (leaky) ReLU or fourier."""
+    check_activation("activation", activation)
+    if not isinstance(activation, (LeakyReLU, Fourier)):
+        raise fail(
+            "activation", activation.name, "has no closed Gaussian spectrum",
+            "pass gf.relu, gf.leaky_relu(a) or gf.fourier",
+        )  # fmt: skip
+    return Polygon(activation, check_integer("corners", corners, minimum=3))
+
+
+POLYGONS = tuple(polygon(phi, n) for phi in (relu, leaky_relu(0.2), fourier) for n in (6, 9, 10))
+
+
+def polygons(ones: Any = POLYGONS, *, id: str) -> Equality:
+    """Eigenvalues of Gram matrices on regular polygons, over the largest; some are 0 for ReLU.
+
+    Parameters
+    ----------
+    ones : Polygon or sequence of Polygon
+    id : str
+    """
+    ones = several("ones", ones, Polygon)
+
+    def measure(lab: Lab) -> Measurement:
+        value, error, labels = [], [], []
+        for one in ones:
+            top = np.max(one.aliased())
+            found = [np.linalg.eigvalsh(gram(one.activation, one.X)) / top]
+            found.append(np.linalg.eigvalsh(_quadrature(one.activation, one.X, 48)) / top)
+            value.append(found[0])
+            error.append(np.abs(found[0] - found[1]) + 4 * one.corners * EPS)
+            labels += [f"{one}, eigenvalue {j}" for j in range(one.corners)]
+        return Measurement(np.concatenate(value), np.concatenate(error), labels)
+
+    def predict(lab: Lab, missing: bool = False) -> np.ndarray:
+        found = []
+        for one in ones:
+            rates = one.aliased(missing=missing)
+            found.append(np.sort(rates) / np.max(one.aliased()))
+        return np.concatenate(found)
+
+    return Equality(
+        id=id,
+        title="Gram matrices on regular polygons",
+        statement="n-gon: eigenvalues n Σ_(k≡j mod n) λ_|k|; the hexagon's alternating vector has "
+        "the odd multiples of 3, which ReLU lacks",
+        provenance="derived",
+        predict=predict,
+        measure=measure,
+        tolerance=1e-11,
+        relative=False,
+        quick=True,
+        control=Control.replacing("without aliasing", predict=lambda lab: predict(lab, True)),
+    )
+
+
+# --- the criterion -----------------------------------------------------------------------------
+
+SETS = (
+    points(*hexagon()),
+    points(antipodal_pairs(4, 2, 21).X),
+    points(antipodal_pairs(5, 3, 22).X),
+    points(np.random.default_rng(23).normal(size=(7, 4))),
+)
+
+
+def singular_set(activation: AbstractActivation, dim: int) -> Points | None:
+    """Antipodal pairs on which the kernel is singular; None where the criterion is met.
+
+    One pair more than there are independent polynomials of the part that is a polynomial.
+    """
+    decision = positive_definite_criterion(activation, dim)
+    counts = []
+    for parity, degree in ((0, decision.even_degree), (1, decision.odd_degree)):
+        if math.isfinite(degree):
+            counts.append(sum(multiplicity(dim, k) for k in range(parity, int(degree) + 1, 2)))
+    return points(antipodal_pairs(min(counts) + 1, dim, 31).X) if counts else None
+
+
+def criterion(activations: Any = (*STRICT, *FLAWED), sets: Any = SETS, *, id: str) -> Qualitative:
+    """Both directions: λ_min > 0 on every set where it is met, a singular matrix where it is not.
+
+    The margin is log10(λ_min/bound on its error), 2 of which are asked for; for a singular matrix
+    log10(10·bound/|λ_min|), 1 of which is.
+
+    Parameters
+    ----------
+    activations : AbstractActivation or sequence of AbstractActivation
+    sets : Points or sequence of Points
+        Of points no two of which lie on one line through 0, antipodal pairs excepted.
+    id : str
+    """
+    activations = several("activations", activations, AbstractActivation)
+    sets = several("sets", sets, Points)
+    dims = sorted({one.dim for one in sets})
+
+    def regular(lab: Lab, phi: AbstractActivation) -> list[Outcome]:
+        found = []
+        for data in sets:
+            rank = _rank(lab, case(phi, data))
+            least = rank.least if rank.rank == data.n else rank.error * 1e-3
+            margin = math.log10(least / rank.error)
+            found.append(Outcome(f"{phi.name}: λ_min > 0 on {data}", margin, 2.0))
+        return found
+
+    def singular(lab: Lab, phi: AbstractActivation) -> list[Outcome]:
+        found = []
+        for dim in dims:
+            data = singular_set(phi, dim)
+            assert data is not None
+            K, error = case(phi, data).measured()
+            bound = numerical_rank(K, error).error
+            least = max(abs(float(np.linalg.eigvalsh(K)[0])), 1e-300)
+            margin = min(math.log10(10 * bound / least), 16.0)
+            found.append(Outcome(f"{phi.name}: λ_min = 0 on {data}", margin, 1.0))
+        return found
+
+    def measure(lab: Lab) -> list[Outcome]:
+        found = []
+        for phi in activations:
+            strict = positive_definite_criterion(phi, dims[0]).strict
+            found += regular(lab, phi) if strict else singular(lab, phi)
+        return found
+
+    def decided(lab: Lab) -> tuple[bool, str]:
+        open_ones = [
+            f"{phi.name}: {decision.reason}"
+            for phi in activations
+            if (decision := positive_definite_criterion(phi, dims[0])).strict is None
+        ]
+        return not open_ones, "; ".join(open_ones)
+
+    decidable = Hypothesis("the criterion is decided", decided)
+    twice = points(np.concatenate([sets[0].X, sets[0].X[:1]]))
+    return Qualitative(
+        id=id,
+        title="strictly positive definite kernels",
+        statement="K > 0 on all distinct points of the sphere iff infinitely many even and odd "
+        "Gegenbauer coefficients are positive, iff neither part of φ is a polynomial (w ~ N(0, I))",
+        provenance="reconstructed",
+        hypotheses=[decidable, distinct(sets, lines=True)],
+        measure=measure,
+        control=Control.replacing(
+            "ReLU taken for an activation that meets it, on the hexagon",
+            measure=_on_hexagon,
+        ),
+        broken=Control.replacing(
+            "a point given twice", hypotheses=[decidable, distinct([twice], lines=True)]
+        ),
+    )
+
+
+def _on_hexagon(lab: Lab) -> list[Outcome]:
+    K, error = case(relu, SETS[0]).measured()
+    bound = numerical_rank(K, error).error
+    least = max(abs(float(np.linalg.eigvalsh(K)[0])), 1e-300)
+    return [Outcome("relu: λ_min > 0 on the hexagon", math.log10(least / (1000 * bound)), 2.0)]
+
+
+RANKED = tuple(
+    case(phi, points(antipodal_pairs(n, d, 40 + n).X))
+    for phi in (*FLAWED, *STRICT)
+    for n, d in ((4, 3), (4, 2))
+)
+
+
+def parity_rank(ones: Any = RANKED, *, id: str) -> Equality:
+    """The rank on N antipodal pairs from the parts of φ: N for a part that is no polynomial.
+
+    Parameters
+    ----------
+    ones : Case or sequence of Case
+        Pairs in general position; polynomial parts of degree at most 1.
+    id : str
+    """
+    ones = several("ones", ones, Case)
+
+    def rank_of(degree: float, one: Case) -> int:
+        pairs = one.data.n // 2
+        return pairs if math.isinf(degree) else (0, 1, min(pairs, one.data.dim))[int(degree) + 1]
+
+    def predict(lab: Lab) -> list[int]:
+        found = []
+        for one in ones:
+            decision = positive_definite_criterion(one.activation, one.data.dim)
+            found.append(rank_of(decision.even_degree, one) + rank_of(decision.odd_degree, one))
+        return found
+
+    def measure(lab: Lab) -> Measurement:
+        found = [_rank(lab, one) for one in ones]
+        error = [0.0 if rank.decided else 1.0 for rank in found]
+        return Measurement([float(rank.rank) for rank in found], error, [str(o) for o in ones])
+
+    def low(one: Case) -> str:
+        parts = one.activation.parts()
+        if parts is None:
+            return "nothing is known of the parts"
+        high = [p for p in (parts.even, parts.odd) if math.isfinite(p) and p > 1]
+        return f"a part has degree {high[0]:g}" if high else ""
+
+    sets = [one.data for one in ones]
+    return Equality(
+        id=id,
+        title="ranks on antipodal pairs from the parity of the activation",
+        statement="N pairs: rank = rank of the even part + rank of the odd part; N for a part "
+        "that is no polynomial, min(N, d) for a linear one, 0 for none",
+        provenance="derived",
+        hypotheses=[
+            antipodal(sets), distinct(sets, lines=True), general_position(sets),
+            every("known parts of degree at most 1", ones, low),
+        ],
+        predict=predict,
+        measure=measure,
+        tolerance=min(0.02, 0.4 / max(one.data.n for one in ones)),
+        control=Control.replacing(
+            "full rank for all", predict=lambda lab: [float(one.data.n) + 0.5 for one in ones]
+        ),
+    )  # fmt: skip
+
+
+FITTED = tuple(
+    case(phi, data)
+    for phi in STRICT
+    for data in (points(*hexagon()), points(*antipodal_pairs(5, 2, 7)))
+)
+
+
+def fits(ones: Any = FITTED, *, width: int = 48, seed: int = 0, id: str) -> Equality:
+    """Activations that meet the criterion fit any labels on distinct points, by the last layer.
+
+    Parameters
+    ----------
+    ones : Case or sequence of Case
+        With labels.
+    width : int
+        Random neurons per datum.
+    seed : int
+    id : str
+    """
+    ones = several("ones", ones, Case)
+    width = check_integer("width", width, minimum=1)
+    seed = check_integer("seed", seed, minimum=0)
+
+    def fitted(one: Case, phi: AbstractActivation, which: int) -> tuple[np.ndarray, bool]:
+        """Fitted values, and whether the features are independent beyond rounding."""
+        rng = np.random.default_rng(seed + which)
+        A = features(phi, one.data.X, rng.normal(size=(width * one.data.n, one.data.dim)))
+        v, _, _, sizes = np.linalg.lstsq(A, one.data.y, rcond=1e-12)
+        return A @ v, bool(sizes[-1] > 1e-10 * sizes[0] and sizes.size == one.data.n)
+
+    def measure(lab: Lab) -> Measurement:
+        value, error, labels = [], [], []
+        for one in ones:
+            (first, sound), (second, also) = (fitted(one, one.activation, k) for k in (1, 2))
+            noise = np.abs(first - second) + 64 * EPS * np.max(np.abs(one.data.y))
+            # Too few or too dependent features say nothing on wider nets.
+            unclear = 0.0 if sound and also else 2 * float(np.linalg.norm(one.data.y))
+            value.append(second)
+            error.append(noise + unclear)
+            labels += [f"{one}, datum {i}" for i in range(one.data.n)]
+        return Measurement(np.concatenate(value), np.concatenate(error), labels)
+
+    def met(one: Case) -> str:
+        decision = positive_definite_criterion(one.activation, one.data.dim)
+        return "" if decision.strict else decision.reason
+
+    def told(one: Case) -> str:
+        return "" if np.any(one.data.y) else "the labels are all 0"
+
+    sets = [one.data for one in ones]
+    scale = max((float(np.max(np.abs(data.y))) for data in sets if data.labels), default=0.0)
+    return Equality(
+        id=id,
+        title="activations that fit any labels",
+        statement="φ meets the criterion, distinct points: f(x_i) = y_i for some last layer",
+        provenance="reconstructed",
+        hypotheses=[
+            labelled(sets), distinct(sets, lines=True),
+            every("the criterion is met", ones, met), every("labels other than 0", ones, told),
+        ],
+        predict=lambda lab: np.concatenate([one.data.y for one in ones]),
+        measure=measure,
+        tolerance=1e-9 * (scale or 1.0),
+        relative=False,
+        quick=True,
+        control=Control.replacing(
+            "ReLU in their place",
+            measure=lambda lab: Measurement(
+                np.concatenate([fitted(one, relu, 1)[0] for one in ones]), 1e-11
+            ),
+        ),
+    )  # fmt: skip
+
+
+register(spectra(id=f"{SOURCE}/spectra"))
+register(polygons(id=f"{SOURCE}/polygon-spectra"))
+register(criterion(id=f"{SOURCE}/criterion"))
+register(parity_rank(id=f"{SOURCE}/antipodal-rank-parity"))
+register(fits(id=f"{SOURCE}/strict-activations-fit"))
