@@ -2,7 +2,7 @@
 
 The instances that the package itself weighs; the statements are in
 `gradflow.claims.lyu2021margin_limits` and `gradflow.claims.lyu2021margin_phases`, those on hinted
-data in `gradflow.claims.lyu2021margin_hinted`.
+data, and on uniqueness, in `gradflow.claims.lyu2021margin_hinted`.
 """
 
 from __future__ import annotations

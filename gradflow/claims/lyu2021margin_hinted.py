@@ -1,0 +1,414 @@
+r"""Claims on hinted data (`lyu2021margin`): the switch of early alignment, and what it costs.
+
+The derivations are in `gradflow.claims.lyu2021margin_hint`. If all neurons with :math:`a_k>0` come
+to w* there is one group left, and where all data are active the net is
+:math:`f=\sum a_kw_k\cdot x`, at unit norm at most :math:`\tfrac12w^*\cdot x`: the margin is
+:math:`\tfrac12\gamma^*=\tfrac12\epsilon`. The best net has two groups. With the dual
+:math:`p=(0,\tfrac12,\tfrac12)` the largest force of a cell is
+:math:`s=\tfrac12\sqrt{(1+\alpha)^2\epsilon^2+(1-\alpha)^2K^2}`, and the margin ½s is attained by
+two neurons along the forces of the cells in which :math:`x_3` or :math:`x_2` is not active.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from gradflow.certificates.global_margin import global_max_margin
+from gradflow.claims.base import Control, Hypothesis, Measurement, Outcome
+from gradflow.claims.kinds import Equality, Qualitative
+from gradflow.claims.lab import Lab
+from gradflow.claims.lyu2021margin_branching import branch_time, branching
+from gradflow.claims.lyu2021margin_common import (
+    ALIGNED,
+    COARSE,
+    FINE,
+    SOURCE,
+    Instance,
+    instance,
+    leaky,
+    limit,
+    path,
+    several,
+    trained,
+    unique,
+)
+from gradflow.claims.lyu2021margin_hint import (
+    Hint,
+    align,
+    hint,
+    leaky_hints,
+    read_hint,
+    several_hints,
+)
+from gradflow.claims.registry import register
+from gradflow.models.datasets.symmetric import hinted
+
+#: Points of a map this near to the switch, relative in K, are not judged.
+_NEAR = 1e-6
+#: Part of the norm that neurons beyond either surface must have; found in ensembles, not proved.
+TWO_SIDED = 0.1
+
+
+def _ratio(one: Hint, angles: np.ndarray) -> float:
+    """Largest angle to w*, over that of the surface on which x_3 is switched off."""
+    return float(np.max(angles)) / float(np.arctan2(one.eps, one.K))
+
+
+# -- the switch ---------------------------------------------------------------------------------
+
+
+def switch_map(hints: Any, *, id: str = f"{SOURCE}/hinted-switch-map") -> Qualitative:
+    """All positive neurons come to w* exactly where the inequality holds, at every grid point.
+
+    Eight neurons in all directions. A margin is by how much the largest angle, in units of the
+    angle at which :math:`x_3` is switched off, lies below ½ or above; its error is the distance to
+    the angle by exact geometry.
+    """
+    points = several_hints(hints)
+    judged = [one for one in points if abs(one.K / one.critical - 1) > _NEAR]
+
+    def measure(lab: Lab, side: float = 1.0) -> list[Outcome]:
+        found = []
+        for one in judged:
+            by_flow = _ratio(one, one.flow_angles(lab))
+            error = abs(by_flow - _ratio(one, one.exact_angles())) + 1e-12
+            sign = side * (1.0 if one.aligns else -1.0)
+            what = "all come to w*" if sign > 0 else "some do not come to w*"
+            found.append(Outcome(f"{what}, {one}", sign * (0.5 - by_flow), error))
+        return found
+
+    away = Hypothesis("some points are away from the switch", lambda lab: bool(judged))
+    return Qualitative(
+        id=id,
+        title="hinted data: the switch of early alignment, as a map",
+        statement="data +1: H w*, ε w* ± K w⊥; tiny start: all neurons with a_k > 0 come to w* iff "
+        "(1-α) K² < ε (H + (1+α) ε)",
+        provenance="derived",
+        hypotheses=[leaky_hints(points), away],
+        measure=measure,
+        control=Control.replacing(
+            "the inequality reversed", measure=lambda lab: measure(lab, -1.0)
+        ),
+        broken=Control.replacing(
+            "ReLU neurons, of which some never move",
+            hypotheses=[leaky_hints([hint(one.H, one.K, one.eps, slope=0.0) for one in points])],
+        ),
+    )
+
+
+def switch_location(
+    hints: Any, *, width: float = 4e-6, id: str = f"{SOURCE}/hinted-switch-location"
+) -> Equality:
+    """The K at which flows begin to go elsewhere than to w*, by bisection over flows.
+
+    Parameters
+    ----------
+    hints : Hint or sequence of Hint
+        Their K does not matter.
+    width : float
+        Relative width at which the bisection stops.
+    """
+    points = several_hints(hints)
+
+    def splits(lab: Lab, one: Hint, K: float, exact: bool) -> bool:
+        at = Hint(one.H, K, one.eps, one.slope)
+        return _ratio(at, at.exact_angles() if exact else at.flow_angles(lab)) > 0.5
+
+    def bisect(lab: Lab, one: Hint, exact: bool) -> float:
+        low, high = one.eps, 2 * one.H
+        if splits(lab, one, low, exact):
+            raise RuntimeError(f"no alignment at K = ε, {one}")
+        while not splits(lab, one, high, exact):
+            low, high = high, 2 * high
+            if high > 1e6 * one.H:
+                raise RuntimeError(f"no switch up to K = {low:g}, {one}")
+        while high / low - 1 > width:
+            middle = float(np.sqrt(low * high))
+            low, high = (low, middle) if splits(lab, one, middle, exact) else (middle, high)
+        return float(np.sqrt(low * high))
+
+    def measure(lab: Lab) -> Measurement:
+        flow, exact = (np.array([bisect(lab, one, how) for one in points]) for how in (False, True))
+        labels = [f"H={one.H:g} ε={one.eps:g} α={one.slope:g}" for one in points]
+        return Measurement.from_solves(exact, flow, extra=width * flow, labels=labels)
+
+    def predict(lab: Lab) -> np.ndarray:
+        return np.array([one.critical for one in points])
+
+    return Equality(
+        id=id,
+        title="hinted data: where the switch is",
+        statement="neurons begin to go elsewhere than to w* at K = √(ε (H + (1+α) ε)/(1-α))",
+        provenance="derived",
+        hypotheses=[leaky_hints(points)],
+        predict=predict,
+        measure=measure,
+        tolerance=1e-4,
+        quick=True,
+        control=Control.replacing(
+            "√(ε (H + 2ε)/(1-α)), the force where all data are active",
+            predict=lambda lab: np.array(
+                [np.sqrt(o.eps * (o.H + 2 * o.eps) / (1 - o.slope)) for o in points]
+            ),
+        ),
+    )
+
+
+def split_directions(hints: Any, *, id: str = f"{SOURCE}/hinted-split-angle") -> Equality:
+    """Beyond the switch the other attracting directions are at arctan((1−α)K/(H+(1+α)ε))."""
+    points = several_hints(hints)
+
+    def measure(lab: Lab) -> Measurement:
+        loose, fine = (
+            np.array([np.max(one.flow_angles(lab, rtol)) for one in points])
+            for rtol in (1e-6, 1e-7)
+        )
+        exact = np.array([np.max(one.exact_angles()) for one in points])
+        labels = [str(one) for one in points]
+        return Measurement.from_solves(loose, fine, extra=np.abs(fine - exact), labels=labels)
+
+    def predict(lab: Lab) -> np.ndarray:
+        return np.array([one.split_angle for one in points])
+
+    return Equality(
+        id=id,
+        title="hinted data: where neurons go beyond the switch",
+        statement="if (1-α) K² > ε (H + (1+α) ε), neurons come to w* or to the angles "
+        "± arctan((1-α) K/(H + (1+α) ε))",
+        provenance="derived",
+        hypotheses=[leaky_hints(points), align(points, False)],
+        predict=predict,
+        measure=measure,
+        tolerance=1e-3,
+        control=Control.replacing(
+            "the datum's own direction, arctan(K/ε)",
+            predict=lambda lab: np.array([np.arctan2(one.K, one.eps) for one in points]),
+        ),
+    )
+
+
+# -- the limits ---------------------------------------------------------------------------------
+
+
+def _hints_of(ones: Sequence[Instance]) -> list[Hint]:
+    found = [read_hint(one) for one in ones]
+    return [one for one in found if one is not None]
+
+
+def _is_hinted(ones: Sequence[Instance]) -> Hypothesis:
+    def check(lab: Lab) -> tuple[bool, str]:
+        wrong = [str(one) for one in ones if read_hint(one) is None]
+        return not wrong, wrong[0] if wrong else ""
+
+    return Hypothesis("data +1: H w*, ε w* + K w⊥, ε w* - K w⊥", check)
+
+
+def _inequality(ones: Sequence[Instance]) -> Hypothesis:
+    return align(_hints_of(ones))
+
+
+def _when_felt(lab: Lab, one: Instance, hinted_by: Hint) -> tuple[np.ndarray, np.ndarray] | None:
+    """(w_k, a_k) over |θ| when f begins to be felt, or None if no neuron with a_k > 0 grows."""
+    end = np.log(100 * max(one.felt / one.scale, 1.0)) / ((hinted_by.H + 2 * hinted_by.eps) / 6)
+    run = path(lab, one, tuple(end * np.linspace(0.02, 1, 50)))
+    w, a = np.asarray(run.params.inner), np.asarray(run.params.outer)
+    size = np.sqrt(np.sum(w**2, axis=(1, 2)) + np.sum(a**2, axis=1))
+    felt = size >= one.felt
+    at = int(np.argmax(felt))
+    return (w[at] / size[at], a[at] / size[at]) if felt.any() else None
+
+
+def _share(w: np.ndarray, a: np.ndarray, chosen: np.ndarray) -> float:
+    """The chosen neurons' part of the norm."""
+    return float(np.sqrt(np.sum(w[chosen] ** 2) + np.sum(a[chosen] ** 2)))
+
+
+def _aligned_early(ones: Sequence[Instance]) -> Hypothesis:
+    """σ is so small that when f begins to be felt one group is there, and it is along w*."""
+
+    def why(lab: Lab, one: Instance, hinted_by: Hint) -> str:
+        state = _when_felt(lab, one, hinted_by)
+        if state is None:
+            return "no neuron with a_k > 0 grows"
+        w, a = state
+        star, up = one.X[0] / hinted_by.H, a > 0
+        gap = np.linalg.norm(w / np.linalg.norm(w, axis=1)[:, None] - star, axis=1)
+        if _share(w, a, ~up) > ALIGNED:
+            return f"neurons with a_k <= 0 have {_share(w, a, ~up):.2g} of the norm"
+        off = float(np.max(gap[up]))
+        return f"a neuron is {off:.2g} off w*; pass a smaller scale" if off > ALIGNED else ""
+
+    return _when(f"small start: one group, within {ALIGNED:g} of w* when f is felt", ones, why)
+
+
+def _two_sided(ones: Sequence[Instance]) -> Hypothesis:
+    """When f begins to be felt neurons stand beyond the surface of x_2 and beyond that of x_3."""
+
+    def why(lab: Lab, one: Instance, hinted_by: Hint) -> str:
+        state = _when_felt(lab, one, hinted_by)
+        if state is None:
+            return "no neuron with a_k > 0 grows"
+        w, a = state
+        least = min(_share(w, a, (a > 0) & (w @ one.X[i] < 0)) for i in (1, 2))
+        return f"on one side they have {least:.2g} of the norm" if least < TWO_SIDED else ""
+
+    name = f"a larger start: beyond both surfaces neurons of {TWO_SIDED:g} of |θ| when f is felt"
+    return _when(name, ones, why)
+
+
+def _when(
+    name: str, ones: Sequence[Instance], why: Callable[[Lab, Instance, Hint], str]
+) -> Hypothesis:
+    def check(lab: Lab) -> tuple[bool, str]:
+        for one in ones:
+            found = read_hint(one)
+            reason = "" if found is None else why(lab, one, found)
+            if reason:
+                return False, f"{reason}; {one}"
+        return True, ""
+
+    return Hypothesis(name, check)
+
+
+def one_neuron_limit(some: Any, *, id: str = f"{SOURCE}/hinted-limit") -> Equality:
+    """From a small start, where the inequality holds: one effective neuron, margin γ*/2."""
+    ones = several(some)
+    names = ["margin", "Σ a w.w*"]
+
+    def measure(lab: Lab) -> Measurement:
+        def read(rtol: float) -> np.ndarray:
+            parts = []
+            for one in ones:
+                found = limit(lab, one, rtol)
+                a, w = np.asarray(found.params.outer), np.asarray(found.params.inner)
+                parts += [found.normalised_margin, float(a @ w @ one.svm.direction)]
+            return np.array(parts)
+
+        extra = np.repeat([limit(lab, one).kkt_residual for one in ones], 2)
+        labels = [f"{name}, {one}" for one in ones for name in names]
+        return Measurement.from_solves(read(COARSE), read(FINE), extra=extra, labels=labels)
+
+    def predict(lab: Lab) -> np.ndarray:
+        return np.ravel([[one.svm.margin / 2, 0.5] for one in ones])
+
+    def best(lab: Lab) -> np.ndarray:
+        return np.ravel([[found.optimum, 0.5] for found in _hints_of(ones)])
+
+    return Equality(
+        id=id,
+        title="hinted data: a small start ends below the optimum",
+        statement="(1-α) K² < ε (H + (1+α) ε), small σ: f -> ½ φ(w*.x), min_i q_i/|θ|² -> γ*/2",
+        provenance="derived",
+        hypotheses=[
+            trained(ones), leaky(ones), _is_hinted(ones), _inequality(ones), _aligned_early(ones),
+            unique(ones),
+        ],
+        predict=predict,
+        measure=measure,
+        tolerance=1e-8,
+        control=Control.replacing("the optimum over nets of any width", predict=best),
+    )  # fmt: skip
+
+
+def hinted_optimum(hints: Any, *, id: str = f"{SOURCE}/hinted-optimum") -> Equality:
+    """The best margin of nets of any width: closed form against the linear program."""
+    points = several_hints(hints)
+
+    def measure(lab: Lab) -> Measurement:
+        found = [global_max_margin(one.start(np.ones((2, 2)), np.ones(2), 1.0).risk)
+                 for one in points]  # fmt: skip
+        values = [bound for best in found for bound in (best.lower, best.upper)]
+        gaps = [abs(best.upper - best.lower) for best in found for _ in range(2)]
+        labels = [f"{side}, {one}" for one in points for side in ("attained", "dual")]
+        return Measurement(values, np.array(gaps) + 1e-14 * np.abs(values), labels)
+
+    def slack(lab: Lab) -> tuple[bool, str]:
+        wrong = [str(one) for one in points if not one.hint_is_slack]
+        return not wrong, wrong[0] if wrong else ""
+
+    return Equality(
+        id=id,
+        title="hinted data: the best margin of any net",
+        statement="if the hint is no support datum: max over nets of min_i q_i/|θ|² is "
+        "max{¼ √((1+α)² ε² + (1-α)² K²), ½ ε}",
+        provenance="derived",
+        hypotheses=[Hypothesis("the hint is no support datum of the best net", slack)],
+        predict=lambda lab: np.repeat([one.optimum for one in points], 2),
+        measure=measure,
+        tolerance=1e-7,
+        quick=True,
+        control=Control.replacing(
+            "each neuron along its datum, the other one's slope forgotten: ¼ √(ε² + K²)",
+            predict=lambda lab: np.repeat([np.hypot(one.eps, one.K) / 4 for one in points], 2),
+        ),
+    )
+
+
+def larger_starts(
+    some: Any, *, share: float = 0.99, smaller: float = 1e-7, id: str = f"{SOURCE}/hinted-larger"
+) -> Qualitative:
+    """From larger starts the limit's margin is near the optimum of nets of any width.
+
+    Parameters
+    ----------
+    some : Instance or sequence of Instance
+    share : float
+        Of the optimum, that the certified limit must exceed.
+    smaller : float
+        The scale of the control, the same draws made small.
+    """
+    ones = several(some)
+
+    def measure(lab: Lab, scale: float | None = None) -> list[Outcome]:
+        found = []
+        for one in ones:
+            at = one if scale is None else one.but(scale=scale)
+            best = global_max_margin(one.risk)
+            coarse, fine = (limit(lab, at, rtol).normalised_margin for rtol in (COARSE, FINE))
+            error = (abs(fine - coarse) + best.upper - best.lower) / best.upper + 1e-14
+            name = f"margin above {share:g} of the optimum, {at}"
+            found.append(Outcome(name, fine / best.upper - share, error))
+        return found
+
+    small = [one.but(scale=smaller) for one in ones]
+    setting = [trained(ones), leaky(ones), _is_hinted(ones)]
+    return Qualitative(
+        id=id,
+        title="hinted data: larger starts come near the optimum",
+        statement="if when f is felt neurons stand beyond the surfaces of both ε w* ± K w⊥: "
+        f"min_i q_i/|θ|² ends above {share:g} of the largest margin of any net",
+        provenance="derived",
+        hypotheses=[*setting, _two_sided(ones), unique(ones)],
+        measure=measure,
+        control=Control.replacing(
+            "the same draws made small, and that hypothesis dropped",
+            measure=lambda lab: measure(lab, smaller),
+            hypotheses=setting,
+        ),
+        broken=Control.replacing("the same draws made small", hypotheses=[_two_sided(small)]),
+    )
+
+
+# -- the package's own instances ----------------------------------------------------------------
+
+GRID = tuple(
+    hint(5.0, K, eps, slope=slope)
+    for slope, K, eps in product((0.5, 0.2), np.linspace(0.4, 2.0, 6), np.linspace(0.05, 0.5, 5))
+)
+# on either side of the switch
+POINTS = (hint(5.0, 0.9, 0.1), hint(5.0, 1.2, 0.1), hint(3.0, 2.0, 0.4), hint(3.0, 0.8, 0.4))
+SMALL = tuple(instance(hinted(), slope=0.5, width=8, seed=seed) for seed in range(4))
+LARGER = tuple(one.but(scale=0.03) for one in SMALL)
+
+register(switch_location([hint(5.0, 1.0, eps, slope=s) for eps, s in ((0.1, 0.5), (0.4, 0.5))]))
+register(hinted_optimum([hint(), hint(3.0, 1.5, 0.3, slope=0.1), hint(5.0, 0.2, 0.1, slope=0.7)]))
+register(switch_map(GRID))
+register(split_directions([one for one in GRID if not one.aligns]))
+register(one_neuron_limit(SMALL))
+register(larger_starts(LARGER))
+register(branching(POINTS))
+register(branch_time([one for one in POINTS if not one.aligns]))
