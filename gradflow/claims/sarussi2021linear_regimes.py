@@ -1,0 +1,447 @@
+r"""Agreement regimes: where neurons move together, and the SVM that they head for.
+
+*Neural agreement*: all :math:`w_j` see the data alike (:math:`\operatorname{sign}w_j\cdot x_i=
+p_i\ne0` for every j), and all :math:`u_j` alike (:math:`p'_i`). Then all :math:`w_j` have one
+gradient: :math:`w_j-\bar w` **stays constant**, exactly, and so do the :math:`u_j-\bar u`. On the
+data the net is linear in the means, with the slopes s of φ on the pattern,
+
+.. math:: N_W(x_i)=vk\,(\bar w,\bar u)\cdot z_i,\qquad z_i=(s_ix_i,\,-s'_ix_i),
+
+and the means follow the logistic flow of that linear predictor: their direction tends to the
+hard-margin SVM :math:`(\hat w,\hat u)` on :math:`(z_i,y_i)`, of margin γ, and the margins grow as
+:math:`\ln t` (`lyu2020homogeneous`, and for linear predictors exactly so up to a constant). Hence
+:math:`\bar w\sim\hat w\ln t/(vk\gamma)`, and
+
+.. math:: \ln t\cdot\max_j\frac{\|w_j-\bar w\|}{\|\bar w\|}\to
+    \max_j\|w_j-\bar w\|\,\frac{vk\gamma}{\|\hat w\|}:
+
+two clusters. (:math:`\hat w\ne0`: it is a combination of the :math:`y_is_ix_i` with weights
+:math:`\ge0`, and each of these is on the teacher's side.)
+
+*Perfect agreement*: :math:`\operatorname{sign}w_j\cdot x_i=y_i` and
+:math:`\operatorname{sign}u_j\cdot x_i=-y_i`. Then z is (x, -αx) for y = +1 and (αx, -x) for
+y = -1. The limit of :math:`W/\|W\|` is :math:`(\hat w,\dots,\hat u,\dots)/\sqrt k`, its normalised
+margin :math:`vk\,(\hat w,\hat u)\cdot z\,y/\sqrt k=v\sqrt k\,\gamma`; it is approached as
+:math:`1/\ln t`, since :math:`(\bar w,\bar u)` differs from a multiple of the limit by a bounded
+vector.
+
+Source: `sarussi2021linear`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradflow.certificates import HardMargin, certify, hard_margin_svm
+from gradflow.claims.base import Control, Hypothesis, Measurement
+from gradflow.claims.kinds import Equality
+from gradflow.claims.lab import Lab
+from gradflow.claims.registry import register
+from gradflow.claims.sarussi2021linear_common import (
+    SOURCE,
+    Student,
+    Students,
+    random_student,
+    setting,
+    several,
+)
+from gradflow.integration import integrate
+from gradflow.integrators import save, until
+from gradflow.models.datasets import separable_gaussians, two_balls
+from gradflow.trajectory import Trajectory
+
+#: Tolerances: of an independent prediction, of the run that is measured, of the one for its error.
+INDEPENDENT, FINE, COARSE = 1e-9, 1e-10, 1e-8
+#: ln t at which states are recorded.
+LOG_TIMES = np.concatenate([np.linspace(-6, 9, 31), np.geomspace(10, 1e10, 91)])
+
+
+def trained(lab: Lab, one: Student, rtol: float = FINE) -> Trajectory:
+    """The flow up to ln t = 1e10, recorded at `LOG_TIMES`."""
+
+    def build() -> Trajectory:
+        return integrate(
+            one.risk, one.params, until=until.log_time(1e10), save_at=save.log_times(LOG_TIMES),
+            rtol=rtol, throw=True,
+        )  # fmt: skip
+
+    return lab.get(("trained", one, rtol), build)
+
+
+def patterns(one: Student, inner: Any) -> np.ndarray:
+    """sign(w_k·x_i) of neurons of shape (..., m, d), shape (..., m, n)."""
+    return np.sign(np.asarray(inner) @ one.X.T)
+
+
+def agree(one: Student, inner: Any) -> np.ndarray:
+    """Whether neurons of shape (..., m, d) are in the neural agreement regime."""
+    signs = patterns(one, inner)
+    good = np.all(signs != 0, axis=(-2, -1))
+    for side in (one.a > 0, one.a < 0):
+        own = signs[..., side, :]
+        good &= np.all(own == own[..., :1, :], axis=(-2, -1))
+    return good
+
+
+def agree_perfectly(one: Student, inner: Any) -> np.ndarray:
+    """Whether neurons of shape (..., m, d) are in the perfect agreement regime."""
+    wanted = np.sign(one.a)[:, None] * one.y
+    return np.all(patterns(one, inner) == wanted, axis=(-2, -1))
+
+
+def settled(path: Trajectory) -> float:
+    """ln t from which no neuron meets a datum's surface any more; -inf if none ever does."""
+    met = [event.log_t for event in path.events if event.neuron is not None]
+    return max(met, default=-np.inf)
+
+
+def features(one: Student, inner: Any) -> tuple[np.ndarray, np.ndarray]:
+    """z_i and y_i of the linear predictor that a net with agreeing neurons (m, d) is."""
+    signs = patterns(one, inner)
+    w, u = signs[np.argmax(one.a > 0)], signs[np.argmax(one.a < 0)]
+    slopes = [np.where(p > 0, 1.0, one.slope)[:, None] for p in (w, u)]
+    return np.concatenate([slopes[0] * one.X, -slopes[1] * one.X], axis=1), one.y
+
+
+def perfect_features(one: Student, slope: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(x, -αx) for y = +1 and (αx, -x) for y = -1; ``slope`` in the place of α."""
+    alpha = one.slope if slope is None else slope
+    up = (one.y > 0)[:, None]
+    z = [np.where(up, one.X, alpha * one.X), np.where(up, -alpha * one.X, -one.X)]
+    return np.concatenate(z, axis=1), one.y
+
+
+def _means(one: Student, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each neuron's own mean, shape (..., m, d), and its distance from it."""
+    mean = np.empty_like(inner)
+    for side in (one.a > 0, one.a < 0):
+        mean[..., side, :] = inner[..., side, :].mean(axis=-2, keepdims=True)
+    return mean, inner - mean
+
+
+def _sides(one: Student, size: np.ndarray) -> np.ndarray:
+    """The largest of a quantity per neuron (..., m) in each half, shape (..., 2)."""
+    return np.stack([size[..., one.a > 0].max(axis=-1), size[..., one.a < 0].max(axis=-1)], axis=-1)
+
+
+def _entered(lab: Lab, one: Student, rtol: float) -> np.ndarray:
+    """Neurons at the first recorded time after the last event."""
+    path = trained(lab, one, rtol)
+    return np.asarray(path.params.inner)[np.searchsorted(path.log_t, settled(path), side="right")]
+
+
+# -- hypotheses ---------------------------------------------------------------------------------
+
+
+def _regime(
+    some: Sequence[Student], test: Callable[[Student, Any], np.ndarray], name: str, latest: float
+) -> Hypothesis:
+    def check(lab: Lab) -> tuple[bool, str]:
+        for one in some:
+            for rtol in (FINE, COARSE):
+                path = trained(lab, one, rtol)
+                if not test(one, path.final.inner):
+                    signs = patterns(one, path.final.inner)
+                    still = int(np.count_nonzero(signs == 0))
+                    return False, f"{one}: not at ln t = 1e10, {still} pairs on a kink"
+                if not settled(path) < latest:
+                    return False, f"{one}: from ln t = {settled(path):.3g} on only"
+        return True, ""
+
+    return Hypothesis(name, check)
+
+
+def neural_agreement(some: Sequence[Student], latest: float = 1e4) -> Hypothesis:
+    """From some ln t < ``latest`` on, all w_j see the data alike, and all u_j alike."""
+    return _regime(some, agree, f"neural agreement from some ln t < {latest:g} on", latest)
+
+
+def perfect_agreement(some: Sequence[Student], latest: float = 1e4) -> Hypothesis:
+    """From some ln t < ``latest`` on, sign w_j·x_i = y_i and sign u_j·x_i = -y_i."""
+    name = f"perfect agreement from some ln t < {latest:g} on"
+    return _regime(some, agree_perfectly, name, latest)
+
+
+def _spread(some: Sequence[Student]) -> Hypothesis:
+    def check(lab: Lab) -> tuple[bool, str]:
+        for one in some:
+            away = np.linalg.norm(_means(one, _entered(lab, one, INDEPENDENT))[1], axis=1)
+            if not np.all(_sides(one, away) > 0):
+                return False, f"{one}: a half whose neurons are equal"
+        return True, ""
+
+    return Hypothesis("neurons of each half differ", check)
+
+
+# -- neural agreement ---------------------------------------------------------------------------
+
+
+def differences_kept(some: Students, *, tolerance: float = 1e-6, id: str) -> Equality:
+    """In the regime w_j - w̄ and u_j - ū are constant; in units of the largest of them.
+
+    Compared between the time of entry, in a run of its own, and ten later times up to ln t = 1e5.
+    """
+    some = several(some)
+
+    def later(one: Student, rtol: float, lab: Lab) -> np.ndarray:
+        path = trained(lab, one, rtol)
+        after = np.flatnonzero((path.log_t > settled(path)) & (path.log_t <= 1e5))
+        chosen = after[np.unique(np.linspace(0, after.size - 1, 10).astype(int))]
+        return np.asarray(path.params.inner)[chosen]
+
+    def unit(lab: Lab, one: Student) -> float:
+        away = _means(one, _entered(lab, one, INDEPENDENT))[1]
+        return float(np.max(np.linalg.norm(away, axis=1)))
+
+    def expected(lab: Lab, inner: Callable[[Student], np.ndarray]) -> np.ndarray:
+        parts = []
+        for one in some:
+            away = _means(one, inner(one))[1] / unit(lab, one)
+            count = later(one, FINE, lab).shape[0]
+            parts.append(np.broadcast_to(away, (count, *away.shape)).ravel())
+        return np.concatenate(parts)
+
+    def measure(lab: Lab) -> Measurement:
+        coarse, fine = (
+            np.concatenate(
+                [(_means(one, later(one, rtol, lab))[1] / unit(lab, one)).ravel() for one in some]
+            )
+            for rtol in (COARSE, FINE)
+        )
+        return Measurement.from_solves(coarse, fine)
+
+    moved = any(not agree(one, one.W) for one in some)
+    before = Control.replacing(
+        "the differences of the start, before the regime",
+        predict=lambda lab: expected(lab, lambda one: one.W),
+    )
+    return Equality(
+        id=id,
+        title="neural agreement keeps differences",
+        statement="all w_j with one activation pattern on the data, all u_j with one: "
+        "d(w_j - w_i)/dt = 0 and d(u_j - u_i)/dt = 0",
+        provenance="derived",
+        hypotheses=[*setting(some), neural_agreement(some), _spread(some)],
+        predict=lambda lab: expected(lab, lambda one: _entered(lab, one, INDEPENDENT)),
+        measure=measure,
+        tolerance=tolerance,
+        relative=False,
+        control=before if moved else Control.perturbed(1.05),
+        tags=("regimes",),
+    )
+
+
+def two_clusters(some: Students, *, tolerance: float = 1e-3, id: str) -> Equality:
+    """The limit of ln t · spread/|mean|, for w and u; read off at ln t = 1e6 and 1e7."""
+    some = several(some)
+
+    def predict(lab: Lab) -> np.ndarray:
+        parts = []
+        for one in some:
+            inner = _entered(lab, one, INDEPENDENT)
+            svm = hard_margin_svm(*features(one, inner))
+            spread = _sides(one, np.linalg.norm(_means(one, inner)[1], axis=1))
+            size = np.linalg.norm(svm.direction.reshape(2, -1), axis=1)
+            parts.append(spread * one.v * one.half * svm.margin / size)
+        return np.concatenate(parts)
+
+    def scaled(lab: Lab, one: Student, rtol: float) -> tuple[np.ndarray, np.ndarray]:
+        """ln t · spread/|mean| extrapolated to 1/ln t = 0, and the last raw value."""
+        path = trained(lab, one, rtol)
+        at = [int(np.argmin(np.abs(path.log_t - L))) for L in (1e6, 1e7)]
+        mean, away = _means(one, np.asarray(path.params.inner)[at])
+        size = np.linalg.norm(away, axis=-1) / np.linalg.norm(mean, axis=-1)
+        log_t = path.log_t[at]
+        raw = log_t[:, None] * _sides(one, size)
+        return (raw[1] * log_t[1] - raw[0] * log_t[0]) / (log_t[1] - log_t[0]), raw[1]
+
+    def measure(lab: Lab) -> Measurement:
+        fine = [scaled(lab, one, FINE) for one in some]
+        coarse = np.concatenate([scaled(lab, one, COARSE)[0] for one in some])
+        limit, raw = (np.concatenate([part[i] for part in fine]) for i in (0, 1))
+        labels = [f"{name}, {one}" for one in some for name in ("w", "u")]
+        return Measurement.from_solves(coarse, limit, extra=np.abs(limit - raw), labels=labels)
+
+    return Equality(
+        id=id,
+        title="neural agreement makes two clusters",
+        statement="in the neural agreement regime ln t · max_j |w_j - w̄|/|w̄| -> "
+        "max_j |w_j - w̄| v k γ/|ŵ|, with (ŵ, û), γ the hard-margin SVM on (s x, -s' x); so "
+        "spread/|mean| -> 0",
+        provenance="reconstructed",
+        hypotheses=[*setting(some), neural_agreement(some), _spread(some)],
+        predict=predict,
+        measure=measure,
+        tolerance=tolerance,
+        control=Control.perturbed(1.05),
+        tags=("regimes",),
+    )
+
+
+# -- perfect agreement --------------------------------------------------------------------------
+
+
+def limit_of(one: Student, slope: float | None = None) -> tuple[HardMargin, np.ndarray, float]:
+    """The SVM on the transformed data, the unit limit (m, d) of W, and its margin v √k γ."""
+    svm = hard_margin_svm(*perfect_features(one, slope))
+    w, u = svm.direction.reshape(2, -1) / np.sqrt(one.half)
+    inner = np.where((one.a > 0)[:, None], w, u)
+    return svm, inner, one.v * np.sqrt(one.half) * svm.margin
+
+
+def svm_limit(some: Students, part: str, *, id: str) -> Equality:
+    """The limit in the perfect agreement regime.
+
+    Parameters
+    ----------
+    some : Student or sequence of Student
+    part : str
+        "margin": the flow's normalised margin at ln t = 1e10, to 0.1 %; "direction": W/‖W‖ there,
+        to 1e-6; "certificate": both of the certified limit, to 1e-8; "approach": the exponent of
+        the distance of directions in ln t, -1, between 1e5 and 1e8.
+    id : str
+    """
+    some = several(some)
+    hypotheses = [*setting(some), perfect_agreement(some)]
+    predict, measure, tolerance, title, statement = _PARTS[part](some)
+    return Equality(
+        id=id,
+        title=title,
+        statement="sign w_j·x_i = y_i = -sign u_j·x_i: " + statement,
+        provenance="reconstructed" if part != "approach" else "derived",
+        hypotheses=hypotheses,
+        predict=predict,
+        measure=measure,
+        tolerance=tolerance,
+        relative=part == "margin" or part == "approach",
+        control=Control.perturbed(1.05)
+        if part == "approach"
+        else Control.replacing(
+            "the SVM on (x, -x), as if the net were linear",
+            predict=lambda lab: predict(lab, 1.0),
+        ),
+        tags=("regimes",),
+    )
+
+
+_UNIT = "is the hard-margin SVM's on (x, -αx) for y = +1, (αx, -x) for y = -1"
+
+
+def _unit(inner: Any) -> np.ndarray:
+    return np.asarray(inner) / np.linalg.norm(inner)
+
+
+def _margin_part(some: Sequence[Student]) -> tuple:
+    def measure(lab: Lab) -> Measurement:
+        coarse, fine = (
+            [trained(lab, one, rtol).observe("normalised_margin")[-1] for one in some]
+            for rtol in (COARSE, FINE)
+        )
+        return Measurement.from_solves(coarse, fine, labels=[str(one) for one in some])
+
+    def predict(lab: Lab, slope: float | None = None) -> np.ndarray:
+        return np.array([limit_of(one, slope)[2] for one in some])
+
+    return (
+        predict,
+        measure,
+        1e-3,
+        "margin of the SVM on the transformed data",
+        (f"normalised margin -> v √k γ, γ {_UNIT}"),
+    )
+
+
+def _direction_part(some: Sequence[Student]) -> tuple:
+    def measure(lab: Lab) -> Measurement:
+        coarse, fine = (
+            np.concatenate([_unit(trained(lab, one, rtol).final.inner).ravel() for one in some])
+            for rtol in (COARSE, FINE)
+        )
+        return Measurement.from_solves(coarse, fine)
+
+    def predict(lab: Lab, slope: float | None = None) -> np.ndarray:
+        return np.concatenate([limit_of(one, slope)[1].ravel() for one in some])
+
+    return (
+        predict,
+        measure,
+        1e-6,
+        "direction of the SVM on the transformed data",
+        (f"W/‖W‖ -> (ŵ, …, û, …)/√k, (ŵ, û) {_UNIT}"),
+    )
+
+
+def _certificate_part(some: Sequence[Student]) -> tuple:
+    def polished(lab: Lab, rtol: float) -> np.ndarray:
+        parts = []
+        for one in some:
+            found = lab.get(
+                ("certified", one, rtol), lambda one=one: certify(trained(lab, one, rtol))
+            )
+            if not found.accepted:
+                raise RuntimeError(f"{one}: no certificate: {found.reason}")
+            parts += [_unit(found.params.inner).ravel(), [found.normalised_margin]]
+        return np.concatenate(parts)
+
+    def measure(lab: Lab) -> Measurement:
+        residual = max(limit_of(one)[0].residual for one in some)
+        return Measurement.from_solves(polished(lab, COARSE), polished(lab, FINE), extra=residual)
+
+    def predict(lab: Lab, slope: float | None = None) -> np.ndarray:
+        parts = []
+        for one in some:
+            _, inner, margin = limit_of(one, slope)
+            parts += [inner.ravel(), [margin]]
+        return np.concatenate(parts)
+
+    return (
+        predict,
+        measure,
+        1e-8,
+        "certified SVM limit",
+        (f"the certified limit of W and its margin are those of the SVM: (ŵ, û) {_UNIT}"),
+    )
+
+
+def _approach_part(some: Sequence[Student]) -> tuple:
+    def exponents(lab: Lab, rtol: float) -> np.ndarray:
+        out = []
+        for one in some:
+            path, limit = trained(lab, one, rtol), limit_of(one)[1]
+            at = [int(np.argmin(np.abs(path.log_t - L))) for L in (1e5, 1e8)]
+            far = [np.linalg.norm(_unit(path.params.inner[i]) - limit) for i in at]
+            out.append(np.log(far[1] / far[0]) / np.log(path.log_t[at[1]] / path.log_t[at[0]]))
+        return np.array(out)
+
+    def measure(lab: Lab) -> Measurement:
+        return Measurement.from_solves(
+            exponents(lab, COARSE), exponents(lab, FINE), labels=[str(one) for one in some]
+        )
+
+    return (
+        lambda lab: -np.ones(len(some)), measure, 1e-2, "approach to the SVM along the loss clock",
+        f"the distance of W/‖W‖ from its limit falls as 1/ln t; the limit {_UNIT}",
+    )  # fmt: skip
+
+
+_PARTS: dict[str, Callable[[Sequence[Student]], tuple]] = {
+    "margin": _margin_part,
+    "direction": _direction_part,
+    "certificate": _certificate_part,
+    "approach": _approach_part,
+}
+
+#: In perfect agreement from ln t = 1 and 5 on; and in an agreement that is not perfect from 6 on.
+PERFECT = (
+    random_student(two_balls(20, seed=0), 4, 0.05, seed=0),
+    random_student(two_balls(20, seed=1), 4, 1.0, seed=1),
+)
+IMPERFECT = random_student(separable_gaussians(20, centre=0.5, std=1.0, seed=0), 4, 0.01, seed=0)
+
+register(differences_kept([*PERFECT, IMPERFECT], id=f"{SOURCE}/agreement-keeps-differences"))
+register(two_clusters([*PERFECT, IMPERFECT], id=f"{SOURCE}/agreement-makes-two-clusters"))
+for _part in _PARTS:
+    register(svm_limit(PERFECT, _part, id=f"{SOURCE}/perfect-agreement-{_part}"))
