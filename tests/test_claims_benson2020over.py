@@ -161,6 +161,20 @@ def test_least_error_on_own_labels_and_where_it_is_silent():
     assert "negative" in reason(flaws.cannot_fit(points(half, labels[:6]), id="m/alone"))
 
 
+@pytest.mark.parametrize("turn", [0.0, 0.3, 1.0])
+def test_a_hexagon_of_ones_own(turn):
+    """Turned and scaled, with corners that are antipodal to rounding only."""
+    angle = np.arange(6) * np.pi / 3 + turn
+    corners = 2.5 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    claim = flaws.cannot_fit(points(corners, (-1.0) ** np.arange(6)), id="m/hexagon")
+    verdict = weigh(claim, Lab())
+    assert verdict.status == Status.SUPPORTED, verdict.message
+    assert verdict.predicted == pytest.approx(1.0, rel=1e-14)
+    assert weigh(claim, Lab(), 1.0001).status == Status.VIOLATED
+    rank = flaws.antipodal_rank(points(corners), id="m/rank")
+    assert weigh(rank, Lab()).measured == 5
+
+
 @pytest.mark.parametrize("shift", [0.01, 0.5, 0.75, 0.99, -0.3, -0.8])
 def test_hexagon_with_other_shifts(shift):
     claim = flaws.hexagon_fitted(shift, id="m/shift")

@@ -134,8 +134,12 @@ def every(name: str, ones: Sequence[T], check: Callable[[T], str]) -> Hypothesis
 
 
 def partners(X: np.ndarray) -> np.ndarray:
-    """For each row the row that is exactly its negative; -1 where there is none, or several."""
-    same = np.all(X[:, None] == -X[None], axis=2)
+    """For each row the row that is its negative, to rounding; -1 where there is none, or several.
+
+    To rounding: the corners (cos, sin) of a hexagon are antipodal to some 1e-16.
+    """
+    norm = np.linalg.norm(X, axis=1)
+    same = np.linalg.norm(X[:, None] + X[None], axis=2) <= 64 * EPS * norm[:, None]
     return np.where(np.count_nonzero(same, axis=1) == 1, np.argmax(same, axis=1), -1)
 
 
