@@ -14,7 +14,6 @@ from jax.typing import ArrayLike
 
 from gradflow.models.abstract_network import AbstractNetwork
 from gradflow.models.networks import network_from_description
-from gradflow.models.params import require_finite
 from gradflow.validation import check_choice, check_unit_vector, fail
 
 
@@ -66,7 +65,8 @@ class NetworkTeacher(eqx.Module):
     Raises
     ------
     ValueError
-        If ``net`` is not a network, or ``params`` are not finite parameters of it.
+        If ``net`` is not a network, or ``params`` are not finite parameters of it, or a neuron of
+        it is zero (drop it).
     """
 
     net: AbstractNetwork
@@ -75,8 +75,7 @@ class NetworkTeacher(eqx.Module):
     def __init__(self, net: AbstractNetwork, params: Any) -> None:
         if not isinstance(net, AbstractNetwork):
             raise fail("net", net, "is not a network", "pass gf.TwoLayer(...) or another network")
-        self.net, self.params = net, net.as_params(params)
-        require_finite(self.params)
+        self.net, self.params = net, net.check_start(params)
 
     @property
     def dim(self) -> int:

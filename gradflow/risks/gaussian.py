@@ -6,11 +6,24 @@ teacher; with the moments K of :mod:`gradflow.risks.gaussian_kernels`
 .. math:: L=\tfrac12E(f-f^\circ)^2
    =\tfrac12a^TK_{WW}a-a^TK_{WV}b+\tfrac12b^TK_{VV}b.
 
+Gradients and Hessians are those of this form. Rounding, with S = Σ|a_k||w_k| + Σ|b_j||v_j| and
+ε = 1e-16: the gradient in w_k is good to about ε|a_k|S absolutely, which is what rounding the
+parameters costs anyway. The form itself would be good to εS² only; for like activations (both of
+the relu family, or both erf) the value is taken from :mod:`gradflow.risks.gaussian_values` instead
+and keeps a relative accuracy of about εS/√L where the teacher is nearly recovered, down to
+L ~ (εS)²; below that it is rounding, of either sign, and ``log`` is −inf where it is not positive.
+For the other pairs, and for those a user registers, the floor is εS² throughout.
+
+Where a neuron vanishes, see :mod:`gradflow.risks.gaussian_kernels`. With fixed outer weights a flow
+can reach :math:`w_k=0` in finite time and stay; integrators do not locate that cone, so a run that
+meets it stalls there in steps of vanishing size and says so in its result.
+
 Sources: `tian2017analytical` (the gradient, ReLU), `saad1995online` (erf).
 """
 
 from __future__ import annotations
 
+import functools as ft
 from typing import Any
 
 import equinox as eqx
@@ -18,13 +31,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradflow.models.activations import AbstractActivation, linear
+from gradflow.models.activations import AbstractActivation, Erf, LeakyReLU, linear
 from gradflow.models.deep_linear import DeepLinear
 from gradflow.models.laws import Gaussian, SphericalLaw
 from gradflow.models.losses import Squared
 from gradflow.models.networks import LinearPredictor, TwoLayer
 from gradflow.models.teachers import NetworkTeacher
 from gradflow.risks.gaussian_kernels import check_gaussian_pair, gaussian_kernel
+from gradflow.risks.gaussian_values import erf_value, homogeneous_value
 from gradflow.validation import fail
 
 
@@ -51,13 +65,25 @@ class GaussianReduction(eqx.Module):
     scale: Array
 
     def value_of(self, student: Atoms) -> Array:
-        """L for a student's atoms."""
-        W, V = self.scale * student.vectors, self.scale * self.teacher.vectors
-        a, b = student.weights, self.teacher.weights
+        """L for a student's atoms; differentiated through the quadratic form."""
         phi, chi = student.activation, self.teacher.activation
-        own = a @ gaussian_kernel(phi, phi, W, W) @ a
-        cross = a @ gaussian_kernel(phi, chi, W, V) @ b
-        return 0.5 * own - cross + 0.5 * (b @ gaussian_kernel(chi, chi, V, V) @ b)
+
+        def form(W: Array, a: Array, V: Array, b: Array) -> Array:
+            own = a @ gaussian_kernel(phi, phi, W, W) @ a
+            cross = a @ gaussian_kernel(phi, chi, W, V) @ b
+            return 0.5 * own - cross + 0.5 * (b @ gaussian_kernel(chi, chi, V, V) @ b)
+
+        if isinstance(phi, LeakyReLU) and isinstance(chi, LeakyReLU):
+            value = jax.custom_jvp(ft.partial(homogeneous_value, phi, chi))
+        elif isinstance(phi, Erf) and isinstance(chi, Erf):
+            value = jax.custom_jvp(erf_value)
+        else:
+            value = jax.custom_jvp(form)
+        value.defjvp(
+            lambda primals, tangents: (value(*primals), jax.jvp(form, primals, tangents)[1])
+        )
+        vectors, targets = self.scale * student.vectors, self.scale * self.teacher.vectors
+        return value(vectors, student.weights, targets, self.teacher.weights)
 
 
 def gaussian_reduction(

@@ -130,7 +130,7 @@ def gaussian_kernel(phi: AbstractActivation, chi: AbstractActivation, U: Array, 
 
 
 @jax.custom_jvp
-def _polar(U: Array) -> tuple[Array, Array]:
+def polar(U: Array) -> tuple[Array, Array]:
     """Norms (m,) and unit vectors (m, d) of the rows; a zero row has the direction 0."""
     # Scaled: squares of 1e-200 would underflow.
     top = jnp.max(jnp.abs(U), axis=1)
@@ -140,16 +140,16 @@ def _polar(U: Array) -> tuple[Array, Array]:
     return top * size, scaled / size[:, None]
 
 
-@_polar.defjvp
+@polar.defjvp
 def _polar_jvp(primals: Any, tangents: Any) -> Any:
     (U,), (dU,) = primals, tangents
-    norm, unit = _polar(U)
+    norm, unit = polar(U)
     along = jnp.sum(unit * dU, axis=1)
     return (norm, unit), (along, (dU - along[:, None] * unit) / norm[:, None])
 
 
 @jax.custom_jvp
-def _angles(U: Array, V: Array) -> tuple[Array, Array]:
+def angles(U: Array, V: Array) -> tuple[Array, Array]:
     """θ = arcsin cos φ and sin φ, (m, n), of unit vectors; of a zero vector φ = π/2."""
     # The chord to ±v, whichever is near, keeps the digits of small angles, and of those to −v.
     side = jnp.where(U @ V.T >= 0, 1.0, -1.0)
@@ -160,10 +160,10 @@ def _angles(U: Array, V: Array) -> tuple[Array, Array]:
     return jnp.where(zero, 0.0, theta), jnp.sqrt(chord * (1.0 - 0.25 * chord))
 
 
-@_angles.defjvp
+@angles.defjvp
 def _angles_jvp(primals: Any, tangents: Any) -> Any:
     (U, V), (dU, dV) = primals, tangents
-    theta, sine = _angles(U, V)
+    theta, sine = angles(U, V)
     apart = sine > _PARALLEL
     # Rounding in dtheta grows like 1/sin φ; it enters derivatives of A times sin φ, because dsin
     # is taken from the same dtheta.
@@ -175,16 +175,16 @@ def _angles_jvp(primals: Any, tangents: Any) -> Any:
 @jax.custom_jvp
 def absolute_kernel(U: Array, V: Array) -> Array:
     """A(u_i, v_j) = E|u_i·x||v_j·x| (m, n); derivatives as in the module's docstring."""
-    (u, U1), (v, V1) = _polar(U), _polar(V)
-    theta, sine = _angles(U1, V1)
+    (u, U1), (v, V1) = polar(U), polar(V)
+    theta, sine = angles(U1, V1)
     return (2 / math.pi) * (u[:, None] * v[None, :] * sine + theta * (U @ V.T))
 
 
 @absolute_kernel.defjvp
 def _absolute_kernel_jvp(primals: Any, tangents: Any) -> Any:
     (U, V), (dU, dV) = primals, tangents
-    (u, U1), (v, V1) = _polar(U), _polar(V)
-    theta, sine = _angles(U1, V1)
+    (u, U1), (v, V1) = polar(U), polar(V)
+    theta, sine = angles(U1, V1)
     along_u, along_v = jnp.sum(U1 * dU, axis=1), jnp.sum(V1 * dV, axis=1)
     turned = theta * (dU @ V.T + U @ dV.T)
     grown = sine * (along_u[:, None] * v[None, :] + u[:, None] * along_v[None, :])
@@ -200,19 +200,19 @@ def _homogeneous(phi: LeakyReLU, chi: LeakyReLU, U: Array, V: Array) -> Array:
 
 
 @jax.custom_jvp
-def _squared_wedge(U: Array, V: Array) -> Array:
+def squared_wedge(U: Array, V: Array) -> Array:
     """|u∧v|² = |u|²|v|² − (u·v)² (m, n), without that difference."""
-    (u, U1), (v, V1) = _polar(U), _polar(V)
-    return jnp.square(u[:, None] * v[None, :] * _angles(U1, V1)[1])
+    (u, U1), (v, V1) = polar(U), polar(V)
+    return jnp.square(u[:, None] * v[None, :] * angles(U1, V1)[1])
 
 
-@_squared_wedge.defjvp
+@squared_wedge.defjvp
 def _squared_wedge_jvp(primals: Any, tangents: Any) -> Any:
     (U, V), (dU, dV) = primals, tangents
     squares_u, squares_v = jnp.sum(U * U, axis=1), jnp.sum(V * V, axis=1)
     along_u, along_v = jnp.sum(U * dU, axis=1), jnp.sum(V * dV, axis=1)
     grown = along_u[:, None] * squares_v[None, :] + squares_u[:, None] * along_v[None, :]
-    return _squared_wedge(U, V), 2.0 * (grown - (U @ V.T) * (dU @ V.T + U @ dV.T))
+    return squared_wedge(U, V), 2.0 * (grown - (U @ V.T) * (dU @ V.T + U @ dV.T))
 
 
 @register_gaussian_kernel(Erf, Erf)
@@ -220,7 +220,7 @@ def _erf_erf(phi: Erf, chi: Erf, U: Array, V: Array) -> Array:
     # (2/π) arcsin of u·v/√((1+|u|²)(1+|v|²)) [williams1997infinite], as an arctangent whose
     # denominator, the cosine, is a sum of positive terms.
     rest = jnp.sum(U * U, axis=1)[:, None] + jnp.sum(V * V, axis=1)[None, :]
-    return (2 / math.pi) * jnp.arctan2(U @ V.T, jnp.sqrt(1.0 + rest + _squared_wedge(U, V)))
+    return (2 / math.pi) * jnp.arctan2(U @ V.T, jnp.sqrt(1.0 + rest + squared_wedge(U, V)))
 
 
 @register_gaussian_kernel(Erf, LeakyReLU)

@@ -159,7 +159,11 @@ class PopulationRisk(AbstractRisk):
         return _planar_value(self.reduction.radial, slope, params.inner, params.outer, v)
 
     def log(self, params: Any) -> Array:
-        return jnp.log(self(params))
+        """ln L(θ); with a teacher net −inf where L is not positive to rounding."""
+        value = self(params)
+        if isinstance(self.reduction, GaussianReduction):
+            value = jnp.maximum(value, 0.0)
+        return jnp.log(value)
 
     def gradient(self, params: Any) -> Any:
         params = self.net.as_params(params)
