@@ -247,6 +247,10 @@ def test_bad_input_is_refused():
         tv_minimiser(orthonormal_teachers(2, 1), -0.1)
     with pytest.raises(ValueError, match="too large"):
         tv_minimiser(orthonormal_teachers(2, 1), 0.5)
+    with pytest.raises(ValueError, match="too large"):  # the atoms meet at about 0.45
+        tv_minimiser(orthonormal_teachers(2, 2), 0.48)
+    with pytest.raises(ValueError, match="no symmetric minimiser"):
+        derived.solve(0.48, 2)
     with pytest.raises(ValueError, match="parallel"):
         tv_minimiser(AtomicMeasure(np.ones(2), np.array([[1.0, 0.0], [1.0, 0.0]])), 0.1)
     with pytest.raises(ValueError, match="minimiser"):

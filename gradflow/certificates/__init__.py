@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from gradflow.certificates.certificate import Certificate as Certificate
 from gradflow.certificates.certificate import certify as certify
+from gradflow.certificates.dual import DecayRates as DecayRates
 from gradflow.certificates.dual import DualCertificate as DualCertificate
+from gradflow.certificates.dual import decay_rates as decay_rates
 from gradflow.certificates.dual import dual_certificate as dual_certificate
 from gradflow.certificates.global_margin import GlobalMargin as GlobalMargin
 from gradflow.certificates.global_margin import global_max_margin as global_max_margin

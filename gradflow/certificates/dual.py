@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradflow.certificates.measures import AtomicMeasure, TVMinimiser, angles
-from gradflow.validation import check_integer, fail
+from gradflow.validation import check_integer, check_positive, fail
 
 SECOND = 0.5 + 0.5 / np.pi
 THIRD = 0.5 + 2 / np.pi
@@ -137,6 +137,56 @@ def least_curvatures(minimiser: TVMinimiser) -> np.ndarray:
     return np.array(out)
 
 
+@dataclass(frozen=True)
+class DecayRates:
+    r"""Rates at which the parts of J − J* decay late along the conic flow.
+
+    Attributes
+    ----------
+    internal : float
+        2λμ: particles of a cluster settle on its atom, each with :math:`u'=\lambda\nabla(s\eta)`.
+    positive, negative : float
+        Particles of that sign that belong to no atom drift to the largest local maximum of sη that
+        is none and die there: their masses fall at the rate :math:`\kappa\lambda(1-s\eta)`, κ = 1
+        for the norm-dependent flow and 2 for the balanced gradient flow. inf if there is none.
+    """
+
+    internal: float
+    positive: float
+    negative: float
+
+
+def decay_rates(
+    minimiser: TVMinimiser, *, reaction: float = 1.0, starts: int = 400, seed: int = 0
+) -> DecayRates:
+    """Linearise the conic flow (:mod:`gradflow.flows.conic`) at the minimiser.
+
+    Parameters
+    ----------
+    minimiser : TVMinimiser
+    reaction : float
+        κ: 1 with fixed outer weights ±1, 2 with balanced trained ones.
+    starts, seed : int
+        Ascents that look for local maxima of ±η, and their seed.
+
+    Notes
+    -----
+    The shared displacement and mass of a cluster are slaved to these modes: they decay faster, at
+    rates of the order of the masses and not of λ.
+    """
+    reaction = check_positive("reaction", reaction)
+    small = _reduced(minimiser)
+    lam, atoms = small.lam, small.measure
+    dying = []
+    for side in (1.0, -1.0):
+        end = _ascend(small, _draw(atoms.dim, starts, seed), side)
+        own = atoms.directions[np.sign(atoms.weights) == side]
+        stray = np.all(angles(end, own) > 1e-2, axis=1)
+        top = np.max(side * small.eta(end[stray]), initial=-np.inf)
+        dying.append(float(reaction * lam * (1 - top)))
+    return DecayRates(2 * lam * float(np.min(least_curvatures(small))), *dying)
+
+
 def _reduced(minimiser: TVMinimiser) -> TVMinimiser:
     """The same problem in coordinates of the span, with one direction more where R^d has one."""
     rows = np.concatenate([minimiser.measure.directions, minimiser.teacher.directions])
@@ -209,17 +259,48 @@ def _split(centre: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return finer.reshape(-1, centre.shape[1]), np.repeat(half / 2, len(steps))
 
 
-def _ascend(minimiser: TVMinimiser, u: np.ndarray, side: float, steps: int = 3000) -> np.ndarray:
-    """Local maxima of side·η by gradient ascent on the sphere, to a loose stop."""
+def _ascend(minimiser: TVMinimiser, u: np.ndarray, side: float, steps: int = 600) -> np.ndarray:
+    """Local maxima of side·η: gradient ascent on the sphere with Barzilai-Borwein steps, Newton."""
     size = minimiser.teacher.total_variation + minimiser.measure.total_variation
-    rate = minimiser.lam / (SECOND * size)
+    least = minimiser.lam / (SECOND * size)
+    rate = np.full((len(u), 1), least)
+    _, slope = _eta_and_slope(minimiser, u)
     for _ in range(steps):
-        _, slope = _eta_and_slope(minimiser, u)
-        new = u + side * rate * slope
+        move = np.minimum(rate * np.linalg.norm(slope, axis=1, keepdims=True), 0.1)
+        length = np.linalg.norm(slope, axis=1, keepdims=True)
+        new = u + side * move * slope / np.where(length > 0, length, 1.0)
         new /= np.linalg.norm(new, axis=1, keepdims=True)
-        if np.max(np.abs(new - u)) < 1e-10:
-            return new
-        u = new
+        _, new_slope = _eta_and_slope(minimiser, new)
+        step, change = new - u, side * (slope - new_slope)
+        curve = np.sum(step * change, axis=1, keepdims=True)
+        square = np.sum(step * step, axis=1, keepdims=True)
+        # where η is not concave along the step: a longer one
+        rate = np.where(curve > 0, square / np.where(curve > 0, curve, 1.0), 2 * rate)
+        rate = np.clip(rate, least, 1e3)
+        u, slope = new, new_slope
+        if np.max(np.abs(step)) < 1e-9:
+            break
+    return _polish(minimiser, u)
+
+
+def _polish(minimiser: TVMinimiser, u: np.ndarray, steps: int = 20) -> np.ndarray:
+    """Newton steps to the critical point of η nearby, where they reduce the gradient."""
+    _, slope = _eta_and_slope(minimiser, u)
+    for _ in range(steps):
+        values, vectors = np.linalg.eigh(minimiser.eta_hessian(u))
+        along = np.einsum("nij,ni->nj", vectors, slope)
+        usable = np.abs(values) > 1e-12 * np.max(np.abs(values), axis=1, keepdims=True)
+        along = np.where(usable, along / np.where(usable, values, 1.0), 0.0)
+        step = -np.einsum("nij,nj->ni", vectors, along)
+        new = u + step
+        new /= np.linalg.norm(new, axis=1, keepdims=True)
+        _, new_slope = _eta_and_slope(minimiser, new)
+        smaller = np.linalg.norm(new_slope, axis=1) < np.linalg.norm(slope, axis=1)
+        take = smaller & (np.linalg.norm(step, axis=1) < 0.3)
+        if not np.any(take):
+            break
+        u = np.where(take[:, None], new, u)
+        slope = np.where(take[:, None], new_slope, slope)
     return u
 
 

@@ -31,6 +31,8 @@ from gradflow.validation import check_array, check_integer, check_positive, fail
 #: Newton: steps at most, and the residual (relative to λ) that counts as solved.
 _STEPS = 60
 _SOLVED = 1e-9
+#: Atoms closer than this (radians) have merged.
+_APART = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,22 +180,22 @@ class TVMinimiser:
         )
         return float(np.sum(np.linalg.norm(gap, axis=1)))
 
+    def eta_hessian(self, u: Any) -> np.ndarray:
+        """Hessian of η along the sphere at unit vectors u (n, d): (n, d, d), zero along u."""
+        u = check_array("u", u, (None, self.measure.dim))
+        tangent = np.eye(u.shape[1]) - u[:, :, None] * u[:, None, :]
+        own = _own_hessian(u, self.signed)
+        # of the degree-1 extension of V; on the sphere minus the radial slope, which is V itself
+        sphere = tangent @ own @ tangent - self.signed.potential(u)[:, None, None] * tangent
+        return -sphere / self.lam
+
     def curvatures(self) -> np.ndarray:
         """Hessians of sgn(c_j) η along the sphere at each atom, (J, d, d), zero along u_j.
 
         Where they are negative on the tangent space the atoms are isolated maxima.
         """
-        signed = self.signed
-        at = self.measure.directions
-        own = _own_hessian(at, signed)
-        # of the degree-1 extension; on the sphere it is that minus the radial slope, V(u_j) = −λ s
-        out = np.empty((len(at), self.measure.dim, self.measure.dim))
-        for j, u in enumerate(at):
-            tangent = np.eye(self.measure.dim) - np.outer(u, u)
-            sign = np.sign(self.measure.weights[j])
-            H = tangent @ own[j] @ tangent + sign * self.lam * tangent
-            out[j] = -sign * H / self.lam
-        return out
+        sign = np.sign(self.measure.weights)
+        return sign[:, None, None] * self.eta_hessian(self.measure.directions)
 
     def shortfall(self, u: Any, sign: Any) -> np.ndarray:
         """1 − sgn·η(u) ≥ 0 for particles at unit vectors u (n, d) with signs (n,).
@@ -282,7 +284,7 @@ def tv_minimiser(teacher: AtomicMeasure, lam: float) -> TVMinimiser:
     while done < lam:
         aim = min(done + step, lam)
         found = _newton(w, sign, teacher, aim)
-        if found is None:
+        if found is None or _merged(found):
             step /= 2
             if step < 1e-4 * lam:
                 raise fail(
@@ -296,6 +298,11 @@ def tv_minimiser(teacher: AtomicMeasure, lam: float) -> TVMinimiser:
     measure = AtomicMeasure(sign * size, w / size[:, None])
     residual = float(np.max(np.abs(_field(w, sign, teacher, lam))))
     return TVMinimiser(teacher, measure, lam, residual)
+
+
+def _merged(w: np.ndarray) -> bool:
+    unit = w / np.linalg.norm(w, axis=1, keepdims=True)
+    return bool(np.min(angles(unit, unit) + 10 * np.eye(len(unit))) < _APART)
 
 
 def angles(u: np.ndarray, v: np.ndarray) -> np.ndarray:

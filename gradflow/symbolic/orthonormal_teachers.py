@@ -28,6 +28,10 @@ from gradflow.validation import check_integer, check_real, fail
 
 r, delta, lam, phi = sp.symbols("r delta lambda varphi", positive=True)
 _DIGITS = 40
+#: Atoms closer than this (radians) have merged.
+_APART = 1e-3
+#: λ is raised by about this much at a time.
+_STEP = 0.05
 
 
 class Atoms(NamedTuple):
@@ -100,7 +104,7 @@ def slopes(teachers: int = 2) -> tuple[sp.Expr, sp.Expr]:
 
 
 def solve(lam_value: float, teachers: int = 2) -> Atoms:
-    """Solve `stationarity` by Newton's method in 40 digits, from the leading order on.
+    """Solve `stationarity` by Newton's method in 40 digits, followed from λ = 0.
 
     Raises
     ------
@@ -112,20 +116,24 @@ def solve(lam_value: float, teachers: int = 2) -> Atoms:
         raise fail("lam", value, "is not in (0, 1/2)", "pass 0 < lam < 1/2")
     equations = stationarity(teachers)
     unknown = (r, delta)[: len(equations)]
+    system = sp.lambdify((lam, *unknown), equations, "mpmath")
     with mpmath.workdps(_DIGITS):
+        point = [mpmath.mpf(1), mpmath.mpf(0)][: len(unknown)]
         a, b = (mpmath.mpf(sp.N(s, _DIGITS)) for s in slopes(teachers))
-        exact = mpmath.mpf(value)
-        point = [1 / (1 + a * exact), b * exact][: len(unknown)]
-        system = [
-            sp.lambdify(unknown, e.subs(lam, sp.Float(value, _DIGITS)), "mpmath") for e in equations
-        ]
+        steps = max(int(value / _STEP), 1)
         try:
-            found = mpmath.findroot(system, point, tol=1e-60 if len(unknown) == 1 else 1e-64)
+            for k in range(1, steps + 1):
+                at = mpmath.mpf(value) * k / steps
+                if k == 1:
+                    point = [1 / (1 + a * at), b * at][: len(unknown)]
+                found = mpmath.findroot(lambda *x, at=at: system(at, *x), point, tol=1e-60)
+                point = list(found)  # (a one-column matrix)
         except (ValueError, ZeroDivisionError):
-            found = [mpmath.mpf(-1)]
-        found = list(found) if len(unknown) > 1 or isinstance(found, list) else [found[0]]
-        mass, angle = (*found, mpmath.mpf(0))[:2]
-    if not mpmath.im(mass) == 0 or not mass > 0:
+            point = [mpmath.mpf(-1)]
+        mass, angle = (*point, mpmath.mpf(0))[:2]
+    # all atoms meet at the mean of the teachers, at the angle arccos(1/√m)
+    met = teachers > 1 and angle > mpmath.acos(1 / mpmath.sqrt(teachers)) - _APART
+    if met or not mpmath.im(mass) == 0 or not mass > 0:
         raise fail(
             "lam", value, f"leaves no symmetric minimiser with {teachers} atoms", "pass a smaller"
         )
