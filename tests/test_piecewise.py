@@ -223,6 +223,35 @@ def test_vanishing_weights_are_resolved():
     assert float(path.final.outer[0]) == pytest.approx(math.sqrt(0.91), rel=1e-8)
 
 
+@pytest.mark.parametrize("inner", [0.8, -0.8])
+@pytest.mark.parametrize("data", ["symmetric", "skew"])
+def test_on_a_line_a_neuron_passes_through_zero(data, inner):
+    """d = 1, |a| > |w|: both sides push the same way, so the neuron goes on, and uniquely.
+
+    The same data in the plane, whose second axis they do not use, have an ordinary crossing.
+    """
+    X = np.array([[1.0], [2.0], [-1.0], [-2.0]]) if data == "symmetric" else [[1.0], [-3.0], [-0.5]]
+    y = np.sign(np.ravel(X)) * np.sign(inner)
+    line = gf.EmpiricalRisk(gf.TwoLayer(1, 1, gf.leaky_relu(0.3)), gf.logistic, X, y)
+    plane = gf.EmpiricalRisk(
+        gf.TwoLayer(2, 1, gf.leaky_relu(0.3)), gf.logistic, np.c_[X, np.zeros(len(y))], y
+    )
+    scale, until = 1e-3, gf.until.time(6.0)
+    start = line.net.params([[scale * inner]], [-2 * scale])
+    path = gf.integrate(line, start, until=until, rtol=1e-11)
+    wide = plane.net.params([[scale * inner, 0.1 * scale]], [-2 * scale])
+    other = gf.integrate(plane, wide, until=until, rtol=1e-11)
+    assert path.result.ok
+    assert path.unique
+    assert kinds(path)["origin"] == kinds(other)["crossing"] == 1
+    w, a = float(path.final.inner[0, 0]), float(path.final.outer[0])
+    assert w * inner < 0
+    assert a**2 - w**2 == pytest.approx(scale**2 * (4 - inner**2), rel=1e-7)
+    # The second weight, of 1e-4, is not felt by f.
+    assert w == pytest.approx(float(other.final.inner[0, 0]), rel=1e-8)
+    assert a == pytest.approx(float(other.final.outer[0]), rel=1e-8)
+
+
 def test_linear_slope_has_no_events(key):
     """α = 1 against a smooth integrator of order eight."""
     rng = np.random.default_rng(5)

@@ -54,6 +54,8 @@ _SEGMENT = 5_000
 _SLOTS = 4
 #: Rates below this share of their bound are rounding: the surface is slid on.
 _FLAT = 1e-12
+#: Cells tried for a way out of w = 0.
+_MAX_TURNS = 10
 #: |h| below this share of |w||n| counts as on the surface where the host decides.
 _ON_SURFACE = 1e-11
 #: Attempted steps between two looks while a neuron rests at 0, where it may have to leave.
@@ -215,8 +217,9 @@ class PiecewiseRun:
         if not pattern.resting[k]:
             self._happen(k, 0, "origin", tau)
         grows = _growing_direction(float(np.sign(a[k])), now.up, now.down, N)
-        if grows if rests else np.any(np.sign(a[k]) * jump > 0):
-            # (leaving among repelling surfaces: other rays may be consistent too)
+        if grows if rests else D > 1 and np.any(np.sign(a[k]) * jump > 0):
+            # (leaving among repelling surfaces: other rays may be consistent too; on a line both
+            # sides push the same way, or it would rest)
             self._happen(k, 0, "branch", tau)
         g = np.zeros(D) if g is None else g
         side = np.sign(a[k]) * (N @ g)
@@ -237,8 +240,8 @@ class PiecewiseRun:
     def _way_out(self, k: int, now: Any, sign: float) -> np.ndarray | None:
         """The force along which a neuron leaves w = 0, or None if it rests there.
 
-        It rests if 0 is in the convex hull of the limiting fields, or if the element of least norm
-        points where the field is another: it would be back at once.
+        It rests if 0 is in the convex hull of the limiting fields, or if no ray is found that is
+        the field of the cell it points into: it would be back at once.
         """
         jump, N = self._jumps(now), self.normals
         u = now.down @ N
@@ -248,11 +251,16 @@ class PiecewiseRun:
         scale = float(np.sum(np.maximum(np.abs(now.up), np.abs(now.down)) * self.sizes))
         if size <= 1e-10 * scale:
             return None
-        side = sign * (N @ g)
-        flat = np.abs(side) <= _FLAT * size * self.sizes
-        expected = np.where(side > 0, jump, 0.0)
-        off = ~flat & (np.abs(mu - expected) > 1e-12 * np.abs(jump))
-        return None if np.any(off) else g
+        for _ in range(_MAX_TURNS):
+            side = sign * (N @ g)
+            flat = np.abs(side) <= _FLAT * np.linalg.norm(g) * self.sizes
+            expected = np.where(side > 0, jump, 0.0)
+            if not np.any(~flat & (np.abs(mu - expected) > 1e-12 * np.abs(jump))):
+                return g
+            # Not the field of the cell that it points into: take that one.
+            mu = np.where(flat, mu, expected)
+            g = u + mu @ N
+        return None
 
     def _jumps(self, now: Any) -> np.ndarray:
         return np.array(jumps(self.kinks, now))
