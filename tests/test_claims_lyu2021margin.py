@@ -145,8 +145,8 @@ def test_a_large_start_is_not_a_small_one():
         assert verdict.status is Status.NOT_APPLICABLE
         assert "small start" in verdict.message
     assert "pass a smaller scale" in verdict.message
-    # tracking is measured at scales of its own
-    verdict = weigh(two_neuron_tracking(large, scales=(0.3, 0.1)), Lab())
+    # tracking is measured at sizes of its own
+    verdict = weigh(two_neuron_tracking(large, sizes=(1.0, 0.1)), Lab())
     assert verdict.status is Status.NOT_APPLICABLE
 
 
@@ -171,6 +171,25 @@ def test_instances_of_ones_own_on_rotated_data_and_negative_draws(lab):
     verdict = weigh(same_sign_limit(negative), lab)
     assert verdict.status is Status.SUPPORTED, verdict.message
     assert float(np.asarray(limit(lab, negative).params.outer).max()) < 0
+
+
+@pytest.mark.slow
+def test_a_line_and_a_start_whose_outer_weights_are_large(lab):
+    # in one dimension a neuron with b_k of the other sign passes through w = 0
+    line = gf.datasets.symmetric(4, dim=1)
+    crossing = instance(
+        line, slope=0.5, inner=[[1.0], [-0.5], [0.3], [0.2]], outer=[-2.0, 1.0, 0.7, -0.1]
+    )
+    assert np.sum(np.sign(crossing.w @ crossing.mu_bar) != np.sign(crossing.b)) == 2
+    loud = instance(PLANE, slope=0.5, width=4, seed=6, scale=1e-7, outer_scale=100.0)
+    for one in (crossing, loud):
+        for make in (limit_margin, phase_one_state, phase_one_groups):
+            verdict = weigh(make(one), lab)
+            assert verdict.status is Status.SUPPORTED, verdict.message
+    assert weigh(two_neuron_tracking(loud), lab).status is Status.SUPPORTED
+    verdict = weigh(two_neuron_tracking(crossing), lab)
+    assert verdict.status is Status.NOT_APPLICABLE
+    assert "a part across μ" in verdict.message
 
 
 def test_the_probability_needs_no_flow_and_knows_its_own_error():
@@ -217,8 +236,8 @@ def test_the_global_optimum_also_holds_for_relu_and_linear_neurons_and_not_witho
         (lambda: same_sign_probability((0,), data=PLANE), "widths"),
         (lambda: same_sign_probability((17,), data=PLANE), "widths"),
         (lambda: same_sign_probability(data=PLANE, draws=10), "draws"),
-        (lambda: two_neuron_tracking(instance(PLANE, **_DRAW), scales=(1e-5, 1e-4)), "scales"),
-        (lambda: two_neuron_tracking(instance(PLANE, **_DRAW), scales=(1e-5,)), "scales"),
+        (lambda: two_neuron_tracking(instance(PLANE, **_DRAW), sizes=(1e-5, 1e-4)), "sizes"),
+        (lambda: two_neuron_tracking(instance(PLANE, **_DRAW), sizes=(1e-5,)), "sizes"),
     ],
 )
 def test_bad_input_is_named(make, argument):

@@ -397,11 +397,13 @@ def one_group(ones: Sequence[Instance]) -> Hypothesis:
     return _each("all b_k of one sign", ones, why)
 
 
-def small(ones: Sequence[Instance]) -> Hypothesis:
-    """σ is so small that neurons are aligned with ±μ before f is felt."""
+def small(
+    ones: Sequence[Instance], at: Callable[[Instance], Instance] = lambda one: one
+) -> Hypothesis:
+    """σ, of the instance that ``at`` makes, is so small that neurons align before f is felt."""
 
     def why(one: Instance) -> str:
-        off = one.misaligned()
+        off = at(one).misaligned()
         if off <= ALIGNED:
             return ""
         return f"a neuron is {off:.2g} off ±μ, relative, when f is felt; pass a smaller scale"

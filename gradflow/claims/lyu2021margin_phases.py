@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from gradflow.claims.base import Control, Measurement, Outcome
+from gradflow.claims.base import Control, Hypothesis, Measurement, Outcome
 from gradflow.claims.kinds import Equality, Qualitative
 from gradflow.claims.lab import Lab
 from gradflow.claims.lyu2021margin_common import (
@@ -224,24 +224,28 @@ def phase_one_groups(some: Any, *, id: str = f"{SOURCE}/phase-1-groups") -> Qual
 def two_neuron_tracking(
     some: Any,
     *,
-    scales: Sequence[float] = (1e-4, 1e-5, 1e-6),
+    sizes: Sequence[float] = (1e-4, 1e-5, 1e-6),
     id: str = f"{SOURCE}/phase-2-tracking",
 ) -> Equality:
     """The distance to the embedded two-neuron net shrinks like σ¹.
 
-    The largest distance at the times 0, 1, … 6 (in 1/λ₀) after f begins to be felt.
+    The largest distance at the times 0, 1, … 6 (in 1/λ₀) after f begins to be felt. The scale of an
+    instance is replaced by values at which the growing mode, √2 σ|b|, starts at given sizes.
 
     Parameters
     ----------
     some : Instance or sequence of Instance
-        Their own scale is replaced.
-    scales : sequence of float
-        Falling values of σ; one order for each pair of neighbours.
+    sizes : sequence of float
+        Falling; in units of the size at which f is felt. One order for each pair of neighbours.
     """
     ones = several(some)
-    scales = [check_positive("scales", s) for s in scales]
-    if len(scales) < 2 or any(s <= t for s, t in pairwise(scales)):
-        raise fail("scales", scales, "do not fall", "pass at least two, for example (1e-4, 1e-5)")
+    sizes = [check_positive("sizes", s) for s in sizes]
+    if len(sizes) < 2 or any(s <= t for s, t in pairwise(sizes)):
+        raise fail("sizes", sizes, "do not fall", "pass at least two, for example (1e-4, 1e-5)")
+
+    def at(one: Instance, size: float) -> Instance:
+        length = np.sqrt(2) * float(np.linalg.norm(one.b))
+        return one.but(scale=size * one.felt / length) if length > 0 else one
 
     def distance(lab: Lab, one: Instance, rtol: float, even: bool) -> float:
         group = (one.b < 0).astype(int)
@@ -262,24 +266,39 @@ def two_neuron_tracking(
     def orders(lab: Lab, rtol: float, even: bool = False) -> np.ndarray:
         found = []
         for one in ones:
-            log = np.log([distance(lab, one.but(scale=s), rtol, even) for s in scales])
-            found.append(np.diff(log) / np.diff(np.log(scales)))
+            log = np.log([distance(lab, at(one, s), rtol, even) for s in sizes])
+            found.append(np.diff(log) / np.diff(np.log(sizes)))
         return np.concatenate(found)
 
     def measure(lab: Lab, even: bool = False) -> Measurement:
-        labels = [f"σ from {s:g}, {one}" for one in ones for s in scales[:-1]]
+        labels = [f"from {s:g}, {one}" for one in ones for s in sizes[:-1]]
         coarse, fine = (orders(lab, rtol, even) for rtol in (_COARSE, _FINE))
         return Measurement.from_solves(coarse, fine, labels=labels)
 
-    largest = [one.but(scale=scales[0]) for one in ones]
+    def across(lab: Lab) -> tuple[bool, str]:
+        for one in ones:
+            start = np.column_stack([one.w, one.a])
+            part = np.linalg.norm(one.w - np.outer(one.w @ one.mu_bar, one.mu_bar))
+            share = float(part / np.linalg.norm(start))
+            if share < 100 * sizes[0]:
+                return False, f"it is {share:.2g} of the start; {one}"
+        return True, ""
+
+    # (without it what decays is left, at second order)
+    has_across = Hypothesis("the start has a part across μ, which stays", across)
     return Equality(
         id=id,
         title="phase II: two neurons in disguise",
         statement="symmetric data, small σ: at fixed times after f is felt the distance of θ to "
         "the embedded two-neuron flow is of first order in σ",
         provenance="derived",
-        hypotheses=[*setting(ones), both_groups(ones), small(largest)],
-        predict=lambda lab: np.ones(len(ones) * (len(scales) - 1)),
+        hypotheses=[
+            *setting(ones),
+            both_groups(ones),
+            small(ones, lambda one: at(one, sizes[0])),
+            has_across,
+        ],
+        predict=lambda lab: np.ones(len(ones) * (len(sizes) - 1)),
         measure=measure,
         tolerance=0.02,
         control=Control.replacing(
