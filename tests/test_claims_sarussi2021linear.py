@@ -8,6 +8,12 @@ import pytest
 import gradflow as gf
 from gradflow.claims import Lab, Status, claims, weigh
 from gradflow.claims.sarussi2021linear import LARGEST_PULL, Schedule, reluctant, sgd, sgd_bound
+from gradflow.claims.sarussi2021linear_agreement import (
+    STARTS,
+    agreement_time,
+    approach,
+    reaches_agreement,
+)
 from gradflow.claims.sarussi2021linear_clusters import (
     cluster_rule,
     clusters,
@@ -16,6 +22,25 @@ from gradflow.claims.sarussi2021linear_clusters import (
     worst_clusters,
 )
 from gradflow.claims.sarussi2021linear_common import random_student, student
+from gradflow.claims.sarussi2021linear_regimes import (
+    IMPERFECT,
+    PERFECT,
+    agree,
+    agree_perfectly,
+    differences_kept,
+    features,
+    limit_of,
+    perfect_features,
+    settled,
+    svm_limit,
+    trained,
+    two_clusters,
+)
+from gradflow.claims.sarussi2021linear_scale import (
+    nonlinearity,
+    nonlinearity_bounded,
+    nonlinearity_falls,
+)
 
 PATTERN = "sarussi2021linear/*"
 BALLS = gf.datasets.two_balls(30, seed=7)
@@ -72,11 +97,10 @@ def test_derivatives_are_those_of_the_data_that_sgd_draws(sampling):
     assert np.all(near.min(axis=(0, 3)) < 1e-12)
 
 
-@pytest.mark.parametrize("slope", [0.05, 0.9])
-def test_sgd_bound_for_data_and_a_start_of_ones_own(slope, rng):
+def test_sgd_bound_for_data_and_a_start_of_ones_own(rng):
     teacher = rng.normal(size=4)
     X = rng.normal(size=(23, 4))
-    one = student(X, np.sign(X @ teacher), rng.normal(size=(6, 4)), slope=slope)
+    one = student(X, np.sign(X @ teacher), rng.normal(size=(6, 4)), slope=0.05)
     claim = sgd_bound(one, step_size=0.2, steps=333, seeds=9, sampling="independent", id="x/y")
     own = Lab()
     assert weigh(claim, own).status is Status.SUPPORTED
@@ -175,6 +199,176 @@ def test_where_a_hypothesis_on_clusters_fails_nothing_is_claimed(claim, reason):
     assert reason in verdict.message
 
 
+# -- regimes ------------------------------------------------------------------------------------
+
+PARTS = ("margin", "direction", "certificate", "approach")
+
+
+def test_agreement_is_what_a_loop_over_pairs_finds(rng):
+    one = random_student(gf.datasets.two_balls(3, seed=1), 2, 1.0)
+    seen = set()
+    for W in rng.normal(size=(300, 4, 2)):
+        signs = [[np.sign(w @ x) for x in one.X] for w in W]
+        alike = signs[0] == signs[1] and signs[2] == signs[3]
+        perfect = all(
+            signs[j][i] == one.y[i] * (1 if j < 2 else -1) for j in range(4) for i in range(3)
+        )
+        assert (agree(one, W), agree_perfectly(one, W)) == (alike, perfect)
+        seen.add((alike, perfect))
+    assert seen == {(False, False), (True, False), (True, True)}
+
+
+def test_a_neuron_on_a_kink_agrees_with_none():
+    one = student([[1.0, 1e-16], [0.5, 1.0]], [1.0, 1.0], [[0.0, 1.0], [-1.0, -1.0]])
+    assert not agree(one, one.W)
+    assert agree(one, np.array([[0.1, 1.0], [-1.0, -1.0]]))
+
+
+def test_agreeing_neurons_are_one_linear_predictor_on_the_features(rng):
+    for one in (PERFECT[0], IMPERFECT):
+        mean = rng.normal(size=2)
+        W = np.where((one.a > 0)[:, None], mean, -mean) + 1e-6 * rng.normal(size=(8, 2))
+        assert agree(one, W)
+        z, y = features(one, W)
+        means = np.concatenate([W[one.a > 0].mean(axis=0), W[one.a < 0].mean(axis=0)])
+        net = np.asarray(one.risk.net(one.risk.as_params({"inner": W, "outer": one.a}), one.risk.X))
+        assert one.v * one.half * z @ means == pytest.approx(net, rel=1e-12)
+        assert np.array_equal(y, one.y)
+    star = np.where((one.a > 0)[:, None], one.svm.direction, -one.svm.direction)
+    assert np.array_equal(features(one, star)[0], perfect_features(one)[0])
+
+
+def test_the_limit_has_the_margin_that_is_predicted():
+    for one in PERFECT:
+        _, inner, margin = limit_of(one)
+        assert np.linalg.norm(inner) == pytest.approx(1.0, rel=1e-14)
+        net = np.asarray(
+            one.risk.net(one.risk.as_params({"inner": inner, "outer": one.a}), one.risk.X)
+        )
+        assert np.min(one.y * net) == pytest.approx(margin, rel=1e-12)
+
+
+@pytest.mark.slow
+def test_regimes_for_data_and_a_start_of_ones_own():
+    data = gf.datasets.orthogonally_separable(9, dim=3, half_angle=0.7, seed=11)
+    one = random_student(data, 3, 0.4, slope=0.6, seed=2).but(outer=(0.7,) * 3 + (-0.7,) * 3)
+    own = Lab()
+    made = [svm_limit(one, part, id="x/y") for part in PARTS]
+    made += [differences_kept(one, id="x/y"), two_clusters(one, id="x/y")]
+    made += [reaches_agreement(one, id="x/y"), agreement_time(one, id="x/y")]
+    for claim in made:
+        assert weigh(claim, own).status is Status.SUPPORTED, claim.title
+        for factor in (1.05, 0.95):
+            assert weigh(claim, own, factor).status is Status.VIOLATED, claim.title
+
+
+@pytest.mark.slow
+def test_where_no_regime_is_reached_nothing_is_claimed(lab):
+    # all neurons of one sign end sliding along the kink of one datum: alike, but not settled
+    data = gf.datasets.separable_gaussians(20, centre=0.5, std=1.0, seed=6)
+    sliding = random_student(data, 4, 0.1, slope=0.5, seed=6)
+    for claim in (differences_kept(sliding, id="x/y"), two_clusters(sliding, id="x/y")):
+        for factor in (None, 1.05):
+            verdict = weigh(claim, lab, factor)
+            assert verdict.status is Status.NOT_APPLICABLE
+            assert "4 pairs slide" in verdict.message
+    final = trained(lab, IMPERFECT).final.inner
+    assert agree(IMPERFECT, final)
+    assert not agree_perfectly(IMPERFECT, final)
+    for part in PARTS:
+        verdict = weigh(svm_limit([PERFECT[0], IMPERFECT], part, id="x/y"), lab)
+        assert verdict.status is Status.NOT_APPLICABLE
+        assert "perfect agreement" in verdict.message
+
+
+@pytest.mark.slow
+def test_equal_neurons_have_no_differences_to_keep(lab):
+    one = PERFECT[0]
+    equal = one.but(inner=(one.inner[0],) * 4 + (one.inner[4],) * 4)
+    verdict = weigh(differences_kept(equal, id="x/y"), lab)
+    assert verdict.status is Status.NOT_APPLICABLE
+    assert "differ" in verdict.message
+
+
+@pytest.mark.slow
+def test_entry_of_the_regime_is_where_the_last_neuron_crosses(lab):
+    one = STARTS[1]
+    run = approach(lab, one)
+    worst = run.correct.min(axis=(1, 2))
+    last = int(np.argmax(worst > 0))
+    assert run.log_t[last - 1] < run.entry <= run.log_t[last]
+    assert settled(trained(lab, PERFECT[1])) > settled(trained(lab, PERFECT[0]))
+
+
+@pytest.mark.parametrize("make", [reaches_agreement, agreement_time])
+def test_data_that_are_not_orthogonally_separable_are_told(make):
+    verdict = weigh(make(IMPERFECT, id="x/y"), Lab())
+    assert verdict.status is Status.NOT_APPLICABLE
+    assert "for all pairs" in verdict.message
+    assert "pair (" in verdict.message
+
+
+def test_a_start_in_the_regime_bounds_no_time():
+    one = STARTS[0]
+    star = np.where((one.a > 0)[:, None], one.svm.direction, -one.svm.direction)
+    inside = student(one.X, one.y, star)
+    verdict = weigh(agreement_time([one, inside], id="x/y"), Lab())
+    assert verdict.status is Status.NOT_APPLICABLE
+    assert "outside" in verdict.message
+
+
+# -- scale --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3, 0.95])
+def test_nonlinearity_in_the_plane_is_the_share_of_a_dense_grid(rng, slope):
+    angle = 2 * np.pi * (np.arange(100_000) + 0.5) / 100_000
+    x = np.column_stack([np.cos(angle), np.sin(angle)])
+    a = np.array([0.5, 2.0, 1.0, -1.0, -0.7])
+    for W in rng.normal(size=(3, 5, 2)):
+        pre = x @ W.T
+        c = W[:3].mean(axis=0) - W[3:].mean(axis=0)
+        share = np.mean(np.sign(np.where(pre > 0, pre, slope * pre) @ a) != np.sign(x @ c))
+        assert nonlinearity(W, a, slope)[0] == pytest.approx(share, abs=4e-5)
+
+
+def test_nonlinearity_of_the_plane_in_space_agrees_with_the_plane(rng):
+    """Neurons in a plane of R³: ν depends on the angle in that plane only."""
+    W = rng.normal(size=(6, 2))
+    a = np.repeat([1.0, -1.0], 3)
+    flat, none = nonlinearity(W, a, 0.2)
+    share, error = nonlinearity(np.column_stack([W, np.zeros(6)]), a, 0.2)
+    assert none == 0
+    assert 0 < error < 0.004
+    assert abs(share - flat) < 4 * error
+
+
+def test_clusters_of_radius_zero_are_linear_and_one_sign_is_refused():
+    W = np.array([[1.0, 0.3], [1.0, 0.3], [-0.5, 1.0], [-0.5, 1.0]])
+    assert nonlinearity(W, [1.0, 1.0, -1.0, -1.0], 0.3)[0] < 1e-15
+    with pytest.raises(ValueError, match="outer"):
+        nonlinearity(W, [1.0, 1.0, 1.0, 1.0], 0.3)
+
+
+@pytest.mark.slow
+def test_nonlinearity_of_data_of_ones_own_falls_too():
+    data = gf.datasets.separable_gaussians(20, seed=1)
+    own = Lab()
+    options = {"scales": (0.05, 4.0), "seeds": 6, "slope": 0.2, "log_t": 6.0, "id": "x/y"}
+    for make in (nonlinearity_falls, nonlinearity_bounded):
+        assert weigh(make(data, **options), own).status is Status.SUPPORTED
+        assert weigh(make(data, **options), own, 0.95).status is Status.VIOLATED
+
+
+@pytest.mark.parametrize("make", [nonlinearity_falls, nonlinearity_bounded])
+def test_nets_that_have_not_fitted_the_data_are_left_out(make):
+    data = gf.datasets.two_balls(20, seed=0)
+    claim = make(data, scales=(1.0, 5.0), seeds=3, log_t=-4.0, id="x/y")
+    verdict = weigh(claim, Lab())
+    assert verdict.status is Status.NOT_APPLICABLE
+    assert "fitted" in verdict.message
+
+
 # -- bad input ----------------------------------------------------------------------------------
 
 
@@ -208,6 +402,11 @@ def test_where_a_hypothesis_on_clusters_fails_nothing_is_claimed(claim, reason):
             "nets",
         ),
         (lambda: cluster_rule(random_clusters(2, 2, 1.0), probes=0, id="x/y"), "probes"),
+        (lambda: svm_limit(PERFECT, "norm", id="x/y"), "part"),
+        (lambda: differences_kept(BALLS, id="x/y"), "some"),  # type: ignore[arg-type]
+        (lambda: nonlinearity_falls(BALLS, scales=(1.0, 0.1), id="x/y"), "scales"),
+        (lambda: nonlinearity_falls(BALLS, scales=(1.0,), id="x/y"), "scales"),
+        (lambda: nonlinearity_falls(BALLS, seeds=2, id="x/y"), "seeds"),
     ],
 )
 def test_bad_input_is_refused(call, argument):

@@ -44,7 +44,11 @@ from gradflow.models.datasets import orthogonally_separable
 FINE, COARSE = 1e-9, 1e-7
 #: ln t at which states are recorded: densely while neurons cross, then to see that they stay.
 _DENSE = 14.0
-LOG_TIMES = np.concatenate([np.linspace(-8, _DENSE, 2201), np.geomspace(20, 1e4, 16)])
+LOG_TIMES = np.concatenate(
+    [np.linspace(-8, 4, 1201), np.linspace(4.05, _DENSE, 200), np.geomspace(20, 1e4, 16)]
+)
+#: Those between which every neuron is seen to move: 1 apart up to ln t = 4, then some.
+_FEW = np.r_[0:1201:100, 1210 : LOG_TIMES.size : 20]
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,7 @@ def _outcomes(lab: Lab, some: Sequence[Student]) -> list[Outcome]:
     for i, one in enumerate(some):
         fine, coarse = (approach(lab, one, rtol) for rtol in (FINE, COARSE))
         inside = [run.cosines[run.log_t > run.entry].min(initial=1.0) for run in (fine, coarse)]
-        few = np.r_[0 : LOG_TIMES.size : 100]
-        growth = [np.diff(run.correct[few], axis=0) for run in (fine, coarse)]
+        growth = [np.diff(run.correct[_FEW], axis=0) for run in (fine, coarse)]
         at = np.unravel_index(np.argmin(growth[0]), growth[0].shape)
         for name, margin, other in (
             ("perfect agreement at ln t = 1e4", fine.cosines[-1], coarse.cosines[-1]),
