@@ -13,6 +13,13 @@ from gradflow.claims.akiyama2021learnability import (
     several_teachers,
 )
 from gradflow.claims.akiyama2021learnability_common import teacher_student
+from gradflow.claims.akiyama2021learnability_flow import (
+    conic_equations,
+    descent_order,
+    global_convergence,
+    linear_rate,
+    plain_descent_lags,
+)
 from gradflow.symbolic import orthonormal_teachers as derived
 
 PATTERN = "akiyama2021learnability/*"
@@ -81,6 +88,11 @@ SKEW = np.array([[1.0, 0.0], [0.6, 0.8]])
             "cover",
         ),
         (lambda: dual_bound(teacher_student(0.1, SKEW)), "orthogonal"),
+        (lambda: linear_rate(teacher_student(0.1, SKEW)), "orthogonal"),
+        (lambda: global_convergence(teacher_student(0.1, signs=np.ones(40))), "both signs"),
+        (lambda: descent_order(teacher_student(0.1, outer="trained")), "fixed"),
+        (lambda: plain_descent_lags(teacher_student(0.1, outer="trained")), "fixed"),
+        (lambda: plain_descent_lags(teacher_student(0.1), steps=100), "budget"),
         (lambda: dual_bound(teacher_student(0.6, 1)), "lam"),
     ],
 )
@@ -88,6 +100,12 @@ def test_where_a_hypothesis_fails_nothing_is_claimed(make, reason):
     verdict = weigh(make(), Lab())
     assert verdict.status is Status.NOT_APPLICABLE
     assert reason in verdict.message
+
+
+def test_equations_hold_for_any_teacher():
+    one = teacher_student(0.3, SKEW, weights=[1.0, -0.4], scale=0.05)
+    verdict = weigh(conic_equations(one, (1.0, 3.0, 9.0)), Lab())
+    assert verdict.status is Status.SUPPORTED, verdict.message
 
 
 def test_slopes_for_four_teachers_in_a_larger_space():
@@ -108,5 +126,9 @@ def test_bad_instances_are_refused():
         teacher_student(0.1, outer="free")
     with pytest.raises(ValueError, match="ones"):
         one_teacher([])
+    with pytest.raises(ValueError, match="times"):
+        conic_equations(teacher_student(0.1), (2.0, 1.0))
+    with pytest.raises(ValueError, match="step_sizes"):
+        plain_descent_lags(teacher_student(0.1), step_sizes=(0.0,))
     with pytest.raises(ValueError, match="dim"):
         recovery_slopes(3, 2)

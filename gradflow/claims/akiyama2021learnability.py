@@ -310,8 +310,8 @@ def dual_bound(ones: Instances, *, id: str = f"{SOURCE}/dual-certificate") -> Qu
 
 
 ONE = [teacher_student(lam, 1) for lam in (0.3, 0.1)]
-TWO = [teacher_student(lam, 2) for lam in (0.1, 0.03, 0.01)]
-THREE = [teacher_student(0.1, 3, dim=3, width=60)]
+TWO = [teacher_student(lam, 2) for lam in (0.1, 0.01)]
+THREE = [teacher_student(0.1, 3, dim=3, width=60, scale=1e-6)]
 
 register(one_teacher(ONE))
 register(several_teachers(TWO))

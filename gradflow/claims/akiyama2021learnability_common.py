@@ -40,8 +40,8 @@ from gradflow.validation import check_array, check_choice, check_integer, check_
 SOURCE = "akiyama2021learnability"
 #: Tolerances of the run that is measured and of the run that gives its numerical error.
 FINE, COARSE = 1e-10, 1e-8
-#: Late enough: J − J* has fallen by e^-46, so angles and masses by e^-23.
-LATE = 46.0
+#: Late enough: J − J* has fallen by e^-36, so angles and masses by e^-18.
+LATE = 36.0
 #: What a small start and a covering one are.
 SMALL, COVERING = 0.05, np.deg2rad(40.0)
 
@@ -323,7 +323,7 @@ def hypotheses_on_starts(ones: Sequence[TeacherStudent]) -> list[Hypothesis]:
 
 
 def late_time(lab: Lab, one: TeacherStudent) -> float:
-    """When J − J* has fallen by e^-46 at its predicted rate, after the start has grown."""
+    """When J − J* has fallen by e^-36 at its predicted rate, after the start has grown."""
     growth = 4 * max(-np.log(one.scale), 0.0) / one.reaction
     return float(growth + LATE / slowest_rate(lab, one))
 
