@@ -10,6 +10,7 @@ import sympy
 
 import gradflow as gf
 from gradflow.claims import REGISTRY, Lab, Status, weigh
+from gradflow.claims import benson2020over_antipodal as antipodal
 from gradflow.claims import benson2020over_flaws as flaws
 from gradflow.claims.benson2020over_common import partners, points
 
@@ -76,7 +77,7 @@ def test_six_shifted_neurons_in_rational_arithmetic():
     A = sympy.Matrix(6, 6, lambda i, j: max(cosines[(i - j) % 6] - b, Fraction(0)))
     y = sympy.Matrix([1, -1, 1, -1, 1, -1])
     assert A * (y / sympy.Rational(3, 10)) == y
-    assert flaws.alternating_sum(0.3) == pytest.approx(0.3, rel=1e-15)
+    assert antipodal.alternating_sum(0.3) == pytest.approx(0.3, rel=1e-15)
     assert sorted(A.eigenvals()) == [sympy.Rational(v, 10) for v in (3, 5, 9, 11)]
 
 
@@ -118,7 +119,7 @@ def test_rank_law_needs_pairs_lines_and_general_position():
     half = rng.normal(size=(5, 3))
 
     def claim(X, **kw):
-        return flaws.antipodal_rank(points(X), id="m/rank", **kw)
+        return antipodal.antipodal_rank(points(X), id="m/rank", **kw)
 
     assert "row 0 has not exactly one negative" in reason(claim(half))
     assert "row 4" in reason(claim(np.r_[half, -half[:4]]))
@@ -137,7 +138,9 @@ def test_rank_law_on_other_pairs(kernel, pairs, dim):
     rng = np.random.default_rng(pairs)
     half = rng.normal(size=(pairs, dim)) * rng.uniform(0.5, 3.0, size=(pairs, 1))
     order = rng.permutation(2 * pairs)
-    claim = flaws.antipodal_rank(points(np.r_[half, -half][order]), kernel, slope=0.3, id="m/rank")
+    claim = antipodal.antipodal_rank(
+        points(np.r_[half, -half][order]), kernel, slope=0.3, id="m/rank"
+    )
     verdict = weigh(claim, Lab())
     assert verdict.status == Status.SUPPORTED, verdict.message
     assert verdict.control.status == Status.VIOLATED
@@ -150,15 +153,15 @@ def test_least_error_on_own_labels_and_where_it_is_silent():
     rng = np.random.default_rng(2)
     half, labels = rng.normal(size=(6, 3)), rng.normal(size=12)
     X = np.r_[half, -half]
-    claim = flaws.cannot_fit(points(X, labels), slope=0.2, id="m/fit")
+    claim = antipodal.cannot_fit(points(X, labels), slope=0.2, id="m/fit")
     assert weigh(claim, Lab()).status == Status.SUPPORTED
     assert weigh(claim, Lab(), 0.95).status == Status.VIOLATED
     even = np.abs(half[:, 0])
-    assert "can fit" in reason(flaws.cannot_fit(points(X, np.r_[even, even]), id="m/even"))
+    assert "can fit" in reason(antipodal.cannot_fit(points(X, np.r_[even, even]), id="m/even"))
     linear = X @ [1.0, 2.0, -1.0]
-    assert "can fit" in reason(flaws.cannot_fit(points(X, linear), id="m/linear"))
-    assert "no labels" in reason(flaws.cannot_fit(points(X), id="m/none"))
-    assert "negative" in reason(flaws.cannot_fit(points(half, labels[:6]), id="m/alone"))
+    assert "can fit" in reason(antipodal.cannot_fit(points(X, linear), id="m/linear"))
+    assert "no labels" in reason(antipodal.cannot_fit(points(X), id="m/none"))
+    assert "negative" in reason(antipodal.cannot_fit(points(half, labels[:6]), id="m/alone"))
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.3, 1.0])
@@ -166,25 +169,25 @@ def test_a_hexagon_of_ones_own(turn):
     """Turned and scaled, with corners that are antipodal to rounding only."""
     angle = np.arange(6) * np.pi / 3 + turn
     corners = 2.5 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    claim = flaws.cannot_fit(points(corners, (-1.0) ** np.arange(6)), id="m/hexagon")
+    claim = antipodal.cannot_fit(points(corners, (-1.0) ** np.arange(6)), id="m/hexagon")
     verdict = weigh(claim, Lab())
     assert verdict.status == Status.SUPPORTED, verdict.message
     assert verdict.predicted == pytest.approx(1.0, rel=1e-14)
     assert weigh(claim, Lab(), 1.0001).status == Status.VIOLATED
-    rank = flaws.antipodal_rank(points(corners), id="m/rank")
+    rank = antipodal.antipodal_rank(points(corners), id="m/rank")
     assert weigh(rank, Lab()).measured == 5
 
 
 @pytest.mark.parametrize("shift", [0.01, 0.5, 0.75, 0.99, -0.3, -0.8])
 def test_hexagon_with_other_shifts(shift):
-    claim = flaws.hexagon_fitted(shift, id="m/shift")
+    claim = antipodal.hexagon_fitted(shift, id="m/shift")
     assert weigh(claim, Lab()).status == Status.SUPPORTED
     assert weigh(claim, Lab(), 1.05).status == Status.VIOLATED
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0, 2.0, -1.0, -3.0])
 def test_hexagon_where_the_shift_does_not_bend_it(shift):
-    assert "ReLU and linear" in reason(flaws.hexagon_fitted(shift, id="m/shift"))
+    assert "ReLU and linear" in reason(antipodal.hexagon_fitted(shift, id="m/shift"))
 
 
 # --- bad input ---------------------------------------------------------------------------------
@@ -196,13 +199,13 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"(?s)y=.*shape"):
         points(np.eye(3), [1.0])
     with pytest.raises(ValueError, match=r"ones=.*at least one"):
-        flaws.antipodal_rank([], id="m/rank")
+        antipodal.antipodal_rank([], id="m/rank")
     with pytest.raises(ValueError, match="pass a Points"):
-        flaws.antipodal_rank([np.eye(2)], id="m/rank")
+        antipodal.antipodal_rank([np.eye(2)], id="m/rank")
     with pytest.raises(ValueError, match="kernel="):
-        flaws.antipodal_rank(kernel="cosine", id="m/rank")
+        antipodal.antipodal_rank(kernel="cosine", id="m/rank")
     with pytest.raises(ValueError, match="slope="):
-        flaws.cannot_fit(slope=-0.1, id="m/fit")
+        antipodal.cannot_fit(slope=-0.1, id="m/fit")
     with pytest.raises(ValueError, match="activation"):
         flaws.probe(np.eye(2), [1.0, 1.0], np.eye(2), "relu")
     with pytest.raises(ValueError, match=r"(?s)X=.*dimension"):
@@ -210,7 +213,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="only zeros"):
         flaws.probe(np.eye(2), [0.0, 0.0], np.eye(2))
     with pytest.raises(ValueError, match="shift="):
-        flaws.hexagon_fitted("a", id="m/shift")
+        antipodal.hexagon_fitted("a", id="m/shift")
 
 
 def test_partners():

@@ -14,8 +14,10 @@ import gradflow as gf
 from gradflow.claims import REGISTRY, Lab, Status, weigh
 from gradflow.claims import benson2020over_kernels as kernels
 from gradflow.claims import benson2020over_last_layer as layers
+from gradflow.claims import benson2020over_spectra as spectra
+from gradflow.claims import benson2020over_square as square
 from gradflow.claims import benson2020over_width as width
-from gradflow.claims.benson2020over_common import points
+from gradflow.claims.benson2020over_common import LEVEL, interval, points
 from gradflow.integrators.base import integrator_names
 from gradflow.models.activations import AbstractActivation
 
@@ -90,13 +92,13 @@ def test_qualitative_claims(name, lab):
 
 
 def test_clopper_pearson():
-    low, high = width.interval(7, 50)
-    tail = (1 - width.LEVEL) / 2
+    low, high = interval(7, 50)
+    tail = (1 - LEVEL) / 2
     assert scipy.stats.binom.sf(6, 50, low) == pytest.approx(tail)
     assert scipy.stats.binom.cdf(7, 50, high) == pytest.approx(tail)
-    assert width.interval(0, 50)[0] == 0
-    assert width.interval(50, 50)[1] == 1
-    assert width.interval(0, 50)[1] == pytest.approx(1 - tail ** (1 / 50))
+    assert interval(0, 50)[0] == 0
+    assert interval(50, 50)[1] == 1
+    assert interval(0, 50)[1] == pytest.approx(1 - tail ** (1 / 50))
 
 
 @pytest.mark.parametrize("one", width.WIDE, ids=str)
@@ -137,20 +139,20 @@ def test_two_planar_points_in_closed_form():
         one = points([[1.0, 0.0], [2 * np.cos(beta), 2 * np.sin(beta)]])
         both, single = (np.pi - beta) / (2 * np.pi), beta / (2 * np.pi)
         regular = both**2 + 4 * both * single + 2 * single**2
-        assert width.singular_probability(one, 0.0) == pytest.approx(1 - regular, rel=1e-12)
-        assert width.singular_probability(one, 0.2) == 0.0
+        assert square.singular_probability(one, 0.0) == pytest.approx(1 - regular, rel=1e-12)
+        assert square.singular_probability(one, 0.2) == 0.0
     five = points(np.random.default_rng(3).normal(size=(5, 2)))
-    assert 0 < width.singular_probability(five, 0.3) < width.singular_probability(five, 0.0) <= 1
+    assert 0 < square.singular_probability(five, 0.3) < square.singular_probability(five, 0.0) <= 1
 
 
 def test_square_relu_on_own_points():
     three = points(np.random.default_rng(8).normal(size=(3, 2)))
-    check(width.square_singular(three, trials=2_000_000, seed=4, id="m/square"), Lab())
-    leaky = width.square_singular(width.PLANAR[:1], slope=0.2, id="m/leaky")
+    check(square.square_singular(three, trials=2_000_000, seed=4, id="m/square"), Lab())
+    leaky = square.square_singular(square.PLANAR[:1], slope=0.2, id="m/leaky")
     assert "never dependent" in reason(leaky)
-    assert "in the plane" in reason(width.square_singular(points(np.eye(3)), id="m/3"))
+    assert "in the plane" in reason(square.square_singular(points(np.eye(3)), id="m/3"))
     collinear = points([[1.0, 1.0], [2.0, 2.0]])
-    assert "nearly one line" in reason(width.square_singular(collinear, id="m/line"))
+    assert "nearly one line" in reason(square.square_singular(collinear, id="m/line"))
 
 
 def test_square_analytic_is_silent_on_others():
@@ -159,19 +161,19 @@ def test_square_analytic_is_silent_on_others():
         (gf.relu, "not analytic"), (gf.elu, "not analytic"), (gf.linear, "polynomial"),
         (Cube(), "states nothing"),
     ):  # fmt: skip
-        assert why in reason(width.square_invertible(one, phi, id="m/square"))
+        assert why in reason(square.square_invertible(one, phi, id="m/square"))
     twice = points(np.r_[one.X, one.X[:1]])
-    assert "nearly one line" in reason(width.square_invertible(twice, gf.tanh, id="m/twice"))
+    assert "nearly one line" in reason(square.square_invertible(twice, gf.tanh, id="m/twice"))
 
 
 def test_square_never_calls_dependent_features_independent():
     """Ten points on a line: the analytic kernel is regular, float64 cannot see it."""
     line = points(np.random.default_rng(0).normal(size=(14, 2)))
-    verdict = weigh(width.square_invertible(line, gf.softplus, id="m/deep"), Lab())
+    verdict = weigh(square.square_invertible(line, gf.softplus, id="m/deep"), Lab())
     assert verdict.status in (Status.INCONCLUSIVE, Status.VIOLATED, Status.SUPPORTED)
-    claim = width.square_invertible(line, gf.tanh, id="m/poly")
+    claim = square.square_invertible(line, gf.tanh, id="m/poly")
     wrong = claim._replace(
-        measure=lambda lab: width.square_invertible(line, gf.linear, id="m/l").measure(lab),
+        measure=lambda lab: square.square_invertible(line, gf.linear, id="m/l").measure(lab),
         control=None,
     )
     assert wrong.weigh(Lab()).status != Status.SUPPORTED
@@ -238,15 +240,15 @@ def test_a_wrong_rate_is_seen():
 
 
 def test_spectra_and_polygons_of_own():
-    check(kernels.spectra(kernels.sphere(gf.shifted_relu(-0.9), 12), id="m/s"), Lab())
-    check(kernels.polygons(kernels.polygon(gf.leaky_relu(0.6), 8), id="m/p"), Lab())
-    dead = kernels.sphere(gf.shifted_relu(1.0), 3)
-    assert "vanishes" in reason(kernels.spectra(dead, id="m/dead"))
+    check(spectra.spectra(spectra.sphere(gf.shifted_relu(-0.9), 12), id="m/s"), Lab())
+    check(spectra.polygons(spectra.polygon(gf.leaky_relu(0.6), 8), id="m/p"), Lab())
+    dead = spectra.sphere(gf.shifted_relu(1.0), 3)
+    assert "vanishes" in reason(spectra.spectra(dead, id="m/dead"))
 
 
 def test_hexagon_lacks_the_odd_multiples_of_three():
-    assert kernels.polygon(gf.relu, 6).aliased()[3] == pytest.approx(0.0, abs=1e-30)
-    rates = kernels.polygon(gf.fourier, 6).aliased()
+    assert spectra.polygon(gf.relu, 6).aliased()[3] == pytest.approx(0.0, abs=1e-30)
+    rates = spectra.polygon(gf.fourier, 6).aliased()
     assert rates[3] == pytest.approx(6 * 2 * math.exp(-1) * 0.0221684249243319, rel=1e-6)
 
 
@@ -318,9 +320,9 @@ def test_bad_input():
     with pytest.raises(ValueError, match="pass points"):
         width.random_features(np.eye(2), gf.tanh)
     with pytest.raises(ValueError, match="slope="):
-        width.square_singular(data, slope=1.0, id="m/s")
+        square.square_singular(data, slope=1.0, id="m/s")
     with pytest.raises(ValueError, match="draws="):
-        width.square_invertible(data, gf.tanh, draws=0, id="m/s")
+        square.square_invertible(data, gf.tanh, draws=0, id="m/s")
     with pytest.raises(ValueError, match="exactly one"):
         layers.last_layer(data, activation=gf.relu)
     with pytest.raises(ValueError, match="exactly one"):
@@ -336,11 +338,11 @@ def test_bad_input():
     with pytest.raises(ValueError, match="share="):
         layers.descent(share=-1.0, id="m/d")
     with pytest.raises(ValueError, match="closed spectrum"):
-        kernels.sphere(gf.tanh, 3)
+        spectra.sphere(gf.tanh, 3)
     with pytest.raises(ValueError, match="closed Gaussian spectrum"):
-        kernels.polygon(gf.shifted_relu(0.3), 6)
+        spectra.polygon(gf.shifted_relu(0.3), 6)
     with pytest.raises(ValueError, match="corners="):
-        kernels.polygon(gf.relu, 2)
+        spectra.polygon(gf.relu, 2)
     with pytest.raises(ValueError, match="activation="):
         kernels.case("relu", data)
     with pytest.raises(ValueError, match="pass a Case"):

@@ -120,9 +120,8 @@ def exact_mean_product(name, a, c, theta):
         return float(mpmath.quad(along, [*edges, 4 * half], maxdegree=4) / (4 * half))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["leaky_relu(0.3)", "tanh"])
-def test_gram_against_mpmath(name):
+def test_gram_against_mpmath():
+    name = "tanh"
     activation = next(a for a in ALL if a.name == name)
     X = np.array([[0.7, 0.2], [-0.3, 1.1]])
     a, c = np.linalg.norm(X, axis=1)

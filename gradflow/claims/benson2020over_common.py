@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 
 from gradflow.claims.base import Hypothesis
 from gradflow.claims.lab import Lab
@@ -19,6 +20,9 @@ SOURCE = "benson2020over"
 EPS = float(np.finfo(np.float64).eps)
 #: Lines closer than this are not told apart by the rank of a Gram matrix in float64.
 APART = 1e-3
+
+#: Two-sided level of the confidence intervals, per width.
+LEVEL = 0.999
 
 Row = tuple[float, ...]
 T = TypeVar("T")
@@ -128,6 +132,14 @@ def every(name: str, ones: Sequence[T], check: Callable[[T], str]) -> Hypothesis
         return not wrong, "; ".join(wrong[:3])
 
     return Hypothesis(name, checked)
+
+
+def interval(failures: int, trials: int) -> tuple[float, float]:
+    """The Clopper-Pearson interval of a probability."""
+    tail = (1 - LEVEL) / 2
+    low = scipy.stats.beta.ppf(tail, failures, trials - failures + 1) if failures else 0.0
+    high = scipy.stats.beta.isf(tail, failures + 1, trials - failures) if failures < trials else 1.0
+    return float(low), float(high)
 
 
 # --- geometry ----------------------------------------------------------------------------------
