@@ -102,6 +102,13 @@ def test_where_a_hypothesis_fails_nothing_is_claimed(make, reason):
     assert reason in verdict.message
 
 
+def test_rate_of_a_teacher_pair_of_other_weights_and_signs():
+    """No symmetry, and clusters settle more slowly than the particles within them."""
+    one = teacher_student(0.15, 2, weights=[1.0, -0.7], seed=5)
+    verdict = weigh(linear_rate(one), Lab())
+    assert verdict.status is Status.SUPPORTED, verdict.message
+
+
 def test_equations_hold_for_any_teacher():
     one = teacher_student(0.3, SKEW, weights=[1.0, -0.4], scale=0.05)
     verdict = weigh(conic_equations(one, (1.0, 3.0, 9.0)), Lab())

@@ -9,7 +9,12 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import gradflow as gf
-from gradflow.certificates import AtomicMeasure, orthonormal_teachers
+from gradflow.certificates import (
+    AtomicMeasure,
+    decay_rates,
+    orthonormal_teachers,
+    tv_minimiser,
+)
 from gradflow.certificates.measures import angles
 from gradflow.flows.charts import CartesianChart
 from gradflow.flows.conic import ConicChart
@@ -243,3 +248,20 @@ def test_angles_near_zero_and_pi():
     u = np.array([[1.0, 0.0]])
     v = np.array([[np.cos(1e-9), np.sin(1e-9)], [-1.0, 0.0], [-np.cos(1e-9), np.sin(1e-9)]])
     np.testing.assert_allclose(angles(u, v)[0], [1e-9, np.pi, np.pi - 1e-9], rtol=1e-15)
+
+
+@pytest.mark.parametrize(("outer", "reaction"), [("fixed", 1.0), ("trained", 2.0)])
+def test_collective_rates_are_eigenvalues_of_the_flow_at_the_minimiser(outer, reaction):
+    """Second route: automatic differentiation of the field of one neuron an atom."""
+    star = tv_minimiser(orthonormal_teachers(3, 2), LAM)
+    net, J = problem(outer, dim=3, width=2)
+    size = star.masses if outer == "fixed" else np.sqrt(star.masses)
+    params = net.params(
+        size[:, None] * star.measure.directions, np.ones(2) if outer == "fixed" else size
+    )
+    chart = ConicChart(J, params)
+    y = jnp.asarray(chart.encode(params))
+    assert np.max(np.abs(chart.velocity(y))) < 1e-15
+    rates = np.sort(np.linalg.eigvals(-np.asarray(jax.jacfwd(chart.velocity)(y))).real)
+    np.testing.assert_allclose(rates[:2], 0, atol=1e-12)  # the lengths of u_1 and u_2
+    assert 2 * rates[2] == pytest.approx(decay_rates(star, reaction=reaction).collective, rel=1e-9)

@@ -144,14 +144,22 @@ class DecayRates:
     Attributes
     ----------
     internal : float
-        2λμ: particles of a cluster settle on its atom, each with :math:`u'=\lambda\nabla(s\eta)`.
+        2λμ: the particles of a cluster settle on its atom, each with
+        :math:`u'=\lambda\nabla(s\eta)`; μ is the least curvature of |η| at the atoms.
+    collective : float
+        The masses and centres of the clusters settle: twice the least eigenvalue of
+        :math:`M^{1/2}(\nabla_w^2J)M^{1/2}` over :math:`w_j=p_ju_j`, with the cone's metric
+        :math:`M_j=p_j(\kappa u_ju_j^T+I-u_ju_j^T)`.
     positive, negative : float
         Particles of that sign that belong to no atom drift to the largest local maximum of sη that
-        is none and die there: their masses fall at the rate :math:`\kappa\lambda(1-s\eta)`, κ = 1
-        for the norm-dependent flow and 2 for the balanced gradient flow. inf if there is none.
+        is none and die there: their masses fall at the rate :math:`\kappa\lambda(1-s\eta)`. inf if
+        there is none.
+
+    κ is 1 for the norm-dependent flow and 2 for the balanced gradient flow.
     """
 
     internal: float
+    collective: float
     positive: float
     negative: float
 
@@ -168,11 +176,6 @@ def decay_rates(
         κ: 1 with fixed outer weights ±1, 2 with balanced trained ones.
     starts, seed : int
         Ascents that look for local maxima of ±η, and their seed.
-
-    Notes
-    -----
-    The shared displacement and mass of a cluster are slaved to these modes: they decay faster, at
-    rates of the order of the masses and not of λ.
     """
     reaction = check_positive("reaction", reaction)
     small = _reduced(minimiser)
@@ -184,7 +187,18 @@ def decay_rates(
         stray = np.all(angles(end, own) > 1e-2, axis=1)
         top = np.max(side * small.eta(end[stray]), initial=-np.inf)
         dying.append(float(reaction * lam * (1 - top)))
-    return DecayRates(2 * lam * float(np.min(least_curvatures(small))), *dying)
+    # (along a normal of the span all atoms move alike, so the reduced problem has all the modes)
+    root = np.zeros((atoms.weights.size, atoms.dim, atoms.weights.size, atoms.dim))
+    for j, (c, u) in enumerate(zip(atoms.weights, atoms.directions, strict=True)):
+        outward = np.outer(u, u)
+        root[j, :, j, :] = np.sqrt(abs(c)) * (
+            np.sqrt(reaction) * outward + np.eye(atoms.dim) - outward
+        )
+    size = atoms.weights.size * atoms.dim
+    matrix = root.reshape(size, size) @ small.hessian().reshape(size, size)
+    collective = np.linalg.eigvalsh(matrix @ root.reshape(size, size))
+    internal = 2 * lam * float(np.min(least_curvatures(small)))
+    return DecayRates(internal, 2 * float(np.min(collective)), *dying)
 
 
 def _reduced(minimiser: TVMinimiser) -> TVMinimiser:

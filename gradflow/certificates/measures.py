@@ -197,6 +197,12 @@ class TVMinimiser:
         sign = np.sign(self.measure.weights)
         return sign[:, None, None] * self.eta_hessian(self.measure.directions)
 
+    def hessian(self) -> np.ndarray:
+        """Hessian (J, d, J, d) of J(Σ_j s_j|w_j| δ_{w_j/|w_j|}) in w_j = |c_j| u_j."""
+        sign = np.sign(self.measure.weights)
+        w = self.masses[:, None] * self.measure.directions
+        return sign[:, None, None, None] * _jacobian(w, sign, self.teacher, self.lam)
+
     def shortfall(self, u: Any, sign: Any) -> np.ndarray:
         """1 − sgn·η(u) ≥ 0 for particles at unit vectors u (n, d) with signs (n,).
 

@@ -238,7 +238,7 @@ def predicted_rates(lab: Lab, one: TeacherStudent) -> DecayRates:
 def slowest_rate(lab: Lab, one: TeacherStudent) -> float:
     """The rate that J − J* ends with: the least of those of the particles present."""
     found = predicted_rates(lab, one)
-    present = [found.internal]
+    present = [found.internal, found.collective]
     present += [found.positive] if 1.0 in one.signs else []
     present += [found.negative] if -1.0 in one.signs else []
     return min(present)

@@ -363,9 +363,9 @@ def linear_rate(ones: Instances, *, id: str = f"{SOURCE}/linear-rate") -> Equali
     def slopes(lab: Lab, one: TeacherStudent, rtol: float) -> np.ndarray:
         path = late_path(lab, one, rtol)
         # late, and above what the looser solve leaves
-        params = jax.tree.map(lambda leaf: leaf[60:97:18], path.params)
+        params = jax.tree.map(lambda leaf: leaf[60:97:12], path.params)
         log_excess = np.log(excess_along(lab, one, params))
-        return -np.diff(log_excess) / np.diff(path.t[60:97:18])
+        return -np.diff(log_excess) / np.diff(path.t[60:97:12])
 
     def measure(lab: Lab) -> Measurement:
         fine, coarse = (
@@ -377,9 +377,9 @@ def linear_rate(ones: Instances, *, id: str = f"{SOURCE}/linear-rate") -> Equali
     return Equality(
         id=id,
         title="J - J* ends exponential in t, at the rate of the dual certificate",
-        statement="ln(J - J*) ~ -ρt, ρ = min(2λμ, κλ(1 - max s η)): μ the least curvature of |η| "
-        "at the atoms, the maximum over the local maxima of sη off the atoms (particles that die), "
-        "κ = 1 (norm-dependent) or 2 (balanced)",
+        statement="ln(J - J*) ~ -ρt with ρ the least of 2λμ, μ the least curvature of |η| at the "
+        "atoms (particles settle within clusters), of 2 min eig √M ∇²J √M in the cone's metric "
+        "(clusters settle), and of κλ(1 - sη) at local maxima of sη off the atoms (particles die)",
         provenance="derived",
         hypotheses=[*hypotheses_on_teachers(some), *hypotheses_on_starts(some)],
         predict=predict,
