@@ -17,6 +17,8 @@ from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import structural_rank
 
 from gradflow.claims.base import Control, Hypothesis, Measurement, Outcome
 from gradflow.claims.benson2020over_common import (
@@ -51,7 +53,8 @@ def square_invertible(
     """m = n features of an analytic activation that is no polynomial are independent.
 
     The margin of an outcome is log10(σ_min/(n ε ‖A‖)) of the worst draw: SUPPORTED asks for a
-    hundredfold, and a matrix is called singular only a hundredfold below.
+    hundredfold. Below it float64 cannot tell (INCONCLUSIVE), unless the zeros of A alone make it
+    singular.
 
     Parameters
     ----------
@@ -69,10 +72,14 @@ def square_invertible(
 
     def outcome(one: Points, phi: AbstractActivation, count: int) -> Outcome:
         W = np.random.default_rng(seed).normal(size=(count, one.n, one.dim))
-        sizes = np.linalg.svd(features(phi, one.X, W), compute_uv=False)
+        A = features(phi, one.X, W)
+        sizes = np.linalg.svd(A, compute_uv=False)
         floor = one.n * EPS * sizes[:, 0] + 1e-300
-        margin = float(np.log10(np.min(np.maximum(sizes[:, -1], 1e-300) / floor)))
-        return Outcome(f"{phi.name}, {one}, all of {count} draws", max(margin, -16.0), 2.0)
+        margin = max(float(np.log10(np.min(sizes[:, -1] / floor) + 1e-300)), -1.0)
+        small = A[sizes[:, -1] < floor]
+        if any(structural_rank(csr_matrix(matrix)) < one.n for matrix in small):
+            margin = -16.0
+        return Outcome(f"{phi.name}, {one}, all of {count} draws", margin, 2.0)
 
     def analytic(phi: AbstractActivation) -> str:
         parts = phi.parts()
