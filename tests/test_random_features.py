@@ -71,6 +71,8 @@ def test_logistic_loss_and_descent(net, key):
     risk = gf.EmpiricalRisk(net, gf.logistic, X, y)
     path = gf.integrate(risk, net.init(key, 0.1), until=gf.until.time(5.0), throw=True)
     assert path.observe("loss")[-1] < path.observe("loss")[0]
+    with pytest.raises(ValueError, match=r"activation_pattern.*no trained neurons"):
+        path.observe("activation_pattern")
     done = gf.descend(risk, net.init(key, 0.1), step_size=0.1, steps=10)
     assert float(risk(done.final)) < float(risk(net.init(key, 0.1)))
 

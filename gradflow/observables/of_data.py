@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow.models.random_features import RandomFeatures
 from gradflow.observables.paths import inputs_of, labelled_data, lengths, neuron_vectors
 from gradflow.observables.registry import map_rows, observable
 from gradflow.validation import check_choice, check_nonnegative, fail
@@ -79,6 +80,9 @@ def activation_pattern(path: Any, tolerance: float = 1e-12) -> np.ndarray:
     tolerance = check_nonnegative("tolerance", tolerance)
     W = neuron_vectors(path, bias=True)
     X = inputs_of(path, "activation_pattern", bias=True)
+    if isinstance(path.risk.net, RandomFeatures):
+        problem = f"{path.risk.net.name} has no trained neurons that meet the data"
+        raise fail("name", "activation_pattern", problem, "read the pattern of net.features(X) > 0")
     sizes = tolerance * lengths(X)
     out = np.empty((W.shape[0], W.shape[1], X.shape[0]), np.int8)
     # One time after the other: a float array of this shape may not fit.
