@@ -179,3 +179,51 @@ def test_each_class_of_digits_gets_its_own_max_margin(rng):
     assert abs(limit.normalised_margin - expected) < 1e-11
     # The flow itself is on its way there: directions differ by a power of 1/ln t.
     assert limit.distance < 1e-3
+
+
+# Tian 2017: a ReLU student of a ReLU teacher on Gaussian inputs, from w* + noise.
+
+
+def _tian(directions, vectors):
+    """Σ_j E[1(e·x>0) (w_j·x)₊ x] = Σ_j [(π−θ_j) w_j + |w_j| sin θ_j ê] / 2π, for each e."""
+    out = np.zeros_like(directions)
+    for row, e in enumerate(directions / np.linalg.norm(directions, axis=1, keepdims=True)):
+        for w in vectors:
+            size = np.linalg.norm(w)
+            # By Kahan: no digit is lost for parallel vectors, of which there is one a row.
+            theta = 2 * np.arctan2(np.linalg.norm(w - size * e), np.linalg.norm(w + size * e))
+            out[row] += ((np.pi - theta) * w + size * np.sin(theta) * e) / (2 * np.pi)
+    return out
+
+
+@pytest.mark.slow
+def test_teacher_of_fifty_neurons_is_recovered_from_a_start_half_a_deviation_away():
+    d, K, rng = 100, 50, np.random.default_rng(0)
+    V = rng.normal(size=(K, d))
+    W = V + 0.5 * rng.normal(size=(K, d))
+    net = gf.TwoLayer(d, K, gf.relu, outer="fixed")
+    teacher = gf.NetworkTeacher(net, net.params(V, np.ones(K)))
+    risk = gf.PopulationRisk(net, gf.squared, gf.Gaussian(d), teacher=teacher)
+    start = net.params(W, np.ones(K))
+    expected = _tian(W, W) - _tian(W, V)
+    gradient = np.asarray(risk.gradient(start).inner)
+    np.testing.assert_allclose(gradient, expected, atol=1e-12 * np.max(np.abs(expected)))
+    # The formula itself, against a sample of the expectation it stands for.
+    x = rng.normal(size=(200_000, d))
+    terms = ((x @ W[0] > 0) * np.maximum(x @ V[1], 0.0))[:, None] * x
+    spread = terms.std(axis=0) / np.sqrt(len(x))
+    assert np.all(np.abs(terms.mean(axis=0) - _tian(W[:1], V[1:2])[0]) < 5 * spread)
+    path = gf.integrate(risk, start, until=gf.until.time(100.0), rtol=1e-7)
+    tight = gf.integrate(risk, start, until=gf.until.time(100.0), rtol=1e-9)
+    assert path.result.ok
+    assert tight.result.ok
+    gap = np.max(np.abs(_flat(path.final) - _flat(tight.final)))
+    away = np.linalg.norm(np.asarray(path.final.inner) - V, axis=1)
+    assert gap < 1e-6
+    # Each student neuron comes back to its own teacher's, of length about ten.
+    assert np.linalg.norm(W - V, axis=1).min() > 4
+    assert away.max() < 0.05
+    loss = path.observe("loss")
+    assert np.all(np.diff(loss) < 0)
+    assert loss[-1] < 1e-6 * loss[0]
+    assert path.defects["energy"] < 1e-6

@@ -21,8 +21,8 @@ The positively homogeneous family is :math:`\varphi(z)=pz+q|z|`, :math:`p=(1+\al
 without dividing by sin φ where it vanishes. The third derivative jumps there.
 
 At u = 0, A has a cone. Its derivative there is taken as 0, the centre of the (symmetric)
-subdifferential and the mean of the one-sided derivatives of every direction; its second derivative
-does not exist, and entries of it are not finite.
+subdifferential and the mean of the one-sided derivatives of every direction. Its second derivative
+does not exist there: in a Hessian, the rows of a vanished neuron are not finite (the others are).
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from gradflow.models.activations import AbstractActivation, Erf, LeakyReLU
-from gradflow.validation import fail
+from gradflow.validation import check_array, fail
 
 #: ``kernel(phi, chi, U, V)`` -> matrix of moments.
 Kernel = Callable[[Any, Any, Array, Array], Array]
@@ -100,7 +102,9 @@ def check_gaussian_pair(
     return pair
 
 
-def gaussian_kernel(phi: AbstractActivation, chi: AbstractActivation, U: Array, V: Array) -> Array:
+def gaussian_kernel(
+    phi: AbstractActivation, chi: AbstractActivation, U: ArrayLike, V: ArrayLike
+) -> Array:
     r"""Return the moments :math:`E\,\varphi(u_i\cdot x)\,\chi(v_j\cdot x)`, x ~ N(0, I).
 
     Parameters
@@ -119,14 +123,17 @@ def gaussian_kernel(phi: AbstractActivation, chi: AbstractActivation, U: Array, 
     Raises
     ------
     ValueError
-        If the pair has no closed form, or the shapes do not fit.
+        If the pair has no closed form, or U and V are not finite float64 rows of one length.
     """
     pair = check_gaussian_pair("phi, chi", phi, chi)
-    U, V = jnp.asarray(U), jnp.asarray(V)
-    if U.ndim != 2 or V.ndim != 2 or U.shape[1] != V.shape[1]:
-        shapes = (U.shape, V.shape)
+    rows = [
+        x if isinstance(x, Tracer) else jnp.asarray(check_array(name, x, (None, None)))
+        for name, x in (("U", U), ("V", V))
+    ]
+    shapes = [x.shape for x in rows]
+    if not len(shapes[0]) == len(shapes[1]) == 2 or shapes[0][1] != shapes[1][1]:
         raise fail("U, V", shapes, "are no rows of one length", "pass shapes (m, d) and (n, d)")
-    return _KERNELS[pair](phi, chi, U, V)
+    return _KERNELS[pair](phi, chi, rows[0], rows[1])
 
 
 @jax.custom_jvp
@@ -145,7 +152,21 @@ def _polar_jvp(primals: Any, tangents: Any) -> Any:
     (U,), (dU,) = primals, tangents
     norm, unit = polar(U)
     along = jnp.sum(unit * dU, axis=1)
-    return (norm, unit), (along, (dU - along[:, None] * unit) / norm[:, None])
+    inverse = jnp.where(norm > 0, 1.0 / jnp.where(norm > 0, norm, 1.0), 0.0)
+    return (norm, unit), (along, inverse[:, None] * (dU - along[:, None] * unit))
+
+
+@jax.custom_jvp
+def _directions(U: Array) -> Array:
+    """The unit vectors of `polar`, whose derivative at a zero row is not finite."""
+    return polar(U)[1]
+
+
+@_directions.defjvp
+def _directions_jvp(primals: Any, tangents: Any) -> Any:
+    (U,), (dU,) = primals, tangents
+    norm, unit = polar(U)
+    return unit, (dU - jnp.sum(unit * dU, axis=1)[:, None] * unit) / norm[:, None]
 
 
 @jax.custom_jvp
@@ -185,7 +206,9 @@ def _absolute_kernel_jvp(primals: Any, tangents: Any) -> Any:
     (U, V), (dU, dV) = primals, tangents
     (u, U1), (v, V1) = polar(U), polar(V)
     theta, sine = angles(U1, V1)
-    along_u, along_v = jnp.sum(U1 * dU, axis=1), jnp.sum(V1 * dV, axis=1)
+    # The second derivative's cone at a zero row enters here, and in that row only.
+    along_u = jnp.sum(_directions(U) * dU, axis=1)
+    along_v = jnp.sum(_directions(V) * dV, axis=1)
     turned = theta * (dU @ V.T + U @ dV.T)
     grown = sine * (along_u[:, None] * v[None, :] + u[:, None] * along_v[None, :])
     return absolute_kernel(U, V), (2 / math.pi) * (turned + grown)
