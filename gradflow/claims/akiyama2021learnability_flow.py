@@ -8,6 +8,7 @@ flow linearised at the certified minimiser (:mod:`gradflow.certificates.dual`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -291,9 +292,9 @@ def global_convergence(ones: Instances, *, id: str = f"{SOURCE}/global-convergen
     """
     some = several(ones)
 
-    def outcomes(lab: Lab, alter: Any = lambda one: one) -> list[Outcome]:
+    def outcomes(lab: Lab, ones: Iterable[TeacherStudent] = some) -> list[Outcome]:
         found = []
-        for one in map(alter, some):
+        for k, one in enumerate(ones):
             fine, coarse = (_summary(lab, one, rtol) for rtol in (FINE, COARSE))
             error = np.abs(fine - coarse) + 1e-9
             names = (
@@ -302,8 +303,8 @@ def global_convergence(ones: Instances, *, id: str = f"{SOURCE}/global-convergen
                 "no mass of the wrong sign",
             )
             found += [
-                Outcome(f"{name}, seed start {k}, {one}", float(f), float(e))
-                for k, (name, f, e) in enumerate(zip(names, fine, error, strict=True))
+                Outcome(f"{name}, start {k}, {one}", float(f), float(e))
+                for name, f, e in zip(names, fine, error, strict=True)
             ]
         return found
 
@@ -320,7 +321,8 @@ def global_convergence(ones: Instances, *, id: str = f"{SOURCE}/global-convergen
         hypotheses=[*hypotheses_on_teachers(some), *hypotheses_on_starts(some)],
         measure=outcomes,
         control=Control.replacing(
-            "particles of the wrong sign only", measure=lambda lab: outcomes(lab, one_sign)
+            "particles of the wrong sign only",
+            measure=lambda lab: outcomes(lab, [one_sign(some[0])]),
         ),
     )
 
