@@ -7,7 +7,11 @@ With f = Σ_k c_k φ(v_k·x), slopes s_ki and sides P_kg of the cell,
 
 The sum of norms is treated as by Andersen, Christiansen, Conn and Overton (2000): a dual vector
 g_k, |g_k| < 1, stands beside every v_k, so that neurons of vanishing mass cost no more steps than
-others. The cost of a step is one D×D factorisation a neuron and one n×n one.
+others. The cost of a step is one QR factorisation a neuron, of G + D rows, and one n×n Cholesky.
+
+A neuron that leans on walls with multipliers μ and slacks σ has terms (μ/σ)nnᵀ in its Hessian
+beside others of size one. Summed up they would bury what moves it along its walls; the QR
+factorisation of the square roots, largest first, keeps both.
 """
 
 from __future__ import annotations
@@ -74,7 +78,6 @@ def solve_cell(
     def pushed(weights: np.ndarray) -> np.ndarray:
         return weights @ N if walls else xp.zeros((m, D))
 
-    outer = (N[:, :, None] * N[:, None, :]).reshape(N.shape[0], D * D)
     V = 2.0 * V
     mass = max(float(xp.mean(xp.linalg.norm(V, axis=1))), 1e-12)
     value = xp.einsum("kid,kd->i", rows, V) - 1 / size
@@ -96,8 +99,10 @@ def solve_cell(
         total = max(sum(parts), 0.0)
         gap = total / count
         pull = xp.einsum("kid,i->kd", rows, lam) + pushed(mu * sides)
+        # A cell without interior leaves a neuron no mass and its multipliers no bound.
+        most = 1.0 + (xp.max(mu, axis=1)[:, None] if walls else 0.0)
         defect = max(
-            float(xp.max(xp.abs((force if cells.trained else V) - pull))),
+            float(xp.max(xp.abs((force if cells.trained else V) - pull) / most)),
             float(xp.max(xp.abs(value - s))),
             float(xp.max(xp.abs(wall - sigma))) if walls else 0.0,
         )
@@ -112,14 +117,15 @@ def solve_cell(
             drive = V
             H = xp.broadcast_to(xp.eye(D), (m, D, D)).copy()
         b = -(drive - xp.einsum("kid,i->kd", rows, lam))
-        if walls:
-            ratio = mu / sigma
-            H = H + (ratio @ outer).reshape(m, D, D)
-            b = b + pushed(sides * (tau / sigma - ratio * (wall - sigma)))
         e = tau / lam - s - (value - s)
         L = xp.linalg.cholesky(H + 1e-15 * xp.trace(H, axis1=1, axis2=2)[:, None, None] * xp.eye(D))
+        if walls:
+            lean = _Lean(sides, N, mu, sigma, wall - sigma, tau, L)
+            L = xp.swapaxes(lean.R, 1, 2)
         half = xp.linalg.solve(L, xp.swapaxes(rows, 1, 2))  # (m, D, n)
         half_b = xp.linalg.solve(L, b[:, :, None])[:, :, 0]
+        if walls:
+            half_b = half_b + lean.push
         flat = half.reshape(m * D, -1)
         K = flat.T @ flat + xp.diag(s / lam)
         rhs = e - flat.T @ half_b.ravel()
@@ -132,8 +138,10 @@ def solve_cell(
         ds = xp.einsum("kid,kd->i", rows, dV) + value - s
         primal, dual = _step(s, ds), _step(lam, d_lam)
         if walls:
-            d_sigma = sides * (dV @ N.T) + wall - sigma
-            d_mu = tau / sigma - mu - (mu / sigma) * d_sigma
+            d_mu = lean.change(back)
+            direct = sides * (dV @ N.T) + wall - sigma
+            # Small slacks from complementarity: their change has digits of its own there.
+            d_sigma = xp.where(mu > sigma, (tau - sigma * (mu + d_mu)) / mu, direct)
             primal, dual = min(primal, _step(sigma, d_sigma)), min(dual, _step(mu, d_mu))
         else:
             d_sigma = d_mu = xp.zeros_like(sigma)
@@ -153,6 +161,37 @@ def solve_cell(
             force = V
     # back to the rows as they are
     return CellSolution(V, force, s * size, lam / size, sigma, mu, total)
+
+
+class _Lean:
+    """The walls' part of one Newton step, as a least-squares problem a neuron.
+
+    The rows √(μ/σ)P n, largest first, stand above the factor L0ᵀ of the rest of the Hessian;
+    ``R`` (m, D, D) is the triangular factor of all, ``push`` (m, D) what the walls add to R⁻ᵀb.
+    """
+
+    def __init__(
+        self, sides: np.ndarray, N: np.ndarray, mu: np.ndarray, sigma: np.ndarray,
+        short: np.ndarray, tau: float, L0: np.ndarray,
+    ) -> None:  # fmt: skip
+        root = np.sqrt(mu / sigma)
+        self.order = np.argsort(-root, axis=1)
+        self.root = np.take_along_axis(root, self.order, axis=1)
+        self.mu = mu
+        signed = np.take_along_axis(sides, self.order, axis=1) * self.root
+        tall = np.concatenate([signed[:, :, None] * N[self.order], np.swapaxes(L0, 1, 2)], axis=1)
+        Q, self.R = np.linalg.qr(tall)
+        self.Q = Q[:, : N.shape[0]]
+        goal = tau / np.sqrt(mu * sigma) - root * short
+        self.goal = np.take_along_axis(goal, self.order, axis=1)
+        self.push = np.einsum("kgd,kg->kd", self.Q, self.goal)
+
+    def change(self, back: np.ndarray) -> np.ndarray:
+        """Return dμ (m, G) of the step with ``R dV = back`` (m, D)."""
+        left = self.root * (self.goal - np.einsum("kgd,kd->kg", self.Q, back))
+        out = np.empty_like(left)
+        np.put_along_axis(out, self.order, left, axis=1)
+        return out - self.mu
 
 
 def _slope(V: np.ndarray, tau: float) -> Any:
