@@ -406,6 +406,18 @@ def test_a_neuron_at_zero_has_the_mean_of_the_one_sided_derivatives(rng):
     )
 
 
+def test_a_flow_that_ends_in_a_cone_says_so():
+    """d = 1, relu(wx) against −|x|: |w(t)| = (|w₀|+1)e^(−t/2) − 1 until 0, a minimum, is met."""
+    one, V = np.ones(1), np.array([[1.0], [-1.0]])
+    risk, params = make(gf.relu, gf.relu, 2 * one[None], one, V, -np.ones(2), outer="fixed")
+    path = gf.integrate(risk, params, until=gf.until.time(10.0), max_steps=500, clock="physical")
+    assert path.result.name == "max_steps"
+    assert path.observe("neuron_norms")[-1, 0] < 1e-6
+    np.testing.assert_allclose(path.t_final, 2 * np.log(3), rtol=1e-6)
+    for w in (1e-3, -1e-3):
+        assert float(risk({"inner": np.array([[w]]), "outer": one})) > 0.5
+
+
 def test_linear_nets_are_smooth_at_zero(rng):
     risk, params = make(gf.linear, gf.linear, np.zeros((2, 3)), np.ones(2), np.eye(3), np.ones(3))
     np.testing.assert_allclose(risk.gradient(params).inner, -np.ones((2, 3)), rtol=1e-15)
