@@ -11,7 +11,7 @@ import pytest
 import sympy as sp
 from scipy.optimize import nnls
 
-from gradflow import TwoLayer, relu
+from gradflow import Gaussian, NetworkTeacher, PopulationRisk, TwoLayer, relu, squared
 from gradflow.certificates import (
     AtomicMeasure,
     dual_certificate,
@@ -168,6 +168,21 @@ def test_shortfall_near_an_atom_is_the_quadratic_form_of_its_curvature(dim, rng)
         np.testing.assert_allclose(
             found.shortfall(u, sign), form, rtol=200 * eps + 1e-2 * (eps < 1e-10) + 1e-6
         )
+
+
+def test_eta_is_the_gradient_of_the_networks_risk(rng):
+    """Second route: ∂/∂a of a probe neuron with a = 0 in the closed form of the risk."""
+    star = tv_minimiser(orthonormal_teachers(3, 2), 0.1)
+    u = directions(rng, 6, 3)
+    known = TwoLayer(3, 2, relu)
+    net = TwoLayer(3, 8, relu)
+    target = NetworkTeacher(known, known.params(np.eye(3)[:2], np.ones(2)))
+    risk = PopulationRisk(net, squared, Gaussian(3), target)
+    inner = np.concatenate([star.measure.directions, u])
+    params = net.params(inner, np.concatenate([star.measure.weights, np.zeros(6)]))
+    slope = np.asarray(risk.gradient(params).outer)
+    np.testing.assert_allclose(-slope[2:] / 0.1, star.eta(u), atol=1e-13)
+    assert float(risk(params)) == pytest.approx(0.5 * star.signed.squared_norm(), rel=1e-12)
 
 
 # -- the dual certificate ----------------------------------------------------------------------

@@ -9,8 +9,11 @@ import pytest
 
 from gradflow import (
     EmpiricalRisk,
+    FunctionRisk,
     Gaussian,
+    NetworkTeacher,
     PopulationRisk,
+    Regularised,
     TwoLayer,
     certify,
     descend,
@@ -23,9 +26,6 @@ from gradflow import (
     squared,
     until,
 )
-from gradflow.models.teachers import NetworkTeacher
-from gradflow.risks.function import FunctionRisk
-from gradflow.risks.regularised import Regularised
 
 
 def gaussian_risk(net, seed=0):

@@ -39,7 +39,7 @@ from gradflow.validation import check_array, check_choice, check_integer, check_
 
 SOURCE = "akiyama2021learnability"
 #: Tolerances of the run that is measured and of the run that gives its numerical error.
-FINE, COARSE = 1e-10, 1e-8
+FINE, COARSE = 1e-10, 1e-9
 #: Late enough: J − J* has fallen by e^-36, so angles and masses by e^-18.
 LATE = 36.0
 #: What a small start and a covering one are.
@@ -324,7 +324,10 @@ def hypotheses_on_starts(ones: Sequence[TeacherStudent]) -> list[Hypothesis]:
 
 def late_time(lab: Lab, one: TeacherStudent) -> float:
     """When J − J* has fallen by e^-36 at its predicted rate, after the start has grown."""
-    growth = 4 * max(-np.log(one.scale), 0.0) / one.reaction
+    star = minimiser(lab, one)
+    push = np.sign(star.measure.weights) * star.teacher.potential(star.measure.directions)
+    speed = one.reaction * float(np.min(push - one.lam))
+    growth = 2 * max(-np.log(one.scale), 0.0) / speed
     return float(growth + LATE / slowest_rate(lab, one))
 
 
