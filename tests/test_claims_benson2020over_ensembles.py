@@ -311,6 +311,20 @@ def test_fits_of_own_labels_and_where_it_is_silent():
     assert weigh(narrow, Lab()).status != Status.VIOLATED
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e5])
+def test_far_scales_are_left_open_or_right(scale):
+    """Shifted ReLU looks like 0 or like ReLU there: short ranks decide nothing."""
+    rng = np.random.default_rng(3)
+    half = scale * rng.normal(size=(6, 3))
+    X, y = np.r_[half, -half], rng.normal(size=12)
+    claim = kernels.parity_rank(kernels.case(gf.shifted_relu(0.3), points(X)), id="m/rank")
+    for factor in (None, 1.05, 0.95):
+        assert weigh(claim, Lab(), factor).status != Status.SUPPORTED
+    assert weigh(claim, Lab()).status == Status.INCONCLUSIVE
+    one = layers.last_layer(points(X, y), 20, activation=gf.gelu)
+    check(layers.flow(one, ["dopri8", "radau"], id="m/flow"), Lab())
+
+
 # --- bad input ---------------------------------------------------------------------------------
 
 

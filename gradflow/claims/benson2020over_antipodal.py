@@ -39,6 +39,7 @@ from gradflow.claims.benson2020over_common import (
     labelled,
     partners,
     points,
+    rank_error,
     several,
 )
 from gradflow.claims.kinds import Bound, Equality
@@ -92,22 +93,24 @@ def _rank_of_features(X: np.ndarray, slope: float, kernel: str) -> int:
     return int(np.linalg.matrix_rank(A, tol=1e-11 * np.linalg.norm(A)))
 
 
+def _derived_rank(one: Points) -> int:
+    """N + min(N, d)."""
+    return one.n // 2 + min(one.n // 2, one.dim)
+
+
 def measured_ranks(
     ones: tuple[Points, ...], slope: float, kernel: str, *, broken: bool = False
 ) -> Measurement:
-    """Ranks of Gram matrices by the gap in their spectra.
-
-    The error is 0 where the gap decides and the rank of random features agrees, else 1.
-    """
+    """Ranks of Gram matrices by the gap in their spectra, and of random features beside them."""
     value, error = [], []
     for index, one in enumerate(ones):
         X = one.X
         if broken:
             X = np.random.default_rng(index).normal(size=X.shape)
         found = numerical_rank(KERNELS[kernel](X, slope=slope))
-        agreed = found.decided and found.rank == _rank_of_features(X, slope, kernel)
+        again = _rank_of_features(X, slope, kernel)
         value.append(float(found.rank))
-        error.append(0.0 if agreed else 1.0)
+        error.append(rank_error(found, _derived_rank(one), one.n) + abs(found.rank - again))
     return Measurement(value, error, [str(one) for one in ones])
 
 
@@ -128,18 +131,13 @@ def antipodal_rank(
     ones, slope = several("ones", ones, Points), _bent(slope)
     check_choice("kernel", kernel, KERNELS)
 
-    def predict(lab: Lab) -> list[int]:
-        return [one.n // 2 + min(one.n // 2, one.dim) for one in ones]
-
     if any(one.n // 2 > one.dim for one in ones):
         control = Control.replacing(
             "as many points in general position, which are not paired",
             measure=lambda lab: measured_ranks(ones, slope, kernel, broken=True),
         )
     else:
-        control = Control.replacing(
-            "linear neurons", measure=lambda lab: measured_ranks(ones, 1.0, kernel)
-        )
+        control = Control.perturbed()
     return Equality(
         id=id,
         title=f"rank of the {kernel} Gram matrix on antipodal pairs",
@@ -149,9 +147,9 @@ def antipodal_rank(
             antipodal(ones), distinct(ones, lines=True), general_position(ones),
             _slope_hypothesis(slope),
         ],
-        predict=predict,
+        predict=lambda lab: [_derived_rank(one) for one in ones],
         measure=lambda lab: measured_ranks(ones, slope, kernel),
-        # ranks are integers: the error is 0, or the gap does not decide and it is 1
+        # ranks are integers, and have no error where they are decided
         tolerance=1e-9,
         quick=True,
         control=control,

@@ -14,6 +14,7 @@ from gradflow.claims.base import Hypothesis
 from gradflow.claims.lab import Lab
 from gradflow.models.activations import AbstractActivation
 from gradflow.models.kernels.gram import angles
+from gradflow.models.kernels.rank import Rank
 from gradflow.validation import check_array, fail
 
 SOURCE = "benson2020over"
@@ -140,6 +141,15 @@ def interval(failures: int, trials: int) -> tuple[float, float]:
     low = scipy.stats.beta.ppf(tail, failures, trials - failures + 1) if failures else 0.0
     high = scipy.stats.beta.isf(tail, failures + 1, trials - failures) if failures < trials else 1.0
     return float(low), float(high)
+
+
+def rank_error(found: Rank, derived: int, size: int) -> float:
+    """The error of a numerical rank that is held against a derived one: 0, or else ``size``.
+
+    Eigenvalues below their error may be small as well as zero, so that a rank that falls short of
+    the derived one decides nothing; one beyond it does.
+    """
+    return 0.0 if found.decided and found.rank >= derived else float(size)
 
 
 # --- geometry ----------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from gradflow.claims.benson2020over_common import (
     general_position,
     labelled,
     points,
+    rank_error,
     several,
 )
 from gradflow.claims.kinds import Equality, Qualitative
@@ -154,7 +155,7 @@ def criterion(activations: Any = (*STRICT, *FLAWED), sets: Any = SETS, *, id: st
             data = singular_set(phi, dim)
             assert data is not None
             K, error = case(phi, data).measured()
-            bound = numerical_rank(K, error).error
+            bound = max(numerical_rank(K, error).error, 1e-300)
             least = max(abs(float(np.linalg.eigvalsh(K)[0])), 1e-300)
             margin = min(math.log10(10 * bound / least), 16.0)
             found.append(Outcome(f"{phi.name}: λ_min = 0 on {data}", margin, 1.0))
@@ -237,7 +238,10 @@ def parity_rank(ones: Any = RANKED, *, id: str) -> Equality:
 
     def measure(lab: Lab) -> Measurement:
         found = [_rank(lab, one) for one in ones]
-        error = [0.0 if rank.decided else 1.0 for rank in found]
+        error = [
+            rank_error(rank, derived, one.data.n)
+            for rank, derived, one in zip(found, predict(lab), ones, strict=True)
+        ]
         return Measurement([float(rank.rank) for rank in found], error, [str(o) for o in ones])
 
     def low(one: Case) -> str:
@@ -260,7 +264,7 @@ def parity_rank(ones: Any = RANKED, *, id: str) -> Equality:
         ],
         predict=predict,
         measure=measure,
-        # ranks are integers: the error is 0, or the gap does not decide and it is 1
+        # ranks are integers, and have no error where they are decided
         tolerance=1e-9,
         control=Control.replacing(
             "one more for all", predict=lambda lab: [rank + 1 for rank in predict(lab)]

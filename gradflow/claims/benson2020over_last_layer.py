@@ -183,9 +183,14 @@ def _projected(one: LastLayer, residuals: np.ndarray) -> np.ndarray:
 
 def flow_modes(one: LastLayer, name: str, rtol: float) -> np.ndarray:
     """Modes at `LastLayer.times` (T, n) of the flow, by the integrator of that name."""
+    # A start at 0 has no size to scale an absolute tolerance by; ‖r(0)‖/‖A‖ is the one that counts.
+    size = float(np.linalg.norm(one.residual) / np.linalg.norm(one.A, 2))
+    if any(one.start):
+        size = min(size, float(np.max(np.abs(one.start))))
     path = integrate(
         one.risk, one.net.params(np.array(one.start)), until=until.time(float(one.times[-1])),
-        clock="physical", integrator=name, rtol=rtol, save_at=one.times, throw=True,
+        clock="physical", integrator=name, rtol=rtol, atol=min(rtol * size, 1e-3),
+        save_at=one.times, throw=True,
     )  # fmt: skip
     return _projected(one, np.asarray(path.params.weight) @ one.A.T - one.data.y)
 
