@@ -282,6 +282,15 @@ def test_where_no_regime_is_reached_nothing_is_claimed(lab):
 
 
 @pytest.mark.slow
+def test_differences_too_small_to_resolve_are_left_undecided(lab):
+    """Neurons of 1e-9 beside means of 1e3: float64 keeps seven digits of no difference."""
+    tiny = random_student(gf.datasets.two_balls(20, seed=0), 4, 1e-9, seed=0)
+    for claim in (differences_kept(tiny, id="x/y"), two_clusters(tiny, id="x/y")):
+        assert weigh(claim, lab).status is Status.INCONCLUSIVE
+    assert weigh(svm_limit(tiny, "certificate", id="x/y"), lab).status is Status.SUPPORTED
+
+
+@pytest.mark.slow
 def test_equal_neurons_have_no_differences_to_keep(lab):
     one = PERFECT[0]
     equal = one.but(inner=(one.inner[0],) * 4 + (one.inner[4],) * 4)
@@ -306,6 +315,18 @@ def test_data_that_are_not_orthogonally_separable_are_told(make):
     assert verdict.status is Status.NOT_APPLICABLE
     assert "for all pairs" in verdict.message
     assert "pair (" in verdict.message
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "make", [reaches_agreement, agreement_time, differences_kept, two_clusters]
+)
+def test_regimes_are_claimed_of_leaky_nets_only(make, slope):
+    # (the sharpest factor of a bound takes a flow to find)
+    for factor in (None,) if make is agreement_time else (None, 0.95):
+        verdict = weigh(make(STARTS[0].but(slope=slope), id="x/y"), Lab(), factor)
+        assert verdict.status is Status.NOT_APPLICABLE
+        assert "0 < α < 1" in verdict.message
 
 
 def test_a_start_in_the_regime_bounds_no_time():
@@ -339,7 +360,7 @@ def test_nonlinearity_of_the_plane_in_space_agrees_with_the_plane(rng):
     flat, none = nonlinearity(W, a, 0.2)
     share, error = nonlinearity(np.column_stack([W, np.zeros(6)]), a, 0.2)
     assert none == 0
-    assert 0 < error < 0.004
+    assert 0 < error < 0.002
     assert abs(share - flat) < 4 * error
 
 

@@ -145,8 +145,12 @@ def bound_of(one: Student, how: Schedule, run: Run, slope: float | None = None) 
     start = float(np.linalg.norm(one.W))
     reach = float(np.max(np.linalg.norm(one.X, axis=1)))
     T = np.arange(1, how.steps + 1)
+    # (no finite bound where α = 0 or nothing separates; hypotheses exclude both)
+    scale = 2 * k * v * slope * eta * one.svm.margin
+    if scale == 0:
+        return np.full(how.steps, np.inf)
     grown = start**2 + 2 * LARGEST_PULL * eta * T + 2 * k * (eta * v * reach) ** 2 * run.squares
-    return np.sqrt(2 * k) / one.svm.margin * (start + np.sqrt(grown)) / (2 * k * v * slope * eta)
+    return np.sqrt(2 * k) * (start + np.sqrt(grown)) / scale
 
 
 def sgd_bound(

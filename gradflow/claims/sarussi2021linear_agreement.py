@@ -174,7 +174,7 @@ def reaches_agreement(some: Students, *, id: str) -> Qualitative:
         measure=lambda lab: _outcomes(lab, some),
         control=Control.replacing(
             "separable data with pairs of y_i y_j x_i·x_j < 0, without the hypothesis",
-            hypotheses=[leaky([IMPERFECT]), halves([IMPERFECT])],
+            hypotheses=[leaky(some), halves(some)],
             measure=lambda lab: _outcomes(lab, [IMPERFECT]),
         ),
         tags=("regimes",),

@@ -41,6 +41,7 @@ from gradflow.claims.kinds import Equality
 from gradflow.claims.lab import Lab
 from gradflow.claims.registry import register
 from gradflow.claims.sarussi2021linear_common import (
+    EPS,
     SOURCE,
     Student,
     Students,
@@ -144,10 +145,23 @@ def _sides(one: Student, size: np.ndarray) -> np.ndarray:
     return np.stack([size[..., one.a > 0].max(axis=-1), size[..., one.a < 0].max(axis=-1)], axis=-1)
 
 
+def _after(lab: Lab, one: Student) -> int:
+    """Index of the first recorded time after the last event, whatever the tolerance."""
+    last = max(settled(trained(lab, one, rtol)) for rtol in (INDEPENDENT, FINE, COARSE))
+    return int(np.searchsorted(LOG_TIMES, last, side="right"))
+
+
 def _entered(lab: Lab, one: Student, rtol: float) -> np.ndarray:
-    """Neurons at the first recorded time after the last event."""
-    path = trained(lab, one, rtol)
-    return np.asarray(path.params.inner)[np.searchsorted(path.log_t, settled(path), side="right")]
+    """Neurons at that time."""
+    return np.asarray(trained(lab, one, rtol).params.inner)[_after(lab, one)]
+
+
+def _uncertain(lab: Lab, one: Student, inner: np.ndarray) -> float:
+    """Absolute error of differences of the neurons ``inner``: of what they are at entry, by the
+    distance between solves, and by rounding of neurons that are much larger."""
+    away = [_means(one, _entered(lab, one, rtol))[1] for rtol in (INDEPENDENT, FINE, COARSE)]
+    apart = max(float(np.max(np.abs(part - away[0]))) for part in away)
+    return apart + 64 * EPS * float(np.max(np.abs(inner)))
 
 
 # -- hypotheses ---------------------------------------------------------------------------------
@@ -158,7 +172,7 @@ def _regime(
 ) -> Hypothesis:
     def check(lab: Lab) -> tuple[bool, str]:
         for one in some:
-            for rtol in (FINE, COARSE):
+            for rtol in (INDEPENDENT, FINE, COARSE):
                 path = trained(lab, one, rtol)
                 still = len(sliding(path))
                 if still or not test(one, path.final.inner):
@@ -198,15 +212,16 @@ def _spread(some: Sequence[Student]) -> Hypothesis:
 def differences_kept(some: Students, *, tolerance: float = 1e-6, id: str) -> Equality:
     """In the regime w_j - w̄ and u_j - ū are constant; in units of the largest of them.
 
-    Compared between the time of entry, in a run of its own, and ten later times up to ln t = 1e5.
+    Compared between the time of entry, in a run of its own, and ten later times up to ln t = 1e3
+    (or a hundred times ln t at entry, if that is later).
     """
     some = several(some)
 
     def later(one: Student, rtol: float, lab: Lab) -> np.ndarray:
-        path = trained(lab, one, rtol)
-        after = np.flatnonzero((path.log_t > settled(path)) & (path.log_t <= 1e5))
-        chosen = after[np.unique(np.linspace(0, after.size - 1, 10).astype(int))]
-        return np.asarray(path.params.inner)[chosen]
+        first = _after(lab, one)
+        end = int(np.searchsorted(LOG_TIMES, max(1e3, 100 * LOG_TIMES[first])))
+        chosen = np.unique(np.linspace(first, end, 10).astype(int))
+        return np.asarray(trained(lab, one, rtol).params.inner)[chosen]
 
     def unit(lab: Lab, one: Student) -> float:
         away = _means(one, _entered(lab, one, INDEPENDENT))[1]
@@ -221,13 +236,15 @@ def differences_kept(some: Students, *, tolerance: float = 1e-6, id: str) -> Equ
         return np.concatenate(parts)
 
     def measure(lab: Lab) -> Measurement:
-        coarse, fine = (
-            np.concatenate(
-                [(_means(one, later(one, rtol, lab))[1] / unit(lab, one)).ravel() for one in some]
-            )
-            for rtol in (COARSE, FINE)
+        coarse, fine, noise = [], [], []
+        for one in some:
+            for rtol, parts in ((COARSE, coarse), (FINE, fine)):
+                parts.append((_means(one, later(one, rtol, lab))[1] / unit(lab, one)).ravel())
+            error = _uncertain(lab, one, later(one, FINE, lab)) / unit(lab, one)
+            noise.append(np.full(fine[-1].size, error))
+        return Measurement.from_solves(
+            np.concatenate(coarse), np.concatenate(fine), extra=np.concatenate(noise)
         )
-        return Measurement.from_solves(coarse, fine)
 
     moved = any(not agree(one, one.W) for one in some)
     before = Control.replacing(
@@ -251,7 +268,7 @@ def differences_kept(some: Students, *, tolerance: float = 1e-6, id: str) -> Equ
 
 
 def two_clusters(some: Students, *, tolerance: float = 1e-3, id: str) -> Equality:
-    """The limit of ln t · spread/|mean|, for w and u; read off at ln t = 1e6 and 1e7."""
+    """The limit of ln t · spread/|mean|, for w and u; read off at ln t = 1e5 and 1e6."""
     some = several(some)
 
     def predict(lab: Lab) -> np.ndarray:
@@ -265,21 +282,22 @@ def two_clusters(some: Students, *, tolerance: float = 1e-3, id: str) -> Equalit
         return np.concatenate(parts)
 
     def scaled(lab: Lab, one: Student, rtol: float) -> tuple[np.ndarray, np.ndarray]:
-        """ln t · spread/|mean| extrapolated to 1/ln t = 0, and the last raw value."""
-        path = trained(lab, one, rtol)
-        at = [int(np.argmin(np.abs(path.log_t - L))) for L in (1e6, 1e7)]
-        mean, away = _means(one, np.asarray(path.params.inner)[at])
-        size = np.linalg.norm(away, axis=-1) / np.linalg.norm(mean, axis=-1)
-        log_t = path.log_t[at]
-        raw = log_t[:, None] * _sides(one, size)
-        return (raw[1] * log_t[1] - raw[0] * log_t[0]) / (log_t[1] - log_t[0]), raw[1]
+        """ln t · spread/|mean| extrapolated to 1/ln t = 0, and its error beside the solver's."""
+        at = [int(np.argmin(np.abs(LOG_TIMES - L))) for L in (1e5, 1e6)]
+        inner, log_t = np.asarray(trained(lab, one, rtol).params.inner)[at], LOG_TIMES[at]
+        mean, away = _means(one, inner)
+        spread = np.linalg.norm(away, axis=-1)
+        raw = log_t[:, None] * _sides(one, spread / np.linalg.norm(mean, axis=-1))
+        limit = (raw[1] * log_t[1] - raw[0] * log_t[0]) / (log_t[1] - log_t[0])
+        error = _uncertain(lab, one, inner) / _sides(one, spread)[1]
+        return limit, np.abs(limit - raw[1]) + np.abs(limit) * error
 
     def measure(lab: Lab) -> Measurement:
         fine = [scaled(lab, one, FINE) for one in some]
         coarse = np.concatenate([scaled(lab, one, COARSE)[0] for one in some])
-        limit, raw = (np.concatenate([part[i] for part in fine]) for i in (0, 1))
+        limit, error = (np.concatenate([part[i] for part in fine]) for i in (0, 1))
         labels = [f"{name}, {one}" for one in some for name in ("w", "u")]
-        return Measurement.from_solves(coarse, limit, extra=np.abs(limit - raw), labels=labels)
+        return Measurement.from_solves(coarse, limit, extra=error, labels=labels)
 
     return Equality(
         id=id,
