@@ -15,7 +15,7 @@ from gradflow.certificates import (
     orthonormal_teachers,
     tv_minimiser,
 )
-from gradflow.certificates.measures import angles
+from gradflow.certificates.arc_cosine import angles
 from gradflow.flows.charts import CartesianChart
 from gradflow.flows.conic import ConicChart
 

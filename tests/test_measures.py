@@ -14,6 +14,7 @@ from scipy.optimize import nnls
 from gradflow import Gaussian, NetworkTeacher, PopulationRisk, TwoLayer, relu, squared
 from gradflow.certificates import (
     AtomicMeasure,
+    arc_cosine,
     dual_certificate,
     orthonormal_teachers,
     tv_minimiser,
@@ -38,20 +39,20 @@ def random_measure(rng, count, dim):
 def test_kernel_is_that_of_sympy_and_of_samples(rng):
     formula = sp.lambdify(derived.phi, derived.kernel(), "numpy")
     phi = np.linspace(0, math.pi, 31)
-    np.testing.assert_allclose(m.kernel(phi), formula(phi), atol=1e-16)
+    np.testing.assert_allclose(arc_cosine.kernel(phi), formula(phi), atol=1e-16)
     x = rng.normal(size=(400_000, 2))
     for angle in (0.0, 0.7, 2.5):
         product = np.maximum(x[:, 0], 0) * np.maximum(
             x @ np.array([math.cos(angle), math.sin(angle)]), 0
         )
         error = np.std(product) / math.sqrt(len(x))
-        assert abs(np.mean(product) - m.kernel(angle)) < 4 * error
+        assert abs(np.mean(product) - arc_cosine.kernel(angle)) < 4 * error
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_planar_norm_is_the_double_sum_and_keeps_small_ones(count, rng):
     nu = random_measure(rng, count, 2)
-    gram = m.kernel(m.angles(nu.directions, nu.directions))
+    gram = arc_cosine.kernel(arc_cosine.angles(nu.directions, nu.directions))
     assert nu.squared_norm() == pytest.approx(nu.weights @ gram @ nu.weights, rel=1e-13)
     # two neurons at an angle of 1e-9 that cancel: ½·½·1e-18, far below rounding of the sum
     turned = np.array([[1.0, 0.0], [math.cos(1e-9), math.sin(1e-9)]])
@@ -132,8 +133,8 @@ def test_a_convex_program_on_a_grid_finds_the_same_minimum():
     lam, found = 0.1, tv_minimiser(orthonormal_teachers(2, 2), 0.1)
     phi = np.deg2rad(np.arange(-10.0, 100.0, 0.5))
     grid = np.stack([np.cos(phi), np.sin(phi)], axis=1)
-    gram = m.kernel(m.angles(grid, grid))
-    pull = m.kernel(m.angles(grid, np.eye(2))) @ np.ones(2) - lam
+    gram = arc_cosine.kernel(arc_cosine.angles(grid, grid))
+    pull = arc_cosine.kernel(arc_cosine.angles(grid, np.eye(2))) @ np.ones(2) - lam
     factor = np.linalg.cholesky(gram + 1e-13 * np.eye(len(grid)))
     c, _ = nnls(factor.T, np.linalg.solve(factor, pull), maxiter=10_000)
     nu = AtomicMeasure(c, grid)
@@ -212,7 +213,7 @@ def test_the_bound_away_from_the_atoms_is_one(rng):
     certificate = dual_certificate(found)
     assert certificate.accepted, certificate.reason
     u = directions(rng, 20_000, 3)
-    outside = np.all(m.angles(u, found.measure.directions) > certificate.radius, axis=1)
+    outside = np.all(arc_cosine.angles(u, found.measure.directions) > certificate.radius, axis=1)
     assert np.max(np.abs(found.eta(u[outside]))) <= certificate.elsewhere
 
 
@@ -221,7 +222,7 @@ def test_bounds_on_the_derivatives_along_great_circles(rng):
     h = t[1]
     for _ in range(20):
         R = rng.uniform(0, 1)
-        k = m.kernel(np.arccos(np.clip(R * np.cos(t), -1, 1)))
+        k = arc_cosine.kernel(np.arccos(np.clip(R * np.cos(t), -1, 1)))
         second = np.diff(k, 2) / h**2
         assert np.max(np.abs(second)) <= SECOND + 1e-6
         assert np.max(np.abs(np.diff(second))) / h <= THIRD + 1e-2
@@ -240,7 +241,7 @@ def test_a_stationary_measure_that_is_no_minimiser_is_not_certified():
     """One atom between two teachers is stationary by symmetry, but not a minimum."""
     teacher = orthonormal_teachers(2, 2)
     middle = np.array([[1.0, 1.0]]) / math.sqrt(2)
-    mass = 2 * (2 * float(m.kernel(math.pi / 4)) - 0.1)
+    mass = 2 * (2 * float(arc_cosine.kernel(math.pi / 4)) - 0.1)
     found = tv_minimiser(teacher, 0.1)
     one = replace(found, measure=AtomicMeasure(np.array([mass]), middle), residual=0.0)
     certificate = dual_certificate(one)

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradflow.certificates.measures import AtomicMeasure, TVMinimiser, angles
+from gradflow.certificates.arc_cosine import angles
+from gradflow.certificates.measures import AtomicMeasure, TVMinimiser
 from gradflow.validation import check_integer, check_positive, fail
 
 SECOND = 0.5 + 0.5 / np.pi

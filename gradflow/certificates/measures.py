@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.certificates.arc_cosine import angles, bregman, frames, kernel, planar_norm
 from gradflow.validation import check_array, check_integer, check_positive, fail
 
 #: Newton: steps at most, and the residual (relative to λ) that counts as solved.
@@ -122,7 +123,7 @@ class AtomicMeasure:
         an error of about 1e-16 ‖ν‖_TV².
         """
         if self.dim == 2:
-            return _planar_norm(self.weights, self.directions)
+            return planar_norm(self.weights, self.directions)
         gram = kernel(angles(self.directions, self.directions))
         return max(float(self.weights @ gram @ self.weights), 0.0)
 
@@ -219,7 +220,7 @@ class TVMinimiser:
         # V(u) − V(u_j) = λ s |u − u_j|²/2 + Σ c_i B(u; u_j, v_i), B the Bregman distance of the
         # degree-1 extension of k(·, v_i): its gradient at u_j sums to V(u_j) u_j = −λ s u_j.
         signed = self.signed
-        rise = _bregman(at, base, signed.directions) @ signed.weights
+        rise = bregman(at, base, signed.directions) @ signed.weights
         square = np.sum((at - base) ** 2, axis=1)
         plain[near] = square / 2 + sign[near] * rise / self.lam
         return plain
@@ -311,54 +312,9 @@ def _merged(w: np.ndarray) -> bool:
     return bool(np.min(angles(unit, unit) + 10 * np.eye(len(unit))) < _APART)
 
 
-def angles(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Angles (..., n) of unit vectors u (..., d) and v (n, d), accurate near 0 and π."""
-    apart = np.linalg.norm(u[..., None, :] - v, axis=-1)
-    together = np.linalg.norm(u[..., None, :] + v, axis=-1)
-    return 2 * np.arctan2(apart, together)
-
-
-def kernel(angle: Any) -> np.ndarray:
-    """k(φ) = (sin φ + (π − φ) cos φ)/2π, the mean of relu(u·x) relu(v·x) for x ~ N(0, I)."""
-    angle = np.asarray(angle, np.float64)
-    return (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
-
-
-def _planar_norm(weights: np.ndarray, directions: np.ndarray) -> float:
-    """E f² in the plane: (1/π)∫ f(cos θ, sin θ)² dθ, where f is A·x between its kinks."""
-    phase = np.arctan2(directions[:, 1], directions[:, 0])
-    kinks = np.unique(np.mod(np.concatenate([phase + np.pi / 2, phase - np.pi / 2]), 2 * np.pi))
-    if not kinks.size:
-        return 0.0
-    kinks = np.append(kinks, kinks[0] + 2 * np.pi)
-    half = np.diff(kinks) / 2
-    # no piece is longer than π: 12 nodes integrate cos² of it to rounding, with positive weights
-    node, weight = np.polynomial.legendre.leggauss(12)
-    theta = kinks[:-1, None] + half[:, None] * (1 + node)
-    x = np.stack([np.cos(theta), np.sin(theta)], axis=-1)
-    middle = kinks[:-1] + half
-    centre = np.stack([np.cos(middle), np.sin(middle)], axis=-1)
-    active = centre @ directions.T > 0
-    slope = np.where(active, weights, 0.0) @ directions
-    f = np.sum(x * slope[:, None, :], axis=-1)
-    return float(np.sum(half[:, None] * weight * f**2)) / np.pi
-
-
-def _frames(at: np.ndarray, to: np.ndarray) -> tuple[np.ndarray, ...]:
-    """φ, sin φ of unit rows, n ⟂ at toward ``to``, m ⟂ to toward ``at``; n = m = 0 if parallel."""
-    phi = angles(at, to)
-    sin, cos = np.sin(phi), np.cos(phi)
-    n = to[None, :, :] - cos[..., None] * at[:, None, :]
-    m = at[:, None, :] - cos[..., None] * to[None, :, :]
-    for part in (n, m):
-        size = np.linalg.norm(part, axis=-1, keepdims=True)
-        part /= np.where(size > 1e-15, size, np.inf)
-    return phi, sin, n, m
-
-
 def _own_hessian(at: np.ndarray, signed: AtomicMeasure) -> np.ndarray:
     """Hessians (J, d, d) at unit vectors of the degree-1 extension of V."""
-    _, sin, n, _ = _frames(at, signed.directions)
+    _, sin, n, _ = frames(at, signed.directions)
     tangent = np.eye(at.shape[1]) - at[:, :, None] * at[:, None, :]
     spread = (sin @ signed.weights)[:, None, None] * tangent
     spread += np.einsum("ij,ija,ijb->iab", sin * signed.weights, n, n)
@@ -389,7 +345,7 @@ def _jacobian(w: np.ndarray, sign: np.ndarray, teacher: AtomicMeasure, lam: floa
         np.concatenate([unit, teacher.directions]),
     )
     own = _own_hessian(unit, total)
-    phi, _, n, m = _frames(unit, unit)
+    phi, _, n, m = frames(unit, unit)
     # ∂_w∂_v E relu relu = ((π − φ) I + ŵ nᵀ + v̂ mᵀ)/2π, times the sign of the moving atom
     mixed = (np.pi - phi)[..., None, None] * np.eye(d)
     mixed = mixed + np.einsum("ia,ijb->ijab", unit, n) + np.einsum("ja,ijb->ijab", unit, m)
@@ -427,25 +383,3 @@ def _newton(
     if float(np.max(np.abs(_field(w, sign, teacher, lam)))) > size:
         w = kept
     return w if size <= max(_SOLVED * lam, 1e-14) else None
-
-
-def _bregman(u: np.ndarray, base: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """K(u, v) − K(b, v) − ∇K(b, v)·(u − b) ≥ 0 for rows of u and b and all v, without cancelling.
-
-    K is the degree-1 extension of k in its first argument. With Δ = φ(u, v) − φ(b, v) it is
-    (sin φ_b (1 − cos ε) + [sin φ_u (1 − cos Δ) + cos φ_u (sin Δ − Δ)])/2π, ε the angle of u and b.
-    """
-    phi_u, phi_b = angles(u, to), angles(base, to)
-    square = np.sum((u - base) ** 2, axis=1)[:, None]  # = 2 (1 − cos ε)
-    # cos φ_u − cos φ_b = (u − b)·v = −2 sin((φ_u + φ_b)/2) sin(Δ/2), and (u − b)·b = −|u − b|²/2
-    middle = np.sin((phi_u + phi_b) / 2)
-    fall = np.einsum("id,ijd->ij", u - base, to[None, :, :] - base[:, None, :]) - square / 2
-    ratio = fall / np.where(middle > 0, 2 * middle, 1.0)
-    step = -2 * np.arcsin(np.clip(np.where(middle > 0, ratio, 0.0), -1, 1))
-    third = np.where(
-        np.abs(step) < 0.2,
-        -(step**3) / 6 * (1 - step**2 / 20 * (1 - step**2 / 42 * (1 - step**2 / 72))),
-        np.sin(step) - step,
-    )
-    turned = np.sin(phi_u) * 2 * np.sin(step / 2) ** 2 + np.cos(phi_u) * third
-    return (np.sin(phi_b) * square / 2 + turned) / (2 * np.pi)

@@ -244,7 +244,7 @@ def recovery_slopes(
         measure=measure,
         tolerance=1e-5,
         control=Control.replacing("a recovery error quadratic in λ", predict=quadratic),
-        quick=True,
+        quick=m == 2,
     )
 
 

@@ -22,7 +22,7 @@ from gradflow.certificates import (
     dual_certificate,
     tv_minimiser,
 )
-from gradflow.certificates.measures import angles
+from gradflow.certificates.arc_cosine import angles
 from gradflow.claims.base import Hypothesis
 from gradflow.claims.lab import Lab
 from gradflow.integration import integrate

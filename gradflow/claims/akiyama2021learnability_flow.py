@@ -16,7 +16,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from gradflow.certificates import AtomicMeasure
-from gradflow.certificates.measures import angles
+from gradflow.certificates.arc_cosine import angles
 from gradflow.claims.akiyama2021learnability import ONE, TWO
 from gradflow.claims.akiyama2021learnability_common import (
     COARSE,
