@@ -1,4 +1,4 @@
-r"""The arc-cosine kernel :math:`k(\varphi)=(\sin\varphi+(\pi-\varphi)\cos\varphi)/2\pi` on a sphere.
+r"""Arc-cosine kernel :math:`k(\varphi)=(\sin\varphi+(\pi-\varphi)\cos\varphi)/2\pi` on spheres.
 
 With sums and differences of it that keep their digits where they are small. Source:
 `cho2009kernel`.
