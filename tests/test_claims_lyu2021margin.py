@@ -8,7 +8,7 @@ import pytest
 import gradflow as gf
 from gradflow.claims import Lab, Status, claims, weigh
 from gradflow.claims.lyu2021margin import PLANE
-from gradflow.claims.lyu2021margin_common import instance, limit
+from gradflow.claims.lyu2021margin_common import instance, limit, weights_at
 from gradflow.claims.lyu2021margin_limits import (
     global_optimum,
     limit_function,
@@ -171,6 +171,24 @@ def test_instances_of_ones_own_on_rotated_data_and_negative_draws(lab):
     verdict = weigh(same_sign_limit(negative), lab)
     assert verdict.status is Status.SUPPORTED, verdict.message
     assert float(np.asarray(limit(lab, negative).params.outer).max()) < 0
+
+
+@pytest.mark.slow
+def test_two_neurons_are_enough_and_wider_nets_hide_them(lab):
+    """The embedded flow of `two_neuron_tracking` is that of an explicit net of two neurons."""
+    one = instance(PLANE, **_DRAW)
+    beta = np.array([np.linalg.norm(one.b[one.b > 0]), -np.linalg.norm(one.b[one.b < 0])])
+    pair = instance(PLANE, slope=0.5, inner=np.outer(beta, one.mu_bar), outer=beta)
+    hidden = one.but(
+        inner=tuple(map(tuple, np.outer(one.b, one.mu_bar).tolist())), outer=tuple(one.b.tolist())
+    )
+    time = one.time_to(one.felt) + 3 / one.rate
+    two, four = (weights_at(lab, x, time, 1e-11) for x in (pair, hidden))
+    group = (one.b < 0).astype(int)
+    np.testing.assert_allclose(four, (one.b / beta[group])[:, None] * two[group], rtol=1e-9)
+    for make in (limit_margin, limit_masses):
+        verdict = weigh(make(pair.but(inner=((0.3, 1.0), (-1.0, 0.2)), outer=(0.5, -0.1))), lab)
+        assert verdict.status is Status.SUPPORTED, verdict.message
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def branching(hints: Any, *, offset: float = 1e-3, id: str = f"{SOURCE}/branchin
         ridge = one.ridge
         w[0] = ridge if turn == 0 else ridge + np.tan(turn) * np.array([-ridge[1], ridge[0]])
         start = one.start(w, np.linalg.norm(w, axis=1), _SCALE)
-        return path(lab, start, (one.duration(_SCALE),))
+        return path(lab, start, one.duration(_SCALE))
 
     def measure(lab: Lab, side: float = 1.0) -> list[Outcome]:
         found = []
@@ -123,7 +123,7 @@ def branch_time(hints: Any, *, ratios: Any = RATIOS, id: str = f"{SOURCE}/branch
         for one in points:
             start = one.start(np.tile(one.ridge, (shares.size, 1)), -shares, _SCALE)
             last = float(np.max(np.arctanh(shares))) / one.slide_rate
-            branch = dict(_branches(path(lab, start, (1.5 * last,), rtol)))
+            branch = dict(_branches(path(lab, start, 1.5 * last, rtol)))
             missing = [k for k in range(shares.size) if k not in branch]
             if missing:
                 raise RuntimeError(f"no branch of neuron {missing[0]} is reported, {one}")

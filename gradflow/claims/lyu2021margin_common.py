@@ -29,7 +29,7 @@ from gradflow.certificates.margin import HardMargin, hard_margin_svm
 from gradflow.claims.base import Hypothesis
 from gradflow.claims.lab import Lab
 from gradflow.integration import integrate
-from gradflow.integrators import save, until
+from gradflow.integrators import until
 from gradflow.models.activations import LeakyReLU
 from gradflow.models.losses import logistic
 from gradflow.models.networks import TwoLayer
@@ -277,19 +277,25 @@ def several(some: Any) -> tuple[Instance, ...]:
 # -- paths --------------------------------------------------------------------------------------
 
 
-def path(lab: Lab, one: Instance, times: Sequence[float], rtol: float = 1e-10) -> Trajectory:
-    """The flow at physical times, integrated once for all claims that ask for it."""
-    times = tuple(map(float, times))
+def path(lab: Lab, one: Instance, time: float, rtol: float = 1e-10) -> Trajectory:
+    """The flow to a physical time, integrated once for all claims that ask for it.
+
+    Recorded at the solver's own steps, as the late path is: one compiled program serves both.
+    """
 
     def build() -> Trajectory:
-        done = integrate(
-            one.risk, one.params, until=until.time(times[-1]), save_at=save.times(times), rtol=rtol
-        )
+        done = integrate(one.risk, one.params, until=until.time(time), rtol=rtol)
         if not done.result.ok:
             raise RuntimeError(f"{one}: {done.result.name}: {done.result.message}")
         return done
 
-    return lab.get((SOURCE, "path", one, times, rtol), build)
+    return lab.get((SOURCE, "path", one, float(time), rtol), build)
+
+
+def weights_at(lab: Lab, one: Instance, time: float, rtol: float = 1e-10) -> np.ndarray:
+    """(w_k, a_k) at a physical time, shape (m, d+1)."""
+    end = path(lab, one, time, rtol).final
+    return np.column_stack([np.asarray(end.inner), np.asarray(end.outer)])
 
 
 def late_path(lab: Lab, one: Instance, rtol: float = FINE) -> Trajectory:

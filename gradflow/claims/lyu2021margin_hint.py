@@ -118,11 +118,11 @@ class Hint:
         """Eight neurons with a_k = |w_k| in all directions, until f is about to be felt."""
         angle = 2 * np.pi * DIRECTIONS
         one = self.start(np.stack([np.cos(angle), np.sin(angle)], axis=1), np.ones(8), TINY)
-        return path(lab, one, (self.duration(TINY),), rtol)
+        return path(lab, one, self.duration(TINY), rtol)
 
     def flow_angles(self, lab: Lab, rtol: float = 1e-7) -> np.ndarray:
         """Angles to w* that the eight neurons come to, by the flow, shape (8,)."""
-        w = np.asarray(self.early(lab, rtol).params.inner)[-1]
+        w = np.asarray(self.early(lab, rtol).final.inner)
         return np.abs(np.arctan2(w[:, 1], w[:, 0]))
 
     def exact_angles(self) -> np.ndarray:

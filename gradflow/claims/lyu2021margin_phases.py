@@ -21,7 +21,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from scipy.interpolate import CubicSpline
+from scipy.interpolate import BarycentricInterpolator
 
 from gradflow.claims.base import Control, Hypothesis, Measurement, Outcome
 from gradflow.claims.kinds import Equality, Qualitative
@@ -30,22 +30,15 @@ from gradflow.claims.lyu2021margin_common import (
     SOURCE,
     Instance,
     both_groups,
-    path,
     setting,
     several,
     small,
+    weights_at,
 )
-from gradflow.trajectory import Trajectory
 from gradflow.validation import check_positive, fail
 
 #: Tolerances of the run that is measured and of the run that gives its numerical error.
 _FINE, _COARSE = 1e-11, 1e-9
-
-
-def _weights(run: Trajectory) -> np.ndarray:
-    """(w_k, a_k) at every time, shape (time, m, d+1)."""
-    outer = np.asarray(run.params.outer)
-    return np.concatenate([np.asarray(run.params.inner), outer[..., None]], axis=2)
 
 
 def _modes(one: Instance) -> np.ndarray:
@@ -64,7 +57,8 @@ def phase_one_rate(some: Any, *, id: str = f"{SOURCE}/phase-1-rate") -> Equality
     def rates(lab: Lab, one: Instance, scale: float, rtol: float) -> np.ndarray:
         one = one.but(scale=scale)
         end = one.time_to(np.sqrt(scale))
-        mode = _weights(path(lab, one, (end / 2, end), rtol)) @ np.append(one.mu_bar, 1.0)
+        states = [weights_at(lab, one, time, rtol) for time in (end / 2, end)]
+        mode = [state @ np.append(one.mu_bar, 1.0) for state in states]
         return np.log(np.abs(mode[1] / mode[0])) / (end / 2)
 
     def measure(lab: Lab) -> Measurement:
@@ -109,7 +103,7 @@ def phase_one_state(some: Any, *, id: str = f"{SOURCE}/phase-1-state") -> Equali
         parts = []
         for one in ones:
             size = one.scale ** (1 / 3)
-            parts.append(_weights(path(lab, one, (one.time_to(size),), rtol)).ravel() / size)
+            parts.append(weights_at(lab, one, one.time_to(size), rtol).ravel() / size)
         return np.concatenate(parts)
 
     def measure(lab: Lab) -> Measurement:
@@ -147,23 +141,24 @@ def phase_one_duration(some: Any, *, id: str = f"{SOURCE}/phase-1-duration") -> 
     """The time until f is felt grows by 1/λ₀ for every factor e that σ shrinks by."""
     ones = several(some)
 
-    def time_felt(lab: Lab, one: Instance, rtol: float, every: int) -> float:
-        times = one.time_to(one.felt) + np.linspace(-0.4, 0.4, 9) / one.rate
-        size = np.linalg.norm(_weights(path(lab, one, tuple(times), rtol)), axis=(1, 2))
+    def time_felt(lab: Lab, one: Instance, rtol: float, order: int) -> float:
+        times = one.time_to(one.felt) + np.array([-0.1, 0.1, 0.0]) / one.rate
+        states = [weights_at(lab, one, time, rtol) for time in times[: order + 1]]
+        size = [np.log(np.linalg.norm(state) / one.felt) for state in states]
         # (ln|θ| is all but linear in t, so the inverse function is interpolated)
-        return float(CubicSpline(np.log(size[::every] / one.felt), times[::every])(0.0))
+        return float(BarycentricInterpolator(size, times[: order + 1])(0.0))
 
-    def lengthening(lab: Lab, one: Instance, rtol: float, every: int = 1) -> float:
+    def lengthening(lab: Lab, one: Instance, rtol: float, order: int = 2) -> float:
         smaller = one.but(scale=one.scale / 100)
-        gain = time_felt(lab, smaller, rtol, every) - time_felt(lab, one, rtol, every)
+        gain = time_felt(lab, smaller, rtol, order) - time_felt(lab, one, rtol, order)
         return gain / np.log(100)
 
     def measure(lab: Lab) -> Measurement:
         fine = np.array([lengthening(lab, one, _FINE) for one in ones])
         coarse = [lengthening(lab, one, _COARSE) for one in ones]
-        sparse = np.array([lengthening(lab, one, _FINE, 2) for one in ones])
+        linear = np.array([lengthening(lab, one, _FINE, 1) for one in ones])
         labels = [str(one) for one in ones]
-        return Measurement.from_solves(coarse, fine, extra=np.abs(fine - sparse), labels=labels)
+        return Measurement.from_solves(coarse, fine, extra=np.abs(fine - linear), labels=labels)
 
     def predict(lab: Lab) -> np.ndarray:
         return np.array([1 / one.rate for one in ones])
@@ -188,7 +183,7 @@ def phase_one_groups(some: Any, *, id: str = f"{SOURCE}/phase-1-groups") -> Qual
     ones = several(some)
 
     def read(lab: Lab, one: Instance, by: np.ndarray, rtol: float) -> np.ndarray:
-        state = _weights(path(lab, one, (one.time_to(one.felt),), rtol))[0]
+        state = weights_at(lab, one, one.time_to(one.felt), rtol)
         size = np.abs(one.b) * one.felt / (np.sqrt(2) * np.linalg.norm(one.b))
         both = np.stack([state[:, -1], state[:, :-1] @ one.mu_bar])
         return np.sign(by) * both / size
@@ -229,7 +224,8 @@ def two_neuron_tracking(
 ) -> Equality:
     """The distance to the embedded two-neuron net shrinks like σ¹.
 
-    The largest distance at the times 0, 1, … 6 (in 1/λ₀) after f begins to be felt. The scale of an
+    The largest distance at the times 0, 3 and 6 (in 1/λ₀) after f begins to be felt. The embedded
+    flow is that of the full net from σ b_k (μ̄, 1): parallel neurons stay parallel. The scale of an
     instance is replaced by values at which the growing mode, √2 σ|b|, starts at given sizes.
 
     Parameters
@@ -248,20 +244,18 @@ def two_neuron_tracking(
         return one.but(scale=size * one.felt / length) if length > 0 else one
 
     def distance(lab: Lab, one: Instance, rtol: float, even: bool) -> float:
-        group = (one.b < 0).astype(int)
-        beta = np.array([np.linalg.norm(one.b[one.b > 0]), np.linalg.norm(one.b[one.b < 0])])
+        b = one.b
         if even:
-            beta = np.full(2, np.sqrt(np.prod(beta)))
-        sign = np.array([1.0, -1.0])
+            for sign in (1.0, -1.0):
+                b[sign * b > 0] /= np.linalg.norm(b[sign * b > 0])
+            b *= float(np.linalg.norm(one.b)) / np.sqrt(2)
         pair = one.but(
-            inner=tuple(map(tuple, ((sign * beta)[:, None] * one.mu_bar).tolist())),
-            outer=tuple((sign * beta).tolist()),
+            inner=tuple(map(tuple, np.outer(b, one.mu_bar).tolist())), outer=tuple(b.tolist())
         )
-        times = tuple(one.time_to(one.felt) + np.arange(7) / one.rate)
-        two = _weights(path(lab, pair, times, rtol))
-        share = np.abs(one.b) / beta[group]
-        gap = _weights(path(lab, one, times, rtol)) - share[:, None] * two[:, group]
-        return float(np.max(np.linalg.norm(gap, axis=(1, 2))))
+        gaps = []
+        for time in one.time_to(one.felt) + np.array([0.0, 3.0, 6.0]) / one.rate:
+            gaps.append(weights_at(lab, one, time, rtol) - weights_at(lab, pair, time, rtol))
+        return float(max(np.linalg.norm(gap) for gap in gaps))
 
     def orders(lab: Lab, rtol: float, even: bool = False) -> np.ndarray:
         found = []
