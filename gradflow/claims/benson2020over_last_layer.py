@@ -47,7 +47,12 @@ from gradflow.validation import check_array, check_choice, check_integer, check_
 
 #: Relative tolerances of the two solves; methods of low order pay for them in steps.
 COARSE_AND_FINE = (1e-10, 1e-11)
-OF_INTEGRATOR = {"heun": (3e-8, 3e-9), "kvaerno3": (1e-8, 1e-9), "kvaerno4": (1e-9, 1e-10)}
+OF_INTEGRATOR = {
+    "heun": (1e-8, 1e-9),
+    "kvaerno3": (1e-8, 1e-9),
+    "kvaerno4": (1e-9, 1e-10),
+    "dop853": (1e-11, 1e-12),
+}
 #: Times, in units of the last one.
 SHARES = (0.02, 0.2, 1.0)
 #: The fastest mode may decay by e to minus this: explicit methods pay for it in steps.
