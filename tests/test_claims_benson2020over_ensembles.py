@@ -109,7 +109,7 @@ def test_features_are_bounded_and_have_the_kernel_as_their_mean(one):
     np.testing.assert_allclose(second, one.kernel, atol=0.03 * np.max(one.kernel))
 
 
-def test_width_on_own_points_and_coupons(lab):
+def test_width_on_own_points(lab):
     rng = np.random.default_rng(5)
     own = width.random_features(points(2 * rng.normal(size=(3, 4))), gf.tanh)
     claim = width.width_bound(own, epsilon=0.7, delta=0.02, trials=6000, id="m/width")
@@ -123,6 +123,8 @@ def test_width_needs_bounded_features_and_a_regular_kernel():
     pairs = points(gf.datasets.antipodal_pairs(4, 2, 1).X)
     singular = width.random_features(pairs, gf.relu, "sphere")
     assert "λ_min(K)" in reason(width.width_bound(singular, id="m/width"))
+    close = width.random_features(points([[1.0, 0.0], [0.99, 0.1]]), gf.erf)
+    assert "stated width" in reason(width.width_bound(close, epsilon=0.05, id="m/width"))
     odd = width.random_features(points([[1.0, 0.0], [-1.0, 0.0]]), gf.tanh)
     assert "λ_min(K)" in reason(width.width_bound(odd, id="m/width"))
 

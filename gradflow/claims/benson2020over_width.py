@@ -53,6 +53,8 @@ from gradflow.models.kernels.rank import numerical_rank
 from gradflow.validation import check_choice, check_integer, check_real, fail
 
 TRIALS = 8000
+#: The largest stated width of which an ensemble is drawn.
+WIDEST = 100_000
 #: Failure probabilities around which a pilot run chooses further widths.
 PILOT = (0.6, 0.3, 0.15)
 #: sup |φ| of the activations that are bounded.
@@ -166,11 +168,16 @@ def width_bound(
     def stated(one: Features) -> int:
         return math.ceil(math.log(one.data.n / delta) / rate(one))
 
+    def too_wide(one: Features) -> str:
+        return "" if stated(one) <= WIDEST else f"the stated width {stated(one)} is beyond {WIDEST}"
+
     def widths(lab: Lab, one: Features) -> tuple[int, ...]:
         """The stated width, half of it, and those at which a pilot run fails now and then."""
 
         def choose() -> tuple[int, ...]:
             top = stated(one)
+            if top > WIDEST:
+                raise ValueError(too_wide(one))
             grid = np.unique(np.geomspace(one.data.n, top / 2, 24).astype(int))
             pilot = [least_eigenvalues(one, int(m), 300, seed + 1_000_003) for m in grid]
             often = np.array([np.mean(found <= (1 - epsilon) * one.least) for found in pilot])
@@ -237,6 +244,7 @@ def width_bound(
         hypotheses=[
             every("bounded features", ones, unbounded),
             every("λ > 0", ones, singular),
+            every("a width that can be drawn", ones, too_wide),
         ],
         measure=measure,
         bound=bound,
