@@ -207,6 +207,15 @@ def test_bound_decision(slope, error, expected):
     assert status(bound(slope, error)) == expected
 
 
+def test_the_room_of_a_bound_is_ten_times_its_error():
+    wide = weigh(bound(1.5, 1e-9), Lab())
+    assert wide.status is Status.SUPPORTED
+    assert 0 < wide.error <= wide.tolerance / 10
+    slack = 0.5 * TIMES[1]
+    assert status(bound(1.5, 0.099 * slack)) is Status.SUPPORTED
+    assert status(bound(1.5, 0.101 * slack)) is Status.INCONCLUSIVE
+
+
 def test_a_bound_that_is_attained_needs_a_stated_tolerance():
     assert status(bound(1.0, 1e-12)) is Status.INCONCLUSIVE
     assert status(bound(1.0, 1e-12, tolerance=1e-9)) is Status.SUPPORTED
@@ -494,8 +503,9 @@ def test_helper_processes_come_to_the_same_verdicts():
         pattern, workers=2, progress=lambda claim, verdict: seen.append((claim.id, verdict))
     )
     alone = gf.verify(pattern)
-    assert [(v.id, v.status, v.predicted) for v in shared] == [
-        (v.id, v.status, v.predicted) for v in alone
+    # (as text: a NaN differs from itself)
+    assert [(v.id, v.status, repr(v.predicted)) for v in shared] == [
+        (v.id, v.status, repr(v.predicted)) for v in alone
     ]
     assert sum(verdict is not None for _, verdict in seen) == len(shared)
 

@@ -123,10 +123,11 @@ class Equality(Claim):
 class Bound(Claim):
     """``measured >= bound`` on every sample (``side="lower"``), or ``<=`` (``side="upper"``).
 
-    With ``slack = ±(measured - bound)``: a sample holds where ``slack >= error``, or, where the
+    With ``slack = ±(measured - bound)``: a sample holds where ``error <= slack / 10``, or, where the
     bound is attained, ``slack - error >= -tolerance`` with ``error <= tolerance / 10``. It fails
     where ``slack + error < -tolerance``. SUPPORTED if all hold, VIOLATED if one fails, else
-    INCONCLUSIVE. Compare in a coordinate that does not saturate (``-ln tan(theta/2)``, not
+    INCONCLUSIVE. The tolerance shown with a supported bound is the room it leaves: the slack of the
+    deciding sample, if that is larger. Compare in a coordinate that does not saturate (``-ln tan(theta/2)``, not
     ``cos(theta)``), or a false bound holds by rounding.
 
     Attributes
@@ -180,7 +181,7 @@ class Bound(Claim):
             raise ValueError("the error of the bound is not finite")
         slack = (measured - bound) * (1 if self.side == "lower" else -1)
         attained = (error <= self.tolerance / 10) & (slack - error >= -self.tolerance)
-        supported = (slack >= error) | attained
+        supported = (slack >= 10 * error) | attained
         violated = slack + error < -self.tolerance
         # An attained sample (the start, usually) says little: show the tightest of the others.
         merely = attained & (np.abs(slack) <= self.tolerance)
@@ -205,7 +206,9 @@ class Bound(Claim):
             float(bound[worst]),
             float(measured[worst]),
             float(error[worst]),
-            self.tolerance,
+            float(max(self.tolerance, slack[worst]))
+            if status is Status.SUPPORTED
+            else self.tolerance,
             {
                 "slack": float(slack[worst]),
                 "side": self.side,
