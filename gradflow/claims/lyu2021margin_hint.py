@@ -97,6 +97,11 @@ class Hint:
         return float(max(side / 4, self.eps / 2))
 
     @property
+    def gain(self) -> float:
+        """The optimum over γ*/2."""
+        return 2 * self.optimum / self.eps
+
+    @property
     def hint_is_slack(self) -> bool:
         """Whether the best net's margin at x_1 exceeds its smallest one."""
         side = np.hypot((1 + self.slope) * self.eps, (1 - self.slope) * self.K)

@@ -51,6 +51,8 @@ from gradflow.models.datasets.symmetric import hinted
 _NEAR = 1e-6
 #: Part of the norm that neurons beyond either surface must have; found in ensembles, not proved.
 TWO_SIDED = 0.1
+#: How many times γ*/2 the optimum must be, likewise.
+GAINFUL = 1.5
 
 
 def _ratio(one: Hint, angles: np.ndarray) -> float:
@@ -210,13 +212,18 @@ def _inequality(ones: Sequence[Instance]) -> Hypothesis:
     return align(_hints_of(ones))
 
 
-def _when_felt(lab: Lab, one: Instance, hinted_by: Hint) -> tuple[np.ndarray, np.ndarray] | None:
-    """(w_k, a_k) over |θ| when f begins to be felt, or None if no neuron with a_k > 0 grows."""
+def _when_felt(
+    lab: Lab, one: Instance, hinted_by: Hint, times: float = 1.0
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """(w_k, a_k) over |θ| when that is ``times`` the size at which f begins to be felt.
+
+    None if no neuron with a_k > 0 grows.
+    """
     end = np.log(100 * max(one.felt / one.scale, 1.0)) / ((hinted_by.H + 2 * hinted_by.eps) / 6)
     run = path(lab, one, end)
     w, a = np.asarray(run.params.inner), np.asarray(run.params.outer)
     size = np.sqrt(np.sum(w**2, axis=(1, 2)) + np.sum(a**2, axis=1))
-    felt = size >= one.felt
+    felt = size >= times * one.felt
     at = int(np.argmax(felt))
     return (w[at] / size[at], a[at] / size[at]) if felt.any() else None
 
@@ -245,10 +252,13 @@ def _aligned_early(ones: Sequence[Instance]) -> Hypothesis:
 
 
 def _two_sided(ones: Sequence[Instance]) -> Hypothesis:
-    """When f begins to be felt neurons stand beyond the surface of x_2 and beyond that of x_3."""
+    """When f is felt neurons stand beyond the surface of x_2 and beyond that of x_3.
+
+    At |θ|² max|x_i| = ¼: a little later than where a small start must be aligned.
+    """
 
     def why(lab: Lab, one: Instance, hinted_by: Hint) -> str:
-        state = _when_felt(lab, one, hinted_by)
+        state = _when_felt(lab, one, hinted_by, 5.0)
         if state is None:
             return "no neuron with a_k > 0 grows"
         w, a = state
@@ -257,6 +267,14 @@ def _two_sided(ones: Sequence[Instance]) -> Hypothesis:
 
     name = f"a larger start: beyond both surfaces neurons of {TWO_SIDED:g} of |θ| when f is felt"
     return _when(name, ones, why)
+
+
+def _gainful(ones: Sequence[Instance]) -> Hypothesis:
+    """Two groups are clearly better than one; where they hardly are, one may remain."""
+    gains = [(found.gain, found.hint_is_slack) for found in _hints_of(ones)]
+    holds = all(gain >= GAINFUL and slack for gain, slack in gains)
+    name = f"the hint is no support datum, and the optimum at least {GAINFUL:g} γ*/2"
+    return Hypothesis(name, lambda lab: (holds, f"it is {min(gains)[0]:.3g} γ*/2" if gains else ""))
 
 
 def _when(
@@ -295,7 +313,9 @@ def one_neuron_limit(some: Any, *, id: str = f"{SOURCE}/hinted-limit") -> Equali
         return np.ravel([[one.svm.margin / 2, 0.5] for one in ones])
 
     def best(lab: Lab) -> np.ndarray:
-        return np.ravel([[found.optimum, 0.5] for found in _hints_of(ones)])
+        # (where one group is as good as two, γ* itself: the ½ of two layers forgotten)
+        best = [o.optimum if o.gain > 1.01 else o.eps for o in _hints_of(ones)]
+        return np.ravel([[value, 0.5] for value in best])
 
     return Equality(
         id=id,
@@ -309,7 +329,9 @@ def one_neuron_limit(some: Any, *, id: str = f"{SOURCE}/hinted-limit") -> Equali
         predict=predict,
         measure=measure,
         tolerance=1e-8,
-        control=Control.replacing("the optimum over nets of any width", predict=best),
+        control=Control.replacing(
+            "the optimum over nets of any width, or γ* where that is γ*/2 too", predict=best
+        ),
     )  # fmt: skip
 
 
@@ -352,6 +374,9 @@ def larger_starts(
 ) -> Qualitative:
     """From larger starts the limit's margin is near the optimum of nets of any width.
 
+    That of most of the draws: neurons on both sides were enough for 200 of 204 random draws on
+    random data, which is no theorem.
+
     Parameters
     ----------
     some : Instance or sequence of Instance
@@ -363,22 +388,22 @@ def larger_starts(
     ones = several(some)
 
     def measure(lab: Lab, starts: Sequence[Instance] = ones) -> list[Outcome]:
-        found = []
+        shares, errors = [], []
         for at in starts:
             best = global_max_margin(at.risk)
             coarse, fine = (limit(lab, at, rtol).normalised_margin for rtol in (COARSE, FINE))
-            error = (abs(fine - coarse) + best.upper - best.lower) / best.upper + 1e-14
-            name = f"margin above {share:g} of the optimum, {at}"
-            found.append(Outcome(name, fine / best.upper - share, error))
-        return found
+            shares.append(fine / best.upper)
+            errors.append((abs(fine - coarse) + best.upper - best.lower) / best.upper + 1e-14)
+        name = f"the median margin of {len(shares)} draws is above {share:g} of the optimum"
+        return [Outcome(name, float(np.median(shares)) - share, max(errors))]
 
     small = [one.but(scale=smaller) for one in ones]
-    setting = [trained(ones), leaky(ones), _is_hinted(ones)]
+    setting = [trained(ones), leaky(ones), _is_hinted(ones), _inequality(ones), _gainful(ones)]
     return Qualitative(
         id=id,
         title="hinted data: larger starts come near the optimum",
-        statement="if when f is felt neurons stand beyond the surfaces of both ε w* ± K w⊥: "
-        f"min_i q_i/|θ|² ends above {share:g} of the largest margin of any net",
+        statement="(1-α) K² < ε (H + (1+α) ε), when f is felt neurons stand beyond the surfaces of "
+        f"both ε w* ± K w⊥: min_i q_i/|θ|² of most draws ends above {share:g} of the optimum",
         provenance="derived",
         hypotheses=[*setting, _two_sided(ones), unique(ones)],
         measure=measure,
@@ -400,7 +425,7 @@ GRID = tuple(
 # on either side of the switch
 POINTS = (hint(5.0, 0.9, 0.1), hint(5.0, 1.2, 0.1), hint(3.0, 2.0, 0.4), hint(3.0, 0.8, 0.4))
 SMALL = tuple(instance(hinted(), slope=0.5, width=8, seed=seed) for seed in range(4))
-LARGER = tuple(one.but(scale=0.03) for one in SMALL)
+LARGER = tuple(one.but(scale=0.1) for one in SMALL)
 
 register(switch_location([hint(5.0, 1.0, eps, slope=s) for eps, s in ((0.1, 0.5), (0.4, 0.5))]))
 register(hinted_optimum([hint(), hint(3.0, 1.5, 0.3, slope=0.1), hint(5.0, 0.2, 0.1, slope=0.7)]))
