@@ -29,6 +29,7 @@ class FullPhase(AbstractPhase):
     """
 
     form = "full"
+    shortens = True
 
     def __init__(self, system: LateSystem, *args: Any) -> None:
         super().__init__(system.net, *args)

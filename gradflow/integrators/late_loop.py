@@ -70,6 +70,8 @@ class AbstractPhase(ABC):
     """
 
     form: str
+    #: Whether events of zero length may pass with shorter steps; else the run soon gives up.
+    shortens: bool = False
 
     def __init__(self, net: MarginNet, Y: np.ndarray, pattern: Pattern, rtol: float,
                  stop: Callable[..., float], record: Callable[..., None],
@@ -311,6 +313,6 @@ class AbstractPhase(ABC):
                 return STUCK
             self.prepare()
             self.h = self.after_event(h, what)
-            if stuck > _PATIENT:
+            if stuck > _PATIENT and self.shortens:
                 # A rate that is nothing yet may be outdone by the error of the dense output.
                 self.h *= 0.25
