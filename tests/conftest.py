@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
 import gradflow  # noqa: F401  (switches JAX to x64 before JAX is imported)
 from gradflow._cache import enable_compilation_cache
+from gradflow.integrators.compiled import clear_compiled
 
 # The tests compile some hundred programs; a second run, or a second worker, reuses them.
 enable_compilation_cache()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+#: Linux allows a process 65,530; every compiled program takes some.
+MAPS, MOST_MAPS = Path("/proc/self/maps"), 25_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def let_programs_go():
+    """Some thousand programs are compiled in one process: forget them now and then."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        clear_compiled()
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -199,3 +199,20 @@ def test_step_cap_and_progress():
 def test_registry_refuses_a_taken_name():
     with pytest.raises(ValueError, match="tsit5"):
         register_integrator("tsit5", lambda: make_integrator("heun"))
+
+
+def test_programs_are_let_go_where_maps_run_short(monkeypatch):
+    from gradflow.integrators import compiled
+
+    monkeypatch.setattr(compiled, "_CACHE", type(compiled._CACHE)())
+    arguments = [(np.zeros(n),) for n in range(1, 6)]
+    for one in arguments:
+        compiled.compile_once(lambda x: 2.0 * x, "double", one)
+    assert len(compiled._CACHE) == 5
+    compiled.compile_once(lambda x: 2.0 * x, "double", arguments[0])  # used again
+    monkeypatch.setattr(compiled, "_MOST_MAPS", 0)
+    program, arrays, _ = compiled.compile_once(lambda x: 2.0 * x, "double", (np.ones(7),))
+    np.testing.assert_array_equal(program(*arrays), 2 * np.ones(7))
+    if compiled._MAPS.exists():
+        kept = [key[-1][0][0] for key in compiled._CACHE]
+        assert kept == [(5,), (1,), (7,)]

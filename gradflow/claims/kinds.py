@@ -123,12 +123,12 @@ class Equality(Claim):
 class Bound(Claim):
     """``measured >= bound`` on every sample (``side="lower"``), or ``<=`` (``side="upper"``).
 
-    With ``slack = ±(measured - bound)``: a sample holds where ``error <= slack / 10``, or, where the
-    bound is attained, ``slack - error >= -tolerance`` with ``error <= tolerance / 10``. It fails
-    where ``slack + error < -tolerance``. SUPPORTED if all hold, VIOLATED if one fails, else
+    With ``slack = ±(measured - bound)``: a sample holds where ``error <= slack / 10``, or, where
+    the bound is attained, ``slack - error >= -tolerance`` with ``error <= tolerance / 10``. It
+    fails where ``slack + error < -tolerance``. SUPPORTED if all hold, VIOLATED if one fails, else
     INCONCLUSIVE. The tolerance shown with a supported bound is the room it leaves: the slack of the
-    deciding sample, if that is larger. Compare in a coordinate that does not saturate (``-ln tan(theta/2)``, not
-    ``cos(theta)``), or a false bound holds by rounding.
+    deciding sample, if that is larger. Compare in a coordinate that does not saturate
+    (``-ln tan(theta/2)``, not ``cos(theta)``), or a false bound holds by rounding.
 
     Attributes
     ----------
@@ -199,7 +199,9 @@ class Bound(Claim):
                 f"on {int(np.count_nonzero(violated))} of {slack.size} samples"
             )
         else:
-            message = f"slack {slack[worst]:.2g} lies within the numerical error {error[worst]:.1g}"
+            message = (
+                f"slack {slack[worst]:.2g} is not ten times the numerical error {error[worst]:.1g}"
+            )
         return Evidence(
             status,
             message + where,

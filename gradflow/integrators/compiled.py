@@ -2,18 +2,24 @@
 
 JAX's own cache hides compilation in the first call. Here a function is lowered and compiled ahead
 of time, so that compile and run seconds are told apart and a second call pays no tracing.
+
+Programs hold memory maps, up to a thousand each, and Linux allows a process 65,530: where they run
+short, the programs least recently used are let go.
 """
 
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 
-_CACHE: dict[Hashable, Any] = {}
+_CACHE: OrderedDict[Hashable, Any] = OrderedDict()
+_MAPS, _MOST_MAPS = Path("/proc/self/maps"), 40_000
 
 
 def compile_once(
@@ -45,10 +51,9 @@ def compile_once(
     static = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
     shapes = tuple((a.shape, a.dtype) for a in arrays)
     full_key = (key, treedef, static, shapes)
-    try:
+    if full_key in _CACHE:
+        _CACHE.move_to_end(full_key)
         return _CACHE[full_key], arrays, 0.0
-    except KeyError:
-        pass
     is_dynamic = [eqx.is_array(leaf) for leaf in leaves]
 
     def flat(*values: Any) -> Any:
@@ -62,7 +67,18 @@ def compile_once(
     program = jax.jit(flat).lower(*arrays).compile()
     seconds = time.perf_counter() - start
     _CACHE[full_key] = program
+    if _crowded():
+        for _ in range(len(_CACHE) // 2):
+            _CACHE.popitem(last=False)
     return program, arrays, seconds
+
+
+def _crowded() -> bool:
+    """Whether this process is short of memory maps (where that can be told)."""
+    try:
+        return _MAPS.read_bytes().count(b"\n") > _MOST_MAPS
+    except OSError:
+        return False
 
 
 def clear_compiled() -> None:
