@@ -112,7 +112,7 @@ def test_features_are_bounded_and_have_the_kernel_as_their_mean(one):
 def test_width_on_own_points(lab):
     rng = np.random.default_rng(5)
     own = width.random_features(points(2 * rng.normal(size=(3, 4))), gf.tanh)
-    claim = width.width_bound(own, epsilon=0.7, delta=0.04, trials=6000, id="m/width")
+    claim = width.width_bound(own, epsilon=0.7, delta=0.02, trials=6000, id="m/width")
     check(claim, Lab())
 
 

@@ -119,9 +119,12 @@ def random_features(
     return Features(data, activation, weights)
 
 
-def draws_at(width: int, trials: int) -> int:
-    """Fewer draws where they are large: there failures are rare and the bound is far from them."""
-    return min(trials, max(1000, 2_000_000 // width))
+def draws_at(width: int, trials: int, delta: float) -> int:
+    """Fewer draws where they are large: there failures are rare and the bound is far from them.
+
+    As many as it takes to tell none from δ by ten of their confidence intervals.
+    """
+    return min(trials, max(math.ceil(100 / delta), 2_000_000 // width))
 
 
 def least_eigenvalues(one: Features, width: int, trials: int, seed: int) -> np.ndarray:
@@ -190,7 +193,7 @@ def width_bound(
         """Failures and draws at a width; ``which`` tells independent ensembles apart."""
 
         def count() -> tuple[int, int]:
-            often = draws_at(width, trials)
+            often = draws_at(width, trials, delta)
             found = least_eigenvalues(one, width, often, seed + 7919 * which)
             return int(np.sum(found <= (1 - epsilon) * one.least)), often
 
