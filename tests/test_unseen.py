@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import gradflow as gf
+from gradflow.integrators import driver
 from gradflow.integrators.late import late_phase
 from gradflow.integrators.late_field import unseen_data
+from gradflow.integrators.piecewise import PiecewiseIntegrator
 
 FAR = gf.until.log_time(1e10)
 
@@ -152,3 +154,26 @@ def test_the_late_phase_stops_where_a_datum_is_seen_again():
     assert np.flatnonzero(unseen).tolist() == [0, 3, 4, 7]
     assert np.flatnonzero(run.seen_again).tolist() == [7]
     assert "seen again" in run.message
+
+
+def test_out_of_stages_says_so(seen_again, monkeypatch):
+    monkeypatch.setattr(driver, "_MAX_STAGES", 1)
+    path = gf.integrate(seen_again.risk, seen_again.initial, until=FAR)
+    assert (path.result.name, path.result.ok) == ("seen", False)
+    assert path.chart_names == ("cartesian", "direction", "cartesian")
+    assert "seen again" in path.result.message
+
+
+def test_a_tolerance_of_ones_own_holds_in_every_stage(seen_again, monkeypatch):
+    asked = []
+    solve = PiecewiseIntegrator.solve
+
+    def noted(self, problem):
+        asked.append(np.unique(problem.atol))
+        return solve(self, problem)
+
+    monkeypatch.setattr(PiecewiseIntegrator, "solve", noted)
+    path = gf.integrate(seen_again.risk, seen_again.initial, until=FAR, atol=1e-12)
+    assert path.result.ok
+    assert len(asked) == 2
+    np.testing.assert_array_equal(asked[0], asked[1])

@@ -33,8 +33,8 @@ RESULTS: dict[str, tuple[bool, str]] = {
     "seen": (
         False,
         "a datum that no neuron saw is seen again, at weights too large to go on from in the "
-        "coordinates of the early flow; the part computed is kept. Leave that datum out, or ask "
-        "for an earlier time",
+        "coordinates of the early flow, or for the last of many times; the part computed is kept. "
+        "Leave that datum out, or ask for an earlier time",
     ),
     "unsettled": (
         False,

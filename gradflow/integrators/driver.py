@@ -142,6 +142,15 @@ def absolute_tolerances(flow: Flow, Y0: np.ndarray, rtol: float) -> np.ndarray:
     return np.maximum(np.maximum(rtol * scale, flow.rounding(Y0)), _TINY)
 
 
+def _tolerances(
+    flow: Flow, Y0: np.ndarray, rtol: float, settings: Settings, name: str
+) -> np.ndarray:
+    """Absolute tolerances of a stage: the share of the one asked for, or the default."""
+    if settings.atol is None:
+        return absolute_tolerances(flow, Y0, rtol)
+    return np.full(Y0.shape, SAFETY_OF.get(name, SAFETY) * settings.atol)
+
+
 def auto_integrator(flow: Flow, rtol: float, resolved: Resolved) -> str:
     """The integrator taken for ``"auto"``.
 
@@ -190,10 +199,7 @@ def run(flow: Flow, params: Any, settings: Settings) -> Run:
             events = (*events, StageEndEvent())
         if late:
             events = (*events, SeparatedEvent.of(flow))
-        if settings.atol is None:
-            atol = absolute_tolerances(flow, Y, rtol)
-        else:
-            atol = np.full(Y.shape, safety * settings.atol)
+        atol = _tolerances(flow, Y, rtol, settings, name)
         attempts_left = settings.max_steps - int(total["steps"] + max(total["rejected"], 0))
         cap = None if resolved.step_cap is None else resolved.step_cap - int(total["steps"])
         solution = integrator.solve(
@@ -262,7 +268,7 @@ def _through_late_stages(
         params = late_flow.chart.decode(late_flow.split(last)[0])
         state = flow.chart.encode(off_the_surface(flow, params, late.sides, seen_again))
         Y = np.asarray(flow.restart(last, np.asarray(state)), np.float64)
-        atol = absolute_tolerances(flow, Y, rtol)
+        atol = _tolerances(flow, Y, rtol, settings, name)
         save_by, s = settings.save.resolve(flow)[1], late.s_final
         # The clock may have grown beyond the spacing of steps: from 0, then shifted.
         solution = integrator.solve(
@@ -280,6 +286,10 @@ def _through_late_stages(
         _add(total, solution.stats)
         if solution.result.name != "event" or solution.event != len(events) - 1:
             break
+    else:
+        # (separated once more, and no stage left to go on)
+        flow, solution = stages[-1]
+        stages[-1] = flow, replace(solution, result=Result("seen"), event=None)
     end = stages[-1][1]
     return Run(tuple(stages), total, end.result, _label(end.result, end.event, resolved), name)
 
@@ -318,10 +328,7 @@ def run_many(flow: Flow, starts: list[Any], settings: Settings) -> list[Run]:
     problems = []
     for params in starts:
         Y = np.asarray(flow.initial(params), np.float64)
-        if settings.atol is None:
-            atol = absolute_tolerances(flow, Y, rtol)
-        else:
-            atol = np.full(Y.shape, safety * settings.atol)
+        atol = _tolerances(flow, Y, rtol, settings, name)
         problems.append(
             Problem(
                 flow=flow.core(), Y0=Y, s0=0.0, s_end=resolved.s_end, rtol=rtol, atol=atol,
