@@ -24,7 +24,7 @@ from gradflow.claims import lin2021_bounds as published
 from gradflow.claims.lab import Lab
 from gradflow.claims.lin2021_common import instance
 from gradflow.claims.lin2021faster_bounds import turning_point
-from gradflow.plotting import PALETTE, STYLES, Curve, panel, tidy
+from gradflow.plots.trajectory import PALETTE, STYLES, Curve, panel, tidy
 
 DEFAULT = Path(__file__).parents[1] / "notebooks" / "figures" / "directional_convergence.png"
 ANGLE = r"alignment   $-\ln\,\tan(\theta/2)$"

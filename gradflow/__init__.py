@@ -22,78 +22,78 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gradflow import certificates as certificates
+    from gradflow import kernels as kernels
     from gradflow import observables as observables
     from gradflow import rates as rates
     from gradflow.certificates.certificate import Certificate as Certificate
     from gradflow.certificates.certificate import certify as certify
     from gradflow.claims.verification import verify as verify
+    from gradflow.data import datasets as datasets
+    from gradflow.data.laws.laws import Gaussian as Gaussian
+    from gradflow.data.laws.laws import StudentT as StudentT
+    from gradflow.data.laws.laws import UniformBall as UniformBall
+    from gradflow.data.laws.laws import UniformSphere as UniformSphere
+    from gradflow.data.laws.radial_law import RadialLaw as RadialLaw
+    from gradflow.data.teachers import LinearTeacher as LinearTeacher
+    from gradflow.data.teachers import NetworkTeacher as NetworkTeacher
     from gradflow.integration import integrate as integrate
     from gradflow.integration import integrate_many as integrate_many
     from gradflow.integrators import save as save
     from gradflow.integrators import until as until
     from gradflow.integrators.descent import descend as descend
-    from gradflow.models import datasets as datasets
-    from gradflow.models import kernels as kernels
-    from gradflow.models.activations import LeakyReLU as LeakyReLU
-    from gradflow.models.activations import elu as elu
-    from gradflow.models.activations import erf as erf
-    from gradflow.models.activations import fourier as fourier
-    from gradflow.models.activations import gelu as gelu
-    from gradflow.models.activations import leaky_relu as leaky_relu
-    from gradflow.models.activations import linear as linear
-    from gradflow.models.activations import relu as relu
-    from gradflow.models.activations import shifted_relu as shifted_relu
-    from gradflow.models.activations import softplus as softplus
-    from gradflow.models.activations import tanh as tanh
-    from gradflow.models.deep_linear import DeepLinear as DeepLinear
-    from gradflow.models.laws import Gaussian as Gaussian
-    from gradflow.models.laws import StudentT as StudentT
-    from gradflow.models.laws import UniformBall as UniformBall
-    from gradflow.models.laws import UniformSphere as UniformSphere
-    from gradflow.models.losses import exponential as exponential
-    from gradflow.models.losses import hinge as hinge
-    from gradflow.models.losses import logistic as logistic
-    from gradflow.models.losses import squared as squared
-    from gradflow.models.networks import LinearPredictor as LinearPredictor
-    from gradflow.models.networks import TwoLayer as TwoLayer
-    from gradflow.models.radial_law import RadialLaw as RadialLaw
-    from gradflow.models.random_features import RandomFeatures as RandomFeatures
-    from gradflow.models.teachers import LinearTeacher as LinearTeacher
-    from gradflow.models.teachers import NetworkTeacher as NetworkTeacher
-    from gradflow.plotting import plot as plot
+    from gradflow.losses import exponential as exponential
+    from gradflow.losses import hinge as hinge
+    from gradflow.losses import logistic as logistic
+    from gradflow.losses import squared as squared
+    from gradflow.networks.activations import LeakyReLU as LeakyReLU
+    from gradflow.networks.activations import elu as elu
+    from gradflow.networks.activations import erf as erf
+    from gradflow.networks.activations import fourier as fourier
+    from gradflow.networks.activations import gelu as gelu
+    from gradflow.networks.activations import leaky_relu as leaky_relu
+    from gradflow.networks.activations import linear as linear
+    from gradflow.networks.activations import relu as relu
+    from gradflow.networks.activations import shifted_relu as shifted_relu
+    from gradflow.networks.activations import softplus as softplus
+    from gradflow.networks.activations import tanh as tanh
+    from gradflow.networks.deep_linear import DeepLinear as DeepLinear
+    from gradflow.networks.networks import LinearPredictor as LinearPredictor
+    from gradflow.networks.networks import TwoLayer as TwoLayer
+    from gradflow.networks.random_features import RandomFeatures as RandomFeatures
+    from gradflow.paths.trajectory import Trajectory as Trajectory
+    from gradflow.paths.trajectory import load as load
+    from gradflow.plots.trajectory import plot as plot
     from gradflow.rates import Estimate as Estimate
     from gradflow.risks.empirical import EmpiricalRisk as EmpiricalRisk
     from gradflow.risks.function import FunctionRisk as FunctionRisk
-    from gradflow.risks.gaussian_kernels import gaussian_kernel as gaussian_kernel
-    from gradflow.risks.population import PopulationRisk as PopulationRisk
+    from gradflow.risks.population.gaussian_kernels import gaussian_kernel as gaussian_kernel
+    from gradflow.risks.population.population import PopulationRisk as PopulationRisk
     from gradflow.risks.regularised import Regularised as Regularised
     from gradflow.symbolic import derive as derive
-    from gradflow.trajectory import Trajectory as Trajectory
-    from gradflow.trajectory import load as load
 
 #: Public names by the module that defines them; one line a group.
 _EXPORTS = {
     # activations, losses, networks, laws of the inputs, teachers
-    "gradflow.models.activations": (
+    "gradflow.networks.activations": (
         "LeakyReLU elu erf fourier gelu leaky_relu linear relu shifted_relu softplus tanh"
     ),
-    "gradflow.models.losses": "exponential hinge logistic squared",
-    "gradflow.models.networks": "LinearPredictor TwoLayer",
-    "gradflow.models.deep_linear": "DeepLinear",
-    "gradflow.models.random_features": "RandomFeatures",
-    "gradflow.models.laws": "Gaussian StudentT UniformBall UniformSphere",
-    "gradflow.models.radial_law": "RadialLaw",
-    "gradflow.models.teachers": "LinearTeacher NetworkTeacher",
+    "gradflow.losses": "exponential hinge logistic squared",
+    "gradflow.networks.networks": "LinearPredictor TwoLayer",
+    "gradflow.networks.deep_linear": "DeepLinear",
+    "gradflow.networks.random_features": "RandomFeatures",
+    "gradflow.data.laws.laws": "Gaussian StudentT UniformBall UniformSphere",
+    "gradflow.data.laws.radial_law": "RadialLaw",
+    "gradflow.data.teachers": "LinearTeacher NetworkTeacher",
     # risks: of a data set, of a law, of any JAX function
     "gradflow.risks.empirical": "EmpiricalRisk",
-    "gradflow.risks.population": "PopulationRisk",
+    "gradflow.risks.population.population": "PopulationRisk",
     "gradflow.risks.function": "FunctionRisk",
     "gradflow.risks.regularised": "Regularised",
-    "gradflow.risks.gaussian_kernels": "gaussian_kernel",
+    "gradflow.risks.population.gaussian_kernels": "gaussian_kernel",
     # integration: the flow, and gradient descent beside it
     "gradflow.integrators.descent": "descend",
     "gradflow.integration": "integrate integrate_many",
-    "gradflow.trajectory": "Trajectory load",
+    "gradflow.paths.trajectory": "Trajectory load",
     # limits, certified
     "gradflow.certificates.certificate": "Certificate certify",
     # predictions, rates and claims
@@ -101,14 +101,14 @@ _EXPORTS = {
     "gradflow.rates": "Estimate",
     "gradflow.claims.verification": "verify",
     # pictures
-    "gradflow.plotting": "plot",
+    "gradflow.plots.trajectory": "plot",
 }
 _MODULES = {
     "until": "gradflow.integrators.until",
     "save": "gradflow.integrators.save",
     "certificates": "gradflow.certificates",
-    "datasets": "gradflow.models.datasets",
-    "kernels": "gradflow.models.kernels",
+    "datasets": "gradflow.data.datasets",
+    "kernels": "gradflow.kernels",
     "observables": "gradflow.observables",
     "rates": "gradflow.rates",
 }

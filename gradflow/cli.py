@@ -185,7 +185,7 @@ def cite(
     key: Annotated[str | None, typer.Argument(help="A citation key; all without it.")] = None,
 ) -> None:
     """Print the bibliography, or one entry, in BibTeX."""
-    from gradflow.claims import sources
+    from gradflow import bibliography as sources
 
     try:
         found = list(sources.SOURCES.values()) if key is None else [sources.cite(key)]

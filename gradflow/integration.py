@@ -13,11 +13,11 @@ import numpy as np
 
 from gradflow import observables
 from gradflow.flows.flow import make_flow
-from gradflow.integrators.base import Result
+from gradflow.integrators.contract import Result
 from gradflow.integrators.driver import Run, Settings, check_settings, run, run_many
 from gradflow.integrators.save import Points
+from gradflow.paths.trajectory import Event, Stage, Trajectory
 from gradflow.risks.base import AbstractRisk
-from gradflow.trajectory import Event, Stage, Trajectory
 from gradflow.validation import check_bool, fail
 
 
@@ -55,7 +55,7 @@ def integrate(
         two-layer net with both layers trained, so that norms of any size keep their digits.
     metric : {"euclidean", "conic"}
         "conic" (fixed outer weights): neuron k moves by −‖w_k‖ times its gradient, the flow of the
-        norm-dependent step (:mod:`gradflow.flows.conic`).
+        norm-dependent step (:mod:`gradflow.flows.charts.conic`).
     integrator : str
         ``"auto"``; ``piecewise`` (event-located, for risks with kinks; taken by "auto" whenever the
         risk has kinks), ``piecewise-slides`` (the same for large nets: locates where neurons begin

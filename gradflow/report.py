@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from gradflow.bibliography import SOURCES
 from gradflow.claims.base import ControlVerdict, Status, Verdict
-from gradflow.claims.sources import SOURCES
 
 WORDS = "Numerics support a statement; they never prove it."
 

@@ -11,7 +11,7 @@ import pytest
 
 import gradflow  # noqa: F401  (switches JAX to x64 before JAX is imported)
 from gradflow._cache import enable_compilation_cache
-from gradflow.integrators.compiled import clear_compiled
+from gradflow.numerics.compiled import clear_compiled
 
 # The tests compile some hundred programs; a second run, or a second worker, reuses them.
 enable_compilation_cache()

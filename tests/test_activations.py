@@ -11,7 +11,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from gradflow.models.activations import (
+from gradflow.networks.activations import (
     GELU,
     AbstractActivation,
     LeakyReLU,

@@ -16,14 +16,15 @@ import gradflow as gf
 ROOT = Path(gf.__file__).parent
 #: From the ground up; a module imports from its own floor and from those below.
 FLOORS = [
-    {"_jax", "_cache", "validation"},
-    {"models"},
+    {"_jax", "_cache", "validation", "bibliography", "numerics"},
+    {"networks", "losses", "data"},
+    {"cells", "kernels", "measures"},
     {"risks"},
     {"flows"},
     {"integrators"},
-    {"trajectory", "integration", "observables", "certificates", "storage", "rates", "symbolic"},
+    {"paths", "integration", "observables", "certificates", "rates", "symbolic"},
     {"claims"},
-    {"plotting", "report"},
+    {"plots", "report"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}

@@ -18,8 +18,8 @@ from gradflow.claims import benson2020over_spectra as spectra
 from gradflow.claims import benson2020over_square as square
 from gradflow.claims import benson2020over_width as width
 from gradflow.claims.benson2020over_common import LEVEL, interval, points
-from gradflow.integrators.base import integrator_names
-from gradflow.models.activations import AbstractActivation
+from gradflow.integrators.contract import integrator_names
+from gradflow.networks.activations import AbstractActivation
 
 EQUALITIES = [
     "square-relu-singular", "last-layer-descent", "spectra", "polygon-spectra",

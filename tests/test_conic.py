@@ -15,9 +15,9 @@ from gradflow.certificates import (
     orthonormal_teachers,
     tv_minimiser,
 )
-from gradflow.certificates.arc_cosine import angles
-from gradflow.flows.charts import CartesianChart
-from gradflow.flows.conic import ConicChart
+from gradflow.flows.charts.chart import CartesianChart
+from gradflow.flows.charts.conic import ConicChart
+from gradflow.measures.arc_cosine import angles
 
 LAM, T = 0.1, 20.0
 

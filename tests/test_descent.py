@@ -10,9 +10,9 @@ import pytest
 
 from gradflow.integrators import descent
 from gradflow.integrators.descent import descend
-from gradflow.models.activations import leaky_relu, tanh
-from gradflow.models.losses import Squared, logistic, squared
-from gradflow.models.networks import LinearPredictor, TwoLayer
+from gradflow.losses import Squared, logistic, squared
+from gradflow.networks.activations import leaky_relu, tanh
+from gradflow.networks.networks import LinearPredictor, TwoLayer
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.risks.function import FunctionRisk

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from gradflow.models.abstract_network import AbstractNetwork
-from gradflow.models.activations import leaky_relu, relu, tanh
-from gradflow.models.deep_linear import DeepLinear
-from gradflow.models.losses import AbstractLoss, exponential, hinge, logistic, squared
-from gradflow.models.networks import LinearPredictor, TwoLayer
+from gradflow.losses import AbstractLoss, exponential, hinge, logistic, squared
+from gradflow.networks.abstract import AbstractNetwork
+from gradflow.networks.activations import leaky_relu, relu, tanh
+from gradflow.networks.deep_linear import DeepLinear
+from gradflow.networks.networks import LinearPredictor, TwoLayer
 from gradflow.risks.empirical import EmpiricalRisk
 
 LOSSES = [logistic, exponential, hinge, squared]

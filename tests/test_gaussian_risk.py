@@ -16,10 +16,10 @@ from jax.flatten_util import ravel_pytree
 from scipy.special import erf
 
 import gradflow as gf
-from gradflow.models.activations import Softplus
-from gradflow.risks import gaussian_kernels
-from gradflow.risks.gaussian_kernels import absolute_kernel, register_gaussian_kernel
-from gradflow.risks.gaussian_values import erf_value, homogeneous_value
+from gradflow.networks.activations import Softplus
+from gradflow.risks.population import gaussian_kernels
+from gradflow.risks.population.gaussian_kernels import absolute_kernel, register_gaussian_kernel
+from gradflow.risks.population.gaussian_values import erf_value, homogeneous_value
 
 PAIRS = {
     "relu-relu": (gf.relu, gf.relu),

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-import gradflow.integrators.scipy_solvers  # noqa: F401  (registers)
-from gradflow.integrators import diffrax_solvers
-from gradflow.integrators.base import (
+import gradflow.integrators.steppers.scipy  # noqa: F401  (registers)
+from gradflow.integrators.contract import (
     Problem,
     integrator_names,
     make_integrator,
     register_integrator,
 )
+from gradflow.integrators.steppers import diffrax as diffrax_solvers
 
 N = 4
 _M = np.random.default_rng(0).normal(size=(N, N))
@@ -202,7 +202,7 @@ def test_registry_refuses_a_taken_name():
 
 
 def test_programs_are_let_go_where_maps_run_short(monkeypatch):
-    from gradflow.integrators import compiled
+    from gradflow.numerics import compiled
 
     monkeypatch.setattr(compiled, "_CACHE", type(compiled._CACHE)())
     arguments = [(np.zeros(n),) for n in range(1, 6)]

@@ -13,7 +13,7 @@ import pytest
 import scipy.special
 
 import gradflow as gf
-from gradflow.models.activations import AbstractActivation
+from gradflow.networks.activations import AbstractActivation
 
 kernels = gf.kernels
 KNOWN = [

@@ -7,11 +7,12 @@ import pytest
 from scipy import integrate, optimize
 
 import gradflow as gf
-from gradflow.integrators import late, rosenbrock
-from gradflow.integrators.late import LATE_RESULTS, late_phase
-from gradflow.integrators.late_field import MarginNet
-from gradflow.integrators.late_margin import least_norm_weights
-from gradflow.integrators.late_system import LateSystem
+from gradflow.integrators.steppers.late import integrator as late
+from gradflow.integrators.steppers.late import rosenbrock
+from gradflow.integrators.steppers.late.field import MarginNet
+from gradflow.integrators.steppers.late.integrator import LATE_RESULTS, late_phase
+from gradflow.integrators.steppers.late.margin import least_norm_weights
+from gradflow.integrators.steppers.late.system import LateSystem
 
 
 def _risk(X, y, width, slope, loss=gf.exponential, outer="trained", reduction="mean"):

@@ -10,11 +10,11 @@ import pytest
 
 import gradflow as gf
 from gradflow.flows.flow import make_flow
-from gradflow.integrators.at_rest import is_at_rest
-from gradflow.integrators.base import Result, Solution, empty_stats
-from gradflow.integrators.late import late_phase
-from gradflow.integrators.late_margin import least_norm_weights
-from gradflow.integrators.late_stage import late_stage
+from gradflow.integrators.contract import Result, Solution, empty_stats
+from gradflow.integrators.steppers.late.integrator import late_phase
+from gradflow.integrators.steppers.late.margin import least_norm_weights
+from gradflow.integrators.steppers.late.stage import late_stage
+from gradflow.integrators.steppers.piecewise.at_rest import is_at_rest
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(10, 3))

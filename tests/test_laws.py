@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import scipy.stats as st
 
-from gradflow.models.law_constants import gamma_ratio
-from gradflow.models.laws import (
+from gradflow.data.laws.constants import gamma_ratio
+from gradflow.data.laws.laws import (
     Gaussian,
     StudentT,
     UniformBall,
     UniformSphere,
     law_from_description,
 )
-from gradflow.models.losses import logistic
-from gradflow.models.networks import LinearPredictor
-from gradflow.models.radial_law import RadialLaw
-from gradflow.models.teachers import LinearTeacher
-from gradflow.risks.population import PopulationRisk
+from gradflow.data.laws.radial_law import RadialLaw
+from gradflow.data.teachers import LinearTeacher
+from gradflow.losses import logistic
+from gradflow.networks.networks import LinearPredictor
+from gradflow.risks.population.population import PopulationRisk
 
 LAWS = [
     Gaussian(3, 2.0),
@@ -254,7 +254,7 @@ def test_stored_radial_law_is_known_to_a_fresh_process():
     law = RadialLaw(2, st.gamma(3.0))
     risk = PopulationRisk(LinearPredictor(2), logistic, law, LinearTeacher([1.0, 0.0]))
     code = (
-        "import json, sys; from gradflow.storage import risk_from_description;"
+        "import json, sys; from gradflow.paths.file import risk_from_description;"
         "print(risk_from_description(json.loads(sys.argv[1])).law)"
     )
     call = [sys.executable, "-c", code, json.dumps(risk.describe())]

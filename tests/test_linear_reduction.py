@@ -9,9 +9,9 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from gradflow.models.laws import Gaussian, StudentT, UniformBall, UniformSphere
-from gradflow.models.losses import exponential, hinge, logistic
-from gradflow.risks.linear_reduction import (
+from gradflow.data.laws.laws import Gaussian, StudentT, UniformBall, UniformSphere
+from gradflow.losses import exponential, hinge, logistic
+from gradflow.risks.population.linear_reduction import (
     LogisticLinear,
     QuadratureLinear,
     linear_reduction,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradflow.models.losses import (
+from gradflow.losses import (
     AbstractLoss,
     AbstractMarginLoss,
     exponential,

@@ -10,11 +10,11 @@ import pytest
 from scipy.integrate import quad_vec
 from scipy.special import expit, ndtr
 
-from gradflow.models.laws import Gaussian, UniformBall, UniformSphere
-from gradflow.models.losses import exponential, hinge, logistic
-from gradflow.risks.linear_reduction import QuadratureLinear
-from gradflow.risks.margin_quadrature import TwoNeuronQuadrature
-from gradflow.risks.two_neuron import PlanarState, TwoNeuronReduction, planar_frame
+from gradflow.data.laws.laws import Gaussian, UniformBall, UniformSphere
+from gradflow.losses import exponential, hinge, logistic
+from gradflow.risks.population.linear_reduction import QuadratureLinear
+from gradflow.risks.population.margin_quadrature import TwoNeuronQuadrature
+from gradflow.risks.population.two_neuron import PlanarState, TwoNeuronReduction, planar_frame
 
 LOSS = {
     "logistic": (lambda z: np.logaddexp(0, -z), lambda z: -expit(-z)),

@@ -14,13 +14,13 @@ from scipy.optimize import nnls
 from gradflow import Gaussian, NetworkTeacher, PopulationRisk, TwoLayer, relu, squared
 from gradflow.certificates import (
     AtomicMeasure,
-    arc_cosine,
     dual_certificate,
     orthonormal_teachers,
     tv_minimiser,
 )
-from gradflow.certificates import measures as m
-from gradflow.certificates.dual import SECOND, THIRD
+from gradflow.measures import arc_cosine
+from gradflow.measures import tv_minimiser as m
+from gradflow.measures.dual import SECOND, THIRD
 from gradflow.symbolic import orthonormal_teachers as derived
 
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradflow.models.abstract_network import AbstractNetwork
-from gradflow.models.activations import erf, gelu, leaky_relu, linear, relu, softplus, tanh
-from gradflow.models.deep_linear import DeepLinear
-from gradflow.models.networks import LinearPredictor, TwoLayer, network_from_description
-from gradflow.models.params import LinearParams, TwoLayerParams
+from gradflow.networks.abstract import AbstractNetwork
+from gradflow.networks.activations import erf, gelu, leaky_relu, linear, relu, softplus, tanh
+from gradflow.networks.deep_linear import DeepLinear
+from gradflow.networks.networks import LinearPredictor, TwoLayer, network_from_description
+from gradflow.networks.parameters import LinearParams, TwoLayerParams
 
 NETS: list[AbstractNetwork] = [
     LinearPredictor(3),

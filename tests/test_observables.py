@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from gradflow import observables
-from gradflow.models.activations import leaky_relu, tanh
-from gradflow.models.deep_linear import DeepLinear
-from gradflow.models.losses import logistic
-from gradflow.models.networks import TwoLayer
-from gradflow.models.params import DeepLinearParams, LinearParams, TwoLayerParams
+from gradflow.losses import logistic
+from gradflow.networks.activations import leaky_relu, tanh
+from gradflow.networks.deep_linear import DeepLinear
+from gradflow.networks.networks import TwoLayer
+from gradflow.networks.parameters import DeepLinearParams, LinearParams, TwoLayerParams
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.risks.function import FunctionRisk
 

@@ -10,7 +10,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import observables
-from gradflow.models.params import LinearParams, TwoLayerParams
+from gradflow.networks.parameters import LinearParams, TwoLayerParams
 
 observe = observables.observe
 SIZES = [(1, 1, 1), (7, 1, 3), (13, 5, 1), (129, 3, 4)]

@@ -11,7 +11,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import observables
-from gradflow.models.params import DeepLinearParams, LinearParams, TwoLayerParams
+from gradflow.networks.parameters import DeepLinearParams, LinearParams, TwoLayerParams
 
 observe = observables.observe
 

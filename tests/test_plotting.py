@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow import plotting
-from gradflow.plotting import Curve, label_of, panel
+from gradflow.plots import trajectory as plotting
+from gradflow.plots.trajectory import Curve, label_of, panel
 
 T = np.concatenate([[0.0], np.geomspace(1e-3, 1e30, 60)])
 
@@ -211,9 +211,7 @@ def test_scales_follow_the_data():
 
 
 def test_matplotlib_is_loaded_when_something_is_drawn():
-    code = (
-        "import gradflow.plotting, gradflow, sys; gradflow.plot; print('matplotlib' in sys.modules)"
-    )
+    code = "import gradflow.plots, gradflow, sys; gradflow.plot; print('matplotlib' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import scipy.stats as st
 
-from gradflow.models.laws import Gaussian, StudentT, UniformBall, UniformSphere
-from gradflow.models.radial_fit import log_cosh_half
-from gradflow.models.radial_law import RadialLaw
+from gradflow.data.laws.laws import Gaussian, StudentT, UniformBall, UniformSphere
+from gradflow.data.laws.radial_fit import log_cosh_half
+from gradflow.data.laws.radial_law import RadialLaw
 
 NAMES = ("h", "dh", "h_complement", "H", "psi_prime", "psi_bar", "g")
 ARGUMENTS = (0.0, 1e-8, 1e-3, 0.3, 1.0, 7.0, 1e3, 1e8, 1e15)

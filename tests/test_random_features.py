@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.models.networks import network_from_description
-from gradflow.storage import risk_from_description
+from gradflow.networks.networks import network_from_description
+from gradflow.paths.file import risk_from_description
 
 
 @pytest.fixture

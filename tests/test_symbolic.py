@@ -15,7 +15,7 @@ import sympy as sp
 from scipy.integrate import quad, solve_ivp
 from scipy.optimize import brentq
 
-from gradflow.models.laws import Gaussian, UniformSphere
+from gradflow.data.laws.laws import Gaussian, UniformSphere
 from gradflow.symbolic import derive
 from gradflow.symbolic import notation as nt
 from gradflow.symbolic.balance import in_time

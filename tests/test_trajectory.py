@@ -10,13 +10,13 @@ import pytest
 import gradflow.integrators.save as save
 import gradflow.integrators.until as until
 from gradflow.integration import integrate
-from gradflow.models.activations import leaky_relu
-from gradflow.models.losses import logistic
-from gradflow.models.networks import TwoLayer
+from gradflow.losses import logistic
+from gradflow.networks.activations import leaky_relu
+from gradflow.networks.networks import TwoLayer
+from gradflow.paths.file import describe_tree, rebuild_tree, replace_file
+from gradflow.paths.trajectory import Trajectory, load
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.risks.function import FunctionRisk
-from gradflow.storage import describe_tree, rebuild_tree, replace_file
-from gradflow.trajectory import Trajectory, load
 
 SADDLE = FunctionRisk(
     lambda p: 0.25 - 0.5 * p["x"] ** 2 + 0.25 * p["x"] ** 4 + 0.5 * p["z"] ** 2, label="saddle"

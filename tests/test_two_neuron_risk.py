@@ -11,7 +11,7 @@ import pytest
 from scipy.special import erf
 
 import gradflow as gf
-from gradflow.risks.two_neuron import PlanarState, TwoNeuronReduction, planar_frame
+from gradflow.risks.population.two_neuron import PlanarState, TwoNeuronReduction, planar_frame
 
 
 def relu(z, slope):

@@ -7,9 +7,9 @@ import pytest
 
 import gradflow as gf
 from gradflow.integrators import driver
-from gradflow.integrators.late import late_phase
-from gradflow.integrators.late_field import unseen_data
-from gradflow.integrators.piecewise import PiecewiseIntegrator
+from gradflow.integrators.steppers.late.field import unseen_data
+from gradflow.integrators.steppers.late.integrator import late_phase
+from gradflow.integrators.steppers.piecewise.integrator import PiecewiseIntegrator
 
 FAR = gf.until.log_time(1e10)
 

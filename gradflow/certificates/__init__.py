@@ -6,10 +6,6 @@ from __future__ import annotations
 
 from gradflow.certificates.certificate import Certificate as Certificate
 from gradflow.certificates.certificate import certify as certify
-from gradflow.certificates.dual import DecayRates as DecayRates
-from gradflow.certificates.dual import DualCertificate as DualCertificate
-from gradflow.certificates.dual import decay_rates as decay_rates
-from gradflow.certificates.dual import dual_certificate as dual_certificate
 from gradflow.certificates.global_margin import GlobalMargin as GlobalMargin
 from gradflow.certificates.global_margin import global_max_margin as global_max_margin
 from gradflow.certificates.kkt import KKTResidual as KKTResidual
@@ -21,7 +17,11 @@ from gradflow.certificates.margin import Separability as Separability
 from gradflow.certificates.margin import contradictions as contradictions
 from gradflow.certificates.margin import hard_margin_svm as hard_margin_svm
 from gradflow.certificates.margin import separable as separable
-from gradflow.certificates.measures import AtomicMeasure as AtomicMeasure
-from gradflow.certificates.measures import TVMinimiser as TVMinimiser
-from gradflow.certificates.measures import orthonormal_teachers as orthonormal_teachers
-from gradflow.certificates.measures import tv_minimiser as tv_minimiser
+from gradflow.measures.dual import DecayRates as DecayRates
+from gradflow.measures.dual import DualCertificate as DualCertificate
+from gradflow.measures.dual import decay_rates as decay_rates
+from gradflow.measures.dual import dual_certificate as dual_certificate
+from gradflow.measures.tv_minimiser import AtomicMeasure as AtomicMeasure
+from gradflow.measures.tv_minimiser import TVMinimiser as TVMinimiser
+from gradflow.measures.tv_minimiser import orthonormal_teachers as orthonormal_teachers
+from gradflow.measures.tv_minimiser import tv_minimiser as tv_minimiser

@@ -15,8 +15,8 @@ from gradflow.certificates.margin import contradictions, hard_margin_svm
 from gradflow.certificates.polish import polish
 from gradflow.certificates.problem import Cells, cells_of, check_margin_risk
 from gradflow.certificates.stationary import stationary_point
-from gradflow.models.deep_linear import DeepLinear
-from gradflow.models.losses import AbstractMarginLoss
+from gradflow.losses import AbstractMarginLoss
+from gradflow.networks.deep_linear import DeepLinear
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_positive, fail
 

@@ -19,8 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradflow.models.abstract_network import AbstractNetwork
-from gradflow.models.losses import AbstractMarginLoss, Hinge
+from gradflow.losses import AbstractMarginLoss, Hinge
+from gradflow.networks.abstract import AbstractNetwork
 from gradflow.risks.kinked import DataKinks
 from gradflow.validation import fail
 

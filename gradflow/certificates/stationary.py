@@ -21,8 +21,8 @@ from scipy.linalg import null_space
 from gradflow.certificates.kkt import Sliding
 from gradflow.certificates.polish import wall_forces
 from gradflow.certificates.problem import Cells, cells_of
-from gradflow.models.deep_linear import DeepLinear
-from gradflow.models.losses import Squared
+from gradflow.losses import Squared
+from gradflow.networks.deep_linear import DeepLinear
 
 #: A neuron below this share of the largest, in both layers, counts as one at zero.
 _SMALL = 1e-9

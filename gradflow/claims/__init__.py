@@ -1,5 +1,6 @@
 """Claims: statements of the sources, held against what the package measures."""
 
+from gradflow.bibliography import SOURCES, Source, cite
 from gradflow.claims.base import (
     Claim,
     Control,
@@ -14,7 +15,6 @@ from gradflow.claims.base import (
 from gradflow.claims.kinds import Bound, Equality, Qualitative, sharpest_factor
 from gradflow.claims.lab import Lab
 from gradflow.claims.registry import REGISTRY, Registry, claims, register, weigh
-from gradflow.claims.sources import SOURCES, Source, cite
 from gradflow.claims.verification import verify
 
 __all__ = [

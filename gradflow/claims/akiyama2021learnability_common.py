@@ -22,19 +22,19 @@ from gradflow.certificates import (
     dual_certificate,
     tv_minimiser,
 )
-from gradflow.certificates.arc_cosine import angles
 from gradflow.claims.base import Hypothesis
 from gradflow.claims.lab import Lab
+from gradflow.data.laws.laws import Gaussian
+from gradflow.data.teachers import NetworkTeacher
 from gradflow.integration import integrate
 from gradflow.integrators import until
-from gradflow.models.activations import relu
-from gradflow.models.laws import Gaussian
-from gradflow.models.losses import squared
-from gradflow.models.networks import TwoLayer
-from gradflow.models.teachers import NetworkTeacher
-from gradflow.risks.population import PopulationRisk
+from gradflow.losses import squared
+from gradflow.measures.arc_cosine import angles
+from gradflow.networks.activations import relu
+from gradflow.networks.networks import TwoLayer
+from gradflow.paths.trajectory import Trajectory
+from gradflow.risks.population.population import PopulationRisk
 from gradflow.risks.regularised import Regularised
-from gradflow.trajectory import Trajectory
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
 
 SOURCE = "akiyama2021learnability"

@@ -2,8 +2,8 @@ r"""Claims of `akiyama2021learnability`: the conic flow, its descent, where and 
 
 The excess over the minimum is read off as
 :math:`J-J_*=\tfrac12\|\nu-\nu_*\|_k^2+\lambda\int(1-\eta_*\mathrm{sgn}\nu)d|\nu|`, which keeps its
-digits far below rounding of J (:mod:`gradflow.certificates.measures`); late rates are those of the
-flow linearised at the certified minimiser (:mod:`gradflow.certificates.dual`).
+digits far below rounding of J (:mod:`gradflow.measures.tv_minimiser`); late rates are those of the
+flow linearised at the certified minimiser (:mod:`gradflow.measures.dual`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from gradflow.certificates import AtomicMeasure
-from gradflow.certificates.arc_cosine import angles
 from gradflow.claims.akiyama2021learnability import ONE, TWO
 from gradflow.claims.akiyama2021learnability_common import (
     COARSE,
@@ -42,6 +41,7 @@ from gradflow.claims.registry import register
 from gradflow.integration import integrate
 from gradflow.integrators import until
 from gradflow.integrators.descent import descend
+from gradflow.measures.arc_cosine import angles
 from gradflow.validation import check_array, check_integer, check_positive, fail
 
 #: "All mass within 0.5° of the atoms" and "J − J* → 0", as powers of ten.

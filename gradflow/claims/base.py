@@ -254,7 +254,7 @@ class Claim:
     provenance : str
         published, corrected, reconstructed or derived.
     citation : str
-        A key of `gradflow.claims.sources`; by default the source.
+        A key of `gradflow.bibliography`; by default the source.
     control : Control
     hypotheses : sequence of Hypothesis
     quick : bool

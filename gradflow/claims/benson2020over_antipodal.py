@@ -45,18 +45,18 @@ from gradflow.claims.benson2020over_common import (
 from gradflow.claims.kinds import Bound, Equality
 from gradflow.claims.lab import Lab
 from gradflow.claims.registry import register
+from gradflow.data.datasets.antipodal import antipodal_pairs, hexagon
 from gradflow.integrators.descent import descend
-from gradflow.models.activations import (
+from gradflow.kernels.gram import arc_cosine, ntk
+from gradflow.kernels.rank import numerical_rank
+from gradflow.losses import squared
+from gradflow.networks.activations import (
     AbstractActivation,
     LeakyReLU,
     leaky_relu,
     shifted_relu,
 )
-from gradflow.models.datasets.antipodal import antipodal_pairs, hexagon
-from gradflow.models.kernels.gram import arc_cosine, ntk
-from gradflow.models.kernels.rank import numerical_rank
-from gradflow.models.losses import squared
-from gradflow.models.networks import TwoLayer
+from gradflow.networks.networks import TwoLayer
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.validation import check_choice, check_integer, check_real, fail
 

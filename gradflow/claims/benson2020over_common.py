@@ -12,9 +12,9 @@ import scipy.stats
 
 from gradflow.claims.base import Hypothesis
 from gradflow.claims.lab import Lab
-from gradflow.models.activations import AbstractActivation
-from gradflow.models.kernels.gram import angles
-from gradflow.models.kernels.rank import Rank
+from gradflow.kernels.gram import angles
+from gradflow.kernels.rank import Rank
+from gradflow.networks.activations import AbstractActivation
 from gradflow.validation import check_array, fail
 
 SOURCE = "benson2020over"

@@ -33,7 +33,7 @@ from gradflow.claims.benson2020over_common import (
 from gradflow.claims.kinds import Equality
 from gradflow.claims.lab import Lab
 from gradflow.claims.registry import register
-from gradflow.models.activations import (
+from gradflow.networks.activations import (
     AbstractActivation,
     LeakyReLU,
     leaky_relu,
@@ -41,7 +41,7 @@ from gradflow.models.activations import (
     shifted_relu,
     softplus,
 )
-from gradflow.models.networks import TwoLayer
+from gradflow.networks.networks import TwoLayer
 from gradflow.validation import check_array, fail
 
 SCALES = (1e-3, 0.5, 7.0, 1e4)

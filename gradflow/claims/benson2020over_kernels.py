@@ -1,7 +1,7 @@
 r"""Activations that avoid the flaws: kernels that are strictly positive definite on the sphere.
 
 The kernel of features φ(w·x), w ~ N(0, I), is strictly positive definite iff neither the even nor
-the odd part of φ is a polynomial (`gradflow.models.kernels`): then, and only then, infinitely many
+the odd part of φ is a polynomial (`gradflow.kernels`): then, and only then, infinitely many
 Gegenbauer coefficients of either parity are positive. ReLU, leaky ReLU, softplus and GELU have a
 linear odd part (no odd coefficients beyond k = 1), tanh and erf no even part. Shifted ReLU, ELU and
 cos + sin meet the criterion.
@@ -38,7 +38,14 @@ from gradflow.claims.benson2020over_common import (
 from gradflow.claims.kinds import Equality, Qualitative
 from gradflow.claims.lab import Lab
 from gradflow.claims.registry import register
-from gradflow.models.activations import (
+from gradflow.data.datasets.antipodal import antipodal_pairs, hexagon
+from gradflow.kernels.criterion import positive_definite_criterion
+from gradflow.kernels.gegenbauer import (
+    multiplicity,
+)
+from gradflow.kernels.gram import gram
+from gradflow.kernels.rank import Rank, numerical_rank
+from gradflow.networks.activations import (
     AbstractActivation,
     ShiftedReLU,
     elu,
@@ -51,13 +58,6 @@ from gradflow.models.activations import (
     softplus,
     tanh,
 )
-from gradflow.models.datasets.antipodal import antipodal_pairs, hexagon
-from gradflow.models.kernels.criterion import positive_definite_criterion
-from gradflow.models.kernels.gegenbauer import (
-    multiplicity,
-)
-from gradflow.models.kernels.gram import gram
-from gradflow.models.kernels.rank import Rank, numerical_rank
 from gradflow.validation import check_integer, fail
 
 STRICT = (shifted_relu(0.3), shifted_relu(-0.5), elu, fourier)

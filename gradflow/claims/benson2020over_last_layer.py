@@ -34,14 +34,14 @@ from gradflow.claims.benson2020over_common import (
 from gradflow.claims.kinds import Equality
 from gradflow.claims.lab import Lab
 from gradflow.claims.registry import register
+from gradflow.data.datasets.antipodal import hexagon
 from gradflow.integration import integrate
 from gradflow.integrators import until
-from gradflow.integrators.base import integrator_names
+from gradflow.integrators.contract import integrator_names
 from gradflow.integrators.descent import descend
-from gradflow.models.activations import AbstractActivation, shifted_relu
-from gradflow.models.datasets.antipodal import hexagon
-from gradflow.models.losses import squared
-from gradflow.models.random_features import RandomFeatures
+from gradflow.losses import squared
+from gradflow.networks.activations import AbstractActivation, shifted_relu
+from gradflow.networks.random_features import RandomFeatures
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
 

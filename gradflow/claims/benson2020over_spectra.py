@@ -1,7 +1,7 @@
 r"""Spectra of the kernels on the sphere: closed forms against quadratures.
 
 For a kink at s (|w| = 1) the Gegenbauer coefficients have the closed form of
-`gradflow.models.kernels.gegenbauer`; for cos + sin with Gaussian weights the eigenvalues are
+`gradflow.kernels.gegenbauer`; for cos + sin with Gaussian weights the eigenvalues are
 modified Bessel functions. On the regular n-gon the Gram matrix is circulant and its eigenvalues are
 the aliased sums :math:`n\sum_{k\equiv j\,(n)}\lambda_{|k|}` over all integers k.
 Source: `benson2020over`.
@@ -28,7 +28,12 @@ from gradflow.claims.benson2020over_common import (
 from gradflow.claims.kinds import Equality
 from gradflow.claims.lab import Lab
 from gradflow.claims.registry import register
-from gradflow.models.activations import (
+from gradflow.kernels.gegenbauer import (
+    gegenbauer_coefficients,
+    spectrum,
+)
+from gradflow.kernels.gram import gram
+from gradflow.networks.activations import (
     AbstractActivation,
     Fourier,
     LeakyReLU,
@@ -38,11 +43,6 @@ from gradflow.models.activations import (
     relu,
     shifted_relu,
 )
-from gradflow.models.kernels.gegenbauer import (
-    gegenbauer_coefficients,
-    spectrum,
-)
-from gradflow.models.kernels.gram import gram
 from gradflow.validation import check_integer, fail
 
 

@@ -35,7 +35,7 @@ from gradflow.claims.benson2020over_common import (
 from gradflow.claims.kinds import Equality, Qualitative
 from gradflow.claims.lab import Lab
 from gradflow.claims.registry import register
-from gradflow.models.activations import (
+from gradflow.networks.activations import (
     AbstractActivation,
     erf,
     fourier,

@@ -38,7 +38,9 @@ from gradflow.claims.benson2020over_common import (
 from gradflow.claims.kinds import Bound
 from gradflow.claims.lab import Lab
 from gradflow.claims.registry import register
-from gradflow.models.activations import (
+from gradflow.kernels.gram import gram
+from gradflow.kernels.rank import numerical_rank
+from gradflow.networks.activations import (
     AbstractActivation,
     Erf,
     Fourier,
@@ -48,8 +50,6 @@ from gradflow.models.activations import (
     fourier,
     relu,
 )
-from gradflow.models.kernels.gram import gram
-from gradflow.models.kernels.rank import numerical_rank
 from gradflow.validation import check_choice, check_integer, check_real, fail
 
 TRIALS = 8000

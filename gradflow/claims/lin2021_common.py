@@ -16,18 +16,18 @@ import numpy as np
 from gradflow import rates
 from gradflow.claims.base import Hypothesis
 from gradflow.claims.lab import Lab
-from gradflow.flows.linear_chart import LinearLogAngleChart, log_tan_half, rejection
+from gradflow.data.laws.laws import SphericalLaw
+from gradflow.data.teachers import LinearTeacher
+from gradflow.flows.charts.linear import LinearLogAngleChart, log_tan_half, rejection
 from gradflow.integration import integrate
 from gradflow.integrators import until
-from gradflow.models.deep_linear import DeepLinear
-from gradflow.models.laws import SphericalLaw
-from gradflow.models.losses import exponential, hinge, logistic
-from gradflow.models.networks import LinearPredictor
-from gradflow.models.teachers import LinearTeacher
+from gradflow.losses import exponential, hinge, logistic
+from gradflow.networks.deep_linear import DeepLinear
+from gradflow.networks.networks import LinearPredictor
+from gradflow.paths.trajectory import Trajectory
 from gradflow.rates import Estimate
-from gradflow.risks.population import PopulationRisk
+from gradflow.risks.population.population import PopulationRisk
 from gradflow.symbolic import derive
-from gradflow.trajectory import Trajectory
 from gradflow.validation import check_array, check_choice, check_integer, fail
 
 LOSSES = {"logistic": logistic, "exponential": exponential, "hinge": hinge}

@@ -42,8 +42,8 @@ from gradflow.claims.lin2021_common import (
     path_and_noise,
 )
 from gradflow.claims.registry import register
-from gradflow.flows.linear_chart import log_tan_half, rejection
-from gradflow.models.laws import Gaussian, StudentT, UniformBall, UniformSphere
+from gradflow.data.laws.laws import Gaussian, StudentT, UniformBall, UniformSphere
+from gradflow.flows.charts.linear import log_tan_half, rejection
 from gradflow.symbolic import derive
 from gradflow.validation import fail
 

@@ -39,7 +39,7 @@ from gradflow.claims.lin2021directional import (
     several,
 )
 from gradflow.claims.registry import register
-from gradflow.models.laws import Gaussian
+from gradflow.data.laws.laws import Gaussian
 
 _EPS = float(np.finfo(np.float64).eps)
 

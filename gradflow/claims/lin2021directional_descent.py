@@ -35,9 +35,9 @@ from gradflow.claims.lin2021directional import (
     several,
 )
 from gradflow.claims.registry import register
-from gradflow.flows.linear_chart import log_tan_half, rejection
+from gradflow.data.laws.laws import Gaussian, UniformBall
+from gradflow.flows.charts.linear import log_tan_half, rejection
 from gradflow.integrators.descent import descend
-from gradflow.models.laws import Gaussian, UniformBall
 from gradflow.validation import check_integer, check_positive, fail
 
 _EPS = float(np.finfo(np.float64).eps)

@@ -26,9 +26,9 @@ from gradflow.claims.base import Control, Hypothesis, Measurement, Outcome
 from gradflow.claims.kinds import Equality, Qualitative
 from gradflow.claims.lab import Lab
 from gradflow.claims.registry import register
-from gradflow.flows.linear_chart import rejection
-from gradflow.models.laws import Gaussian, SphericalLaw, StudentT, UniformBall, UniformSphere
-from gradflow.models.teachers import LinearTeacher
+from gradflow.data.laws.laws import Gaussian, SphericalLaw, StudentT, UniformBall, UniformSphere
+from gradflow.data.teachers import LinearTeacher
+from gradflow.flows.charts.linear import rejection
 from gradflow.validation import check_array, fail
 
 _EPS = float(np.finfo(np.float64).eps)

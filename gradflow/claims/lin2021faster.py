@@ -41,10 +41,10 @@ from gradflow.claims.lin2021_common import (
 )
 from gradflow.claims.lin2021faster_bounds import bound_claims
 from gradflow.claims.registry import register
+from gradflow.data.laws.laws import Gaussian, UniformBall, UniformSphere
 from gradflow.integration import integrate
 from gradflow.integrators import until
-from gradflow.models.laws import Gaussian, UniformBall, UniformSphere
-from gradflow.trajectory import Trajectory
+from gradflow.paths.trajectory import Trajectory
 
 SOURCE = "lin2021faster"
 _SAMPLES = 128

@@ -28,7 +28,7 @@ from gradflow.claims.lin2021_common import (
     not_opposed,
     path_and_noise,
 )
-from gradflow.models.laws import Gaussian, UniformSphere
+from gradflow.data.laws.laws import Gaussian, UniformSphere
 
 SOURCE = "lin2021faster"
 _SAMPLES = 128

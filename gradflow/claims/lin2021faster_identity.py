@@ -20,7 +20,7 @@ from gradflow.claims.kinds import Equality
 from gradflow.claims.lab import Lab
 from gradflow.claims.lin2021faster_pairs import SOURCE, Pair, pair, unit_outer
 from gradflow.claims.registry import register
-from gradflow.models.laws import Gaussian, UniformSphere
+from gradflow.data.laws.laws import Gaussian, UniformSphere
 
 
 def _mean_in_plane(one: Pair, value: Callable[..., np.ndarray], order: int) -> float:

@@ -17,17 +17,17 @@ from gradflow import rates
 from gradflow.claims.base import Hypothesis, Measurement
 from gradflow.claims.lab import Lab
 from gradflow.claims.lin2021_common import COARSE, FINE
-from gradflow.flows.linear_chart import rejection
+from gradflow.data.laws.laws import SphericalLaw
+from gradflow.data.teachers import LinearTeacher
+from gradflow.flows.charts.linear import rejection
 from gradflow.integration import integrate
 from gradflow.integrators import until
-from gradflow.models.activations import LeakyReLU
-from gradflow.models.laws import SphericalLaw
-from gradflow.models.losses import logistic
-from gradflow.models.networks import TwoLayer
-from gradflow.models.teachers import LinearTeacher
-from gradflow.risks.population import PopulationRisk
+from gradflow.losses import logistic
+from gradflow.networks.activations import LeakyReLU
+from gradflow.networks.networks import TwoLayer
+from gradflow.paths.trajectory import Trajectory
+from gradflow.risks.population.population import PopulationRisk
 from gradflow.symbolic import derive
-from gradflow.trajectory import Trajectory
 from gradflow.validation import check_array, check_choice, check_real, fail
 
 SOURCE = "lin2021faster"

@@ -45,9 +45,9 @@ from gradflow.claims.lin2021faster_two_neuron import (
     symmetric_time_change,
 )
 from gradflow.claims.registry import register
-from gradflow.models.laws import Gaussian, UniformBall, UniformSphere
+from gradflow.data.laws.laws import Gaussian, UniformBall, UniformSphere
+from gradflow.paths.trajectory import Trajectory
 from gradflow.symbolic import derive
-from gradflow.trajectory import Trajectory
 
 
 def _generic(ones: Sequence[Pair]) -> list[Hypothesis]:

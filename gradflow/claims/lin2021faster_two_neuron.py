@@ -40,8 +40,8 @@ from gradflow.claims.lin2021faster_pairs import (
     symmetric_pair,
     unit_outer,
 )
+from gradflow.paths.trajectory import Trajectory
 from gradflow.symbolic import derive
-from gradflow.trajectory import Trajectory
 
 _EPS = float(np.finfo(np.float64).eps)
 

@@ -46,8 +46,8 @@ from gradflow.claims.lin2021faster_two_neuron import (
     symmetric_time_change,
 )
 from gradflow.claims.registry import register
-from gradflow.models.laws import Gaussian, UniformBall, UniformSphere
-from gradflow.trajectory import Trajectory
+from gradflow.data.laws.laws import Gaussian, UniformBall, UniformSphere
+from gradflow.paths.trajectory import Trajectory
 
 _EPS = float(np.finfo(np.float64).eps)
 

@@ -25,7 +25,7 @@ from gradflow.claims.lyu2021margin_phases import (
     two_neuron_tracking,
 )
 from gradflow.claims.registry import register
-from gradflow.models.datasets.symmetric import symmetric
+from gradflow.data.datasets.symmetric import symmetric
 
 PLANE = symmetric(10, dim=2, seed=0)
 

@@ -24,7 +24,7 @@ from gradflow.claims.lyu2021margin_hint import (
     leaky_hints,
     several_hints,
 )
-from gradflow.trajectory import Trajectory
+from gradflow.paths.trajectory import Trajectory
 from gradflow.validation import check_array, check_positive, fail
 
 #: The datum ε w* − K w_⊥.

@@ -30,11 +30,11 @@ from gradflow.claims.base import Hypothesis
 from gradflow.claims.lab import Lab
 from gradflow.integration import integrate
 from gradflow.integrators import until
-from gradflow.models.activations import LeakyReLU
-from gradflow.models.losses import logistic
-from gradflow.models.networks import TwoLayer
+from gradflow.losses import logistic
+from gradflow.networks.activations import LeakyReLU
+from gradflow.networks.networks import TwoLayer
+from gradflow.paths.trajectory import Trajectory
 from gradflow.risks.empirical import EmpiricalRisk
-from gradflow.trajectory import Trajectory
 from gradflow.validation import (
     check_array,
     check_bool,

@@ -33,8 +33,8 @@ import numpy as np
 from gradflow.claims.base import Hypothesis
 from gradflow.claims.lab import Lab
 from gradflow.claims.lyu2021margin_common import Instance, instance, path
-from gradflow.models.datasets.symmetric import hinted
-from gradflow.trajectory import Trajectory
+from gradflow.data.datasets.symmetric import hinted
+from gradflow.paths.trajectory import Trajectory
 from gradflow.validation import check_positive, check_real, fail
 
 #: Directions of the neurons that probe early alignment, in parts of the circle: none on an axis.

@@ -45,7 +45,7 @@ from gradflow.claims.lyu2021margin_hint import (
     several_hints,
 )
 from gradflow.claims.registry import register
-from gradflow.models.datasets.symmetric import hinted
+from gradflow.data.datasets.symmetric import hinted
 
 #: Points of a map this near to the switch, relative in K, are not judged.
 _NEAR = 1e-6

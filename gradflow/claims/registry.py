@@ -41,7 +41,7 @@ class Team(Protocol):
     ) -> dict[str, Verdict]: ...
 
 
-_FRAMEWORK = {"base", "kinds", "lab", "registry", "sources", "verification"}
+_FRAMEWORK = {"base", "kinds", "lab", "registry", "verification"}
 
 
 class Registry:

@@ -37,9 +37,9 @@ from gradflow.claims.sarussi2021linear_common import (
     several,
 )
 from gradflow.claims.sarussi2021linear_regimes import IMPERFECT, settled
+from gradflow.data.datasets import orthogonally_separable
 from gradflow.integration import integrate
 from gradflow.integrators import save, until
-from gradflow.models.datasets import orthogonally_separable
 
 FINE, COARSE = 1e-9, 1e-7
 #: ln t at which states are recorded: densely while neurons cross, then to see that they stay.

@@ -40,8 +40,8 @@ from gradflow.claims.kinds import Bound
 from gradflow.claims.lab import Lab
 from gradflow.claims.registry import register
 from gradflow.claims.sarussi2021linear_common import EPS, SOURCE
-from gradflow.models.activations import LeakyReLU
-from gradflow.models.networks import TwoLayer
+from gradflow.networks.activations import LeakyReLU
+from gradflow.networks.networks import TwoLayer
 from gradflow.validation import (
     check_array,
     check_integer,

@@ -21,10 +21,10 @@ import numpy as np
 
 from gradflow.certificates import HardMargin, hard_margin_svm
 from gradflow.claims.base import Hypothesis
-from gradflow.models.activations import LeakyReLU
-from gradflow.models.losses import logistic
-from gradflow.models.networks import TwoLayer
-from gradflow.models.params import TwoLayerParams
+from gradflow.losses import logistic
+from gradflow.networks.activations import LeakyReLU
+from gradflow.networks.networks import TwoLayer
+from gradflow.networks.parameters import TwoLayerParams
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.validation import (
     check_array,

@@ -49,10 +49,10 @@ from gradflow.claims.sarussi2021linear_common import (
     setting,
     several,
 )
+from gradflow.data.datasets import separable_gaussians, two_balls
 from gradflow.integration import integrate
 from gradflow.integrators import save, until
-from gradflow.models.datasets import separable_gaussians, two_balls
-from gradflow.trajectory import Trajectory
+from gradflow.paths.trajectory import Trajectory
 from gradflow.validation import check_choice
 
 #: Tolerances: of an independent prediction, of the run that is measured, of the one for its error.

@@ -29,9 +29,9 @@ from gradflow.claims.kinds import Bound, Qualitative
 from gradflow.claims.lab import Lab
 from gradflow.claims.registry import register
 from gradflow.claims.sarussi2021linear_common import SOURCE, Student, random_student, setting
+from gradflow.data.datasets import two_balls
 from gradflow.integration import integrate
 from gradflow.integrators import save, until
-from gradflow.models.datasets import two_balls
 from gradflow.validation import check_array, check_integer, check_real, fail
 
 FINE, COARSE = 1e-9, 1e-7

@@ -14,16 +14,16 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from gradflow.flows.charts import AbstractChart, CartesianChart
+from gradflow.flows.charts.chart import AbstractChart, CartesianChart
+from gradflow.flows.charts.conic import METRICS, ConicChart
+from gradflow.flows.charts.late import LateChart
+from gradflow.flows.charts.linear import LinearLogAngleChart
+from gradflow.flows.charts.two_neuron import TwoNeuronChart
 from gradflow.flows.clocks import CLOCKS, AbstractClock, LogClock
-from gradflow.flows.conic import METRICS, ConicChart
-from gradflow.flows.late_chart import LateChart
-from gradflow.flows.linear_chart import LinearLogAngleChart
-from gradflow.flows.two_neuron_chart import TwoNeuronChart
-from gradflow.models.networks import TwoLayer
+from gradflow.networks.networks import TwoLayer
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.kinked import AbstractKinks
-from gradflow.risks.population import PopulationRisk
+from gradflow.risks.population.population import PopulationRisk
 from gradflow.validation import check_choice, fail
 
 
@@ -140,7 +140,7 @@ def make_flow(
         and the conic chart in the conic metric.
     clock : {"physical", "log", "loss"}
     metric : {"euclidean", "conic"}
-        ``"conic"``: neuron k moves by -|w_k| times its gradient (:mod:`gradflow.flows.conic`).
+        ``"conic"``: neuron k moves by -|w_k| times its gradient (:mod:`.charts.conic`).
 
     Raises
     ------

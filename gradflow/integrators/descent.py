@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow.flows.conic import METRICS, conic_metric_refusal, norm_dependent
-from gradflow.models.abstract_network import AbstractNetwork, check_key
-from gradflow.models.losses import AbstractLoss
+from gradflow.flows.charts.conic import METRICS, conic_metric_refusal, norm_dependent
+from gradflow.losses import AbstractLoss
+from gradflow.networks.abstract import AbstractNetwork, check_key
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.empirical import EmpiricalRisk, data_gradient
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
@@ -289,8 +289,8 @@ def descend(
         the order are left out of that epoch).
     metric : {"euclidean", "conic"}
         "conic" (a two-layer net with fixed outer weights): the norm-dependent step
-        ``w_k ← w_k − η‖w_k‖ g_k``, explicit Euler for the conic flow (:mod:`gradflow.flows.conic`;
-        source: `akiyama2021learnability`).
+        ``w_k ← w_k − η‖w_k‖ g_k``, explicit Euler for the conic flow
+        (:mod:`gradflow.flows.charts.conic`; source: `akiyama2021learnability`).
     save_every : int
         Keep θ_0, every ``save_every``-th iterate and the last.
     throw : bool

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 # Importing the solver files registers their integrators.
-import gradflow.integrators.diffrax_solvers
-import gradflow.integrators.scipy_solvers  # noqa: F401
+import gradflow.integrators.steppers.diffrax
+import gradflow.integrators.steppers.scipy  # noqa: F401
 from gradflow.flows.flow import Flow
-from gradflow.integrators.base import (
+from gradflow.integrators.contract import (
     Problem,
     Result,
     Solution,
@@ -24,14 +24,14 @@ from gradflow.integrators.base import (
     integrator_names,
     make_integrator,
 )
-from gradflow.integrators.late_stage import (
+from gradflow.integrators.save import AbstractSave, check_save
+from gradflow.integrators.steppers.late.stage import (
     SeparatedEvent,
     has_late_stage,
     late_stage,
     off_the_surface,
 )
-from gradflow.integrators.piecewise import PiecewiseIntegrator
-from gradflow.integrators.save import AbstractSave, check_save
+from gradflow.integrators.steppers.piecewise.integrator import PiecewiseIntegrator
 from gradflow.integrators.until import (
     AbstractUntil,
     Resolved,

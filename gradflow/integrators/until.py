@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradflow.models.losses import Exponential, Logistic
+from gradflow.losses import Exponential, Logistic
 from gradflow.validation import (
     check_integer,
     check_positive,

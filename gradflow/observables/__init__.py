@@ -1,7 +1,7 @@
 r"""Named observables of a trajectory: what to read, in which units, by which formula.
 
 An observable reads a *path*: anything with ``params`` (a pytree whose arrays carry time first) and
-``risk``. A :class:`~gradflow.trajectory.Trajectory` also offers quantities that its chart knows
+``risk``. A :class:`gradflow.Trajectory` also offers quantities that its chart knows
 more exactly than cartesian parameters can say (angles of e^{-10000}); these are read first.
 
 A new observable is one function decorated with :func:`observable`. Those that come with the package

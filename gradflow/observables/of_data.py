@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow.models.random_features import RandomFeatures
+from gradflow.networks.random_features import RandomFeatures
 from gradflow.observables.paths import inputs_of, labelled_data, lengths, neuron_vectors
 from gradflow.observables.registry import map_rows, observable
 from gradflow.validation import check_choice, check_nonnegative, fail

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradflow.integrators.compiled import compile_once
+from gradflow.numerics.compiled import compile_once
 from gradflow.validation import check_choice, fail
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from gradflow.models.abstract_network import AbstractNetwork
+from gradflow.networks.abstract import AbstractNetwork
 from gradflow.risks.kinked import AbstractKinks
 
 

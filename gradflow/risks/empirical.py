@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gradflow.models.abstract_network import AbstractNetwork, check_key
-from gradflow.models.activations import LeakyReLU
-from gradflow.models.deep_linear import DeepLinear
-from gradflow.models.losses import AbstractLoss, AbstractMarginLoss, Hinge
-from gradflow.models.networks import LinearPredictor, TwoLayer
-from gradflow.models.random_features import RandomFeatures
+from gradflow.losses import AbstractLoss, AbstractMarginLoss, Hinge
+from gradflow.networks.abstract import AbstractNetwork, check_key
+from gradflow.networks.activations import LeakyReLU
+from gradflow.networks.deep_linear import DeepLinear
+from gradflow.networks.networks import LinearPredictor, TwoLayer
+from gradflow.networks.random_features import RandomFeatures
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.kinked import DataKinks, surfaces_of
 from gradflow.validation import check_array, check_choice, check_integer, fail
@@ -253,8 +253,8 @@ class EmpiricalRisk(AbstractRisk):
     def from_description(cls, description: dict[str, Any]) -> EmpiricalRisk:
         """Rebuild the risk from what ``describe()`` returned."""
         # Imported here: the two readers are needed on loading only.
-        from gradflow.models.losses import loss_from_description
-        from gradflow.models.networks import network_from_description
+        from gradflow.losses import loss_from_description
+        from gradflow.networks.networks import network_from_description
 
         return cls(
             network_from_description(description["net"]),

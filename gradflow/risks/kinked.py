@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow.models.losses import AbstractLoss, AbstractMarginLoss
+from gradflow.losses import AbstractLoss, AbstractMarginLoss
 
 #: Rows whose directions differ by less than this are one surface.
 _COLLINEAR = 1e-13
@@ -161,7 +161,7 @@ class DataKinks(AbstractKinks):
 
     def join(self, W: Any, a: Any) -> Any:
         # Imported here: the classes are needed for reading results only.
-        from gradflow.models.params import LinearParams, TwoLayerParams
+        from gradflow.networks.parameters import LinearParams, TwoLayerParams
 
         if self.layout == "linear":
             return LinearParams(W[..., 0, :])

@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from gradflow.models.networks import TwoLayer
-from gradflow.models.params import TwoLayerParams
+from gradflow.networks.networks import TwoLayer
+from gradflow.networks.parameters import TwoLayerParams
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_positive, fail
 

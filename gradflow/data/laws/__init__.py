@@ -1,0 +1,1 @@
+"""Spherically symmetric laws of the inputs: radial functions, moments, fits."""

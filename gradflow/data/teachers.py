@@ -1,0 +1,109 @@
+"""Teachers: the rules that label the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from gradflow.networks.abstract import AbstractNetwork
+from gradflow.networks.networks import network_from_description
+from gradflow.validation import check_choice, check_unit_vector, fail
+
+
+class LinearTeacher(eqx.Module):
+    r"""Labels :math:`y = \mathrm{sgn}(v\cdot x)`, :math:`\mathrm{sgn}(0) = 1`.
+
+    Parameters
+    ----------
+    direction : array (d,)
+        The unit vector v. A vector of another length is refused, not normalised.
+    """
+
+    direction: Array
+
+    def __init__(self, direction: ArrayLike) -> None:
+        v = check_unit_vector("direction", direction)
+        if v.size < 2:
+            raise fail("direction", v, "has fewer than 2 entries", "pass a vector in R^d, d >= 2")
+        self.direction = jnp.asarray(v)
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of the data."""
+        return self.direction.shape[0]
+
+    def margin(self, x: ArrayLike) -> Array:
+        """v.x for x of shape (..., d)."""
+        return jnp.asarray(x) @ self.direction
+
+    def label(self, x: ArrayLike) -> Array:
+        """Labels in {-1.0, 1.0} of the rows of x (..., d); points on the boundary get +1."""
+        return jnp.where(self.margin(x) >= 0, 1.0, -1.0)
+
+    def describe(self) -> dict:
+        """JSON-able description."""
+        return {"teacher": "linear", "direction": [float(entry) for entry in self.direction]}
+
+
+class NetworkTeacher(eqx.Module):
+    r"""Targets :math:`y=f^\circ(x)`, the values of a net with fixed parameters.
+
+    Parameters
+    ----------
+    net : AbstractNetwork
+        The teacher's net, for example ``gf.TwoLayer(dim, width, gf.relu)``.
+    params : parameters of ``net``
+        Anything that the net reads as parameters.
+
+    Raises
+    ------
+    ValueError
+        If ``net`` is not a network, or ``params`` are not finite parameters of it, or a neuron of
+        it is zero (drop it).
+    """
+
+    net: AbstractNetwork
+    params: Any
+
+    def __init__(self, net: AbstractNetwork, params: Any) -> None:
+        if not isinstance(net, AbstractNetwork):
+            raise fail("net", net, "is not a network", "pass gf.TwoLayer(...) or another network")
+        self.net, self.params = net, net.check_start(params)
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of the data."""
+        return self.net.dim
+
+    def label(self, x: ArrayLike) -> Array:
+        """Targets f°(x): a scalar for x of shape (d,), shape (n,) for x of shape (n, d)."""
+        return self.net(self.params, jnp.asarray(x))
+
+    def describe(self) -> dict:
+        """JSON-able description that `teacher_from_description` reads."""
+        leaves = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(self.params)]
+        return {"teacher": "network", "net": self.net.describe(), "params": leaves}
+
+
+def _network_teacher(net: Mapping[str, Any], params: list[Any]) -> NetworkTeacher:
+    network = network_from_description(net)
+    # The tree of the parameters is that of any parameters of the net.
+    like = jax.eval_shape(lambda key: network.init(key, 1.0), jax.random.key(0))
+    leaves = [jnp.asarray(np.asarray(leaf, np.float64)) for leaf in params]
+    return NetworkTeacher(network, jax.tree.unflatten(jax.tree.structure(like), leaves))
+
+
+def teacher_from_description(description: Mapping[str, Any]) -> LinearTeacher | NetworkTeacher:
+    """Rebuild a teacher from what its ``describe()`` returned."""
+    options = dict(description)
+    kind = check_choice("teacher", options.pop("teacher", None), ("linear", "network"))
+    if kind == "network":
+        return _network_teacher(**options)
+    return LinearTeacher(np.asarray(options["direction"], np.float64))

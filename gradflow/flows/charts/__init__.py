@@ -1,0 +1,1 @@
+"""Charts: the coordinates in which a flow is integrated."""

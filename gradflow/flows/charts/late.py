@@ -1,0 +1,92 @@
+r"""The chart of the late phase: direction, ln ρ, and what cartesian weights cannot hold.
+
+The state is ``(θ/ρ, ln ρ, ln L, min_i q̂_i)`` with ρ = ‖θ‖ over the trained weights and the
+normalised margins q̂. Past ρ^D ~ 1e8 the loss depends on digits of θ that float64 does not have, so
+ln L and the normalised margin are states of their own. Source: `lyu2020homogeneous`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradflow.flows.charts.chart import AbstractChart, CartesianChart
+from gradflow.risks.base import AbstractRisk
+from gradflow.risks.kinked import AbstractKinks
+
+
+class LateChart(AbstractChart):
+    """Direction and logarithms; for reading only, the late phase brings its own integrator."""
+
+    risk: AbstractRisk
+    cartesian: CartesianChart
+
+    def __init__(self, risk: AbstractRisk, params: Any) -> None:
+        self.risk = risk
+        self.cartesian = CartesianChart(risk, params)
+
+    @property
+    def name(self) -> str:
+        return "direction"
+
+    def states(
+        self, W: np.ndarray, a: np.ndarray, log_rho: np.ndarray, log_loss: np.ndarray,
+        margin: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        """Chart states from unit-normalised weights (rows, m, D), (rows, m) (host)."""
+        kinks = self.risk.kinks()
+        assert isinstance(kinks, AbstractKinks)
+        leaves = jax.tree.leaves(kinks.join(W, a))
+        flat = [np.asarray(leaf).reshape(len(W), -1) for leaf in leaves]
+        return np.concatenate([*flat, np.stack([log_rho, log_loss, margin], axis=1)], axis=1)
+
+    def _scaled(self, y: Any, xp: Any) -> Any:
+        """Cartesian states: the trained entries times ρ."""
+        trained = np.asarray(self.cartesian.trained) if xp is np else self.cartesian.trained
+        return y[..., :-3] * xp.where(trained, xp.exp(y[..., -3:-2]), 1.0)
+
+    def encode(self, params: Any) -> np.ndarray:
+        flat = self.cartesian.encode(params)
+        trained = np.asarray(self.cartesian.trained)
+        rho = float(np.linalg.norm(flat[trained]))
+        log_loss = float(self.risk.log(params))
+        margin = float(np.min(np.asarray(self.risk.margins(params))))  # type: ignore[attr-defined]
+        degree = getattr(self.risk.net, "degree", None) or 1
+        head = np.where(trained, flat / rho, flat)
+        return np.concatenate([head, [np.log(rho), log_loss, margin / rho**degree]])
+
+    def decode(self, y: np.ndarray) -> Any:
+        return self.cartesian.decode(self._scaled(np.asarray(y), np))
+
+    def exact(self, y: np.ndarray) -> dict[str, np.ndarray]:
+        """ln L, ln ρ and the normalised margin; the last two where cartesian numbers overflow."""
+        return {
+            "log_norm": y[..., -3],
+            "log_loss": y[..., -2],
+            "normalised_margin": y[..., -1],
+        }
+
+    def scales(self, y: np.ndarray) -> np.ndarray:
+        return np.ones(y.shape)
+
+    def velocity(self, y: Array) -> Array:
+        raise NotImplementedError("the late phase has an integrator of its own")
+
+    def speed_squared(self, y: Array, dy: Array) -> Array:
+        raise NotImplementedError("the late phase has an integrator of its own")
+
+    def turning(self, y: Array, t: Array) -> Array:
+        raise NotImplementedError("the late phase has an integrator of its own")
+
+    def log_risk(self, y: Array) -> Array:
+        return y[-2]
+
+    def gradient_norm(self, y: Array) -> Array:
+        """|∇L| = L |∇ ln L|, zero where L underflows."""
+        flat = jax.grad(lambda state: self.cartesian.log_risk(state))(self._scaled(y, jnp))
+        flat = jnp.where(self.cartesian.trained, flat, 0.0)
+        return jnp.exp(y[-2]) * jnp.sqrt(jnp.dot(flat, flat))

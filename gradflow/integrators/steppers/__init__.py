@@ -1,0 +1,1 @@
+"""The methods that take steps: diffrax, SciPy, event-located (piecewise), late phase."""

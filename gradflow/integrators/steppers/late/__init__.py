@@ -1,0 +1,1 @@
+"""The late phase of margin losses, to any time."""

@@ -1,0 +1,1 @@
+"""The event-located integrator of flows with kinks."""

@@ -1,1 +1,0 @@
-"""What a risk is made of: activations, losses, networks, laws of the inputs, teachers."""

@@ -1,0 +1,1 @@
+"""Networks: activations, parameters, two-layer and deep linear nets, random features."""

@@ -1,0 +1,96 @@
+"""What a network is: a scalar function f(x; θ) that knows its parameters' shapes.
+
+A network object holds sizes and the activation, never the parameters θ
+(:mod:`.parameters`). Beside the interface stand the checks of its arguments and the
+random draw that the networks share.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Generic, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow.networks.parameters import AbstractParams
+from gradflow.validation import fail
+
+#: The random starts of ``init``.
+SCHEMES = ("balanced", "gaussian")
+
+P = TypeVar("P", bound=AbstractParams)
+
+
+class AbstractNetwork(eqx.Module, Generic[P]):
+    """A scalar function f(x; θ) of an input x in R^d, with the shapes of its parameters."""
+
+    dim: eqx.AbstractVar[int]
+    kind: eqx.AbstractClassVar[str]
+
+    @abstractmethod
+    def __call__(self, params: P, x: jax.Array) -> jax.Array:
+        """Return f(x; θ): a scalar for x of shape (d,), shape (n,) for x of shape (n, d)."""
+
+    @abstractmethod
+    def as_params(self, value: Any) -> P:
+        """Return ``value`` as parameters of this network.
+
+        Accepts the parameter object and a dict of arrays (a linear predictor also takes its bare
+        weight vector). Shapes and dtypes are always checked, the numbers unless the value is a
+        parameter object. Zero weights pass (a risk has a value there); `check_start` and
+        ``params(...)`` refuse them.
+        """
+
+    @abstractmethod
+    def check_start(self, params: P) -> P:
+        """Return ``params`` if a flow can start there; a ``ValueError`` for zero weights or NaN."""
+
+    @abstractmethod
+    def init(self, key: jax.Array, scale: float, scheme: str = "gaussian") -> P:
+        """Draw a random start of size ``scale``."""
+
+    @abstractmethod
+    def freeze(self, tree: P) -> P:
+        """Return ``tree`` (a gradient, say) with the entries that are not trained set to zero."""
+
+    @abstractmethod
+    def balancedness(self, params: P) -> jax.Array | None:
+        """Return the quantities that the flow conserves, or None where it conserves none."""
+
+    @property
+    @abstractmethod
+    def degree(self) -> int | None:
+        """D with f(x; cθ) = c^D f(x; θ), c > 0, θ the trained parameters; None if there is none."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """A short readable name."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return a JSON-able description that `network_from_description` reads."""
+
+
+def check_key(argument: str, value: Any) -> jax.Array:
+    """Return ``value`` if it is one JAX random key (typed, or two legacy uint32 words)."""
+    is_array = isinstance(value, (jax.Array, np.ndarray))
+    if is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ():
+        return jnp.asarray(value)
+    if is_array and value.dtype == np.uint32 and value.shape == (2,):
+        return jax.random.wrap_key_data(jnp.asarray(value))
+    raise fail(argument, value, "is not a JAX random key", "pass jax.random.key(0)")
+
+
+def check_inputs(net: AbstractNetwork, x: jax.Array) -> None:
+    """Refuse inputs that are neither one point nor a batch of points."""
+    if np.ndim(x) not in (1, 2) or np.shape(x)[-1] != net.dim:
+        raise fail("x", x, f"has shape {np.shape(x)}", f"pass shape ({net.dim},) or (n, {net.dim})")
+
+
+def gaussian_rows(key: jax.Array, count: int, dim: int) -> jax.Array:
+    """Return ``count`` independent rows N(0, I/dim), of norm about 1."""
+    return jax.random.normal(key, (count, dim), dtype=jnp.float64) / np.sqrt(dim)

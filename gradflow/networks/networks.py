@@ -1,0 +1,305 @@
+"""Networks f(x; θ): the linear predictor, the two-layer net, and the register of all networks.
+
+Parameters are made and checked by ``net.params(...)`` or drawn by ``net.init(...)``; they have
+attribute and item access (``p.inner`` or ``p["inner"]``).
+
+Balancedness (`du2018balanced`): along the gradient flow of any risk ``a_k² − |w_k|²`` is constant
+for a two-layer net with a 1-homogeneous activation and both layers trained (a bias counts as one
+more entry of w_k).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from gradflow.networks.abstract import (
+    SCHEMES,
+    AbstractNetwork,
+    check_inputs,
+    check_key,
+    gaussian_rows,
+)
+from gradflow.networks.activations import (
+    AbstractActivation,
+    activation_from_description,
+    apply_activation,
+)
+from gradflow.networks.deep_linear import DeepLinear
+from gradflow.networks.parameters import (
+    LinearParams,
+    TwoLayerParams,
+    check_leaf,
+    check_shape,
+    read_mapping,
+    require_finite,
+)
+from gradflow.networks.random_features import RandomFeatures
+from gradflow.validation import check_choice, check_integer, check_positive, fail
+
+
+class LinearPredictor(AbstractNetwork[LinearParams]):
+    """``f(x; w) = w·x``, x in R^d.
+
+    Parameters
+    ----------
+    dim : int
+        Input dimension d ≥ 1.
+    """
+
+    dim: int = eqx.field(static=True)
+    kind: ClassVar[str] = "linear_predictor"
+
+    def __init__(self, dim: int) -> None:
+        self.dim = check_integer("dim", dim, minimum=1)
+
+    def __call__(self, params: LinearParams, x: jax.Array) -> jax.Array:
+        check_inputs(self, x)
+        return jnp.asarray(x) @ params.weight
+
+    def params(self, weight: Any) -> LinearParams:
+        """Return checked parameters; the zero vector is refused (its angle is undefined)."""
+        return self.check_start(LinearParams(check_leaf("weight", weight, (self.dim,))))
+
+    def as_params(self, value: Any) -> LinearParams:
+        if isinstance(value, LinearParams):
+            check_shape("params.weight", value.weight, (self.dim,))
+            return value
+        if not isinstance(value, Mapping):
+            return LinearParams(check_leaf("params", value, (self.dim,)))
+        given = read_mapping(self.name, value, frozenset({"weight"}))
+        return LinearParams(check_leaf("weight", given["weight"], (self.dim,)))
+
+    def check_start(self, params: LinearParams) -> LinearParams:
+        params = self.as_params(params)
+        if not isinstance(params.weight, Tracer):
+            require_finite(params)
+            weight = np.asarray(params.weight)
+            if not np.any(weight):
+                raise fail(
+                    "weight", weight, "is zero: its direction is undefined", "start at weight != 0"
+                )
+        return params
+
+    def init(self, key: jax.Array, scale: float, scheme: str = "gaussian") -> LinearParams:
+        """Draw w = scale·N(0, I/d); both schemes are the same here (nothing to balance)."""
+        key, scale = check_key("key", key), check_positive("scale", scale)
+        check_choice("scheme", scheme, SCHEMES)
+        return self.params(scale * gaussian_rows(key, 1, self.dim)[0])
+
+    def freeze(self, tree: LinearParams) -> LinearParams:
+        return tree
+
+    def balancedness(self, params: LinearParams) -> None:
+        return None
+
+    @property
+    def degree(self) -> int:
+        return 1
+
+    @property
+    def name(self) -> str:
+        return f"LinearPredictor(dim={self.dim})"
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, "dim": self.dim}
+
+
+class TwoLayer(AbstractNetwork[TwoLayerParams]):
+    """``f(x) = Σ_k a_k φ(w_k·x [+ b_k])``, k = 1 … m.
+
+    Parameters
+    ----------
+    dim, width : int
+        Input dimension d ≥ 1 and number of neurons m ≥ 1.
+    activation : AbstractActivation
+        φ, for example ``gf.relu`` or ``gf.leaky_relu(0.3)``.
+    outer : {"trained", "fixed"}
+        Whether the flow moves the outer weights a.
+    bias : bool
+        Whether each neuron has a trained bias b_k.
+    """
+
+    activation: AbstractActivation
+    dim: int = eqx.field(static=True)
+    width: int = eqx.field(static=True)
+    outer: Literal["trained", "fixed"] = eqx.field(static=True)
+    bias: bool = eqx.field(static=True)
+    kind: ClassVar[str] = "two_layer"
+
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        activation: AbstractActivation,
+        outer: str = "trained",
+        bias: bool = False,
+    ) -> None:
+        self.dim = check_integer("dim", dim, minimum=1)
+        self.width = check_integer("width", width, minimum=1)
+        if not isinstance(activation, AbstractActivation):
+            raise fail(
+                "activation",
+                activation,
+                "is not an activation",
+                "pass gf.relu or gf.leaky_relu(0.3)",
+            )
+        self.activation = activation
+        self.outer = check_choice("outer", outer, ("trained", "fixed"))  # type: ignore[assignment]
+        if not isinstance(bias, bool):
+            raise fail("bias", bias, "is not a bool", "pass True or False")
+        self.bias = bias
+
+    def __call__(self, params: TwoLayerParams, x: jax.Array) -> jax.Array:
+        check_inputs(self, x)
+
+        def one(point: jax.Array) -> jax.Array:
+            pre = params.inner @ point
+            if params.bias is not None:
+                pre = pre + params.bias
+            return apply_activation(self.activation, pre) @ params.outer
+
+        x = jnp.asarray(x)
+        return one(x) if x.ndim == 1 else jax.vmap(one)(x)
+
+    def params(self, inner: Any, outer: Any, bias: Any = None) -> TwoLayerParams:
+        """Return checked parameters: inner (m, d), outer (m,), bias (m,) if the net has one.
+
+        A neuron with ``w_k = 0`` (with a bias: ``(w_k, b_k) = 0``) is refused: its direction is
+        undefined and a homogeneous activation has no gradient there. A zero outer weight passes.
+        """
+        return self.check_start(self._build(inner, outer, bias))
+
+    def _build(self, inner: Any, outer: Any, bias: Any) -> TwoLayerParams:
+        if self.bias and bias is None:
+            raise fail("bias", None, "is missing", f"pass an array of shape ({self.width},)")
+        if not self.bias and bias is not None:
+            raise fail(
+                "bias", bias, "is given to a net without one", "use TwoLayer(..., bias=True)"
+            )
+        return TwoLayerParams(
+            inner=check_leaf("inner", inner, (self.width, self.dim)),
+            outer=check_leaf("outer", outer, (self.width,)),
+            bias=None if bias is None else check_leaf("bias", bias, (self.width,)),
+        )
+
+    def as_params(self, value: Any) -> TwoLayerParams:
+        if isinstance(value, TwoLayerParams):
+            check_shape("params.inner", value.inner, (self.width, self.dim))
+            check_shape("params.outer", value.outer, (self.width,))
+            if (value.bias is not None) != self.bias:
+                wanted = f"an array of shape ({self.width},)" if self.bias else "None"
+                raise fail("params.bias", value.bias, "does not match the net", f"pass {wanted}")
+            if value.bias is not None:
+                check_shape("params.bias", value.bias, (self.width,))
+            return value
+        given = read_mapping(self.name, value, frozenset({"inner", "outer"}), frozenset({"bias"}))
+        return self._build(given["inner"], given["outer"], given.get("bias"))
+
+    def check_start(self, params: TwoLayerParams) -> TwoLayerParams:
+        params = self.as_params(params)
+        if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
+            require_finite(params)
+            alive = np.any(np.asarray(params.inner) != 0, axis=1)
+            if params.bias is not None:
+                alive |= np.asarray(params.bias) != 0
+            if not np.all(alive):
+                raise fail(
+                    "inner",
+                    np.asarray(params.inner),
+                    f"row {int(np.argmin(alive))} is zero: the neuron's direction is undefined",
+                    "start every neuron at nonzero weights",
+                )
+        return params
+
+    def init(self, key: jax.Array, scale: float, scheme: str = "gaussian") -> TwoLayerParams:
+        """Draw a random start.
+
+        Inner rows are ``scale·N(0, I/d)``, so |w_k| is about ``scale`` (with a bias (w_k, b_k) is
+        drawn so, in d+1 dimensions). Trained outer weights are independent ``scale·N(0, 1)`` under
+        "gaussian" and ``±|w_k|`` (with a bias ``±|(w_k, b_k)|``) with fair random signs under
+        "balanced". Fixed outer weights have nothing to balance: they are +1, −1, +1, … in both
+        schemes, whatever ``scale`` is.
+        """
+        key, scale = check_key("key", key), check_positive("scale", scale)
+        scheme = check_choice("scheme", scheme, SCHEMES)
+        key_inner, key_outer = jax.random.split(key)
+        rows = gaussian_rows(key_inner, self.width, self.dim + int(self.bias))
+        if self.outer == "fixed":
+            outer = jnp.where(jnp.arange(self.width) % 2 == 0, 1.0, -1.0)
+        elif scheme == "gaussian":
+            outer = scale * jax.random.normal(key_outer, (self.width,), dtype=jnp.float64)
+        else:
+            signs = jax.random.rademacher(key_outer, (self.width,), dtype=jnp.float64)
+            # The norm of the unscaled rows: squares of numbers near 1e-200 would underflow.
+            outer = scale * signs * jnp.linalg.norm(rows, axis=1)
+        inner = scale * rows[:, : self.dim]
+        return self.params(inner, outer, scale * rows[:, self.dim] if self.bias else None)
+
+    def freeze(self, tree: TwoLayerParams) -> TwoLayerParams:
+        if self.outer == "trained":
+            return tree
+        return TwoLayerParams(tree.inner, jnp.zeros_like(tree.outer), tree.bias)
+
+    def balancedness(self, params: TwoLayerParams) -> jax.Array | None:
+        """Return ``a_k² − |w_k|² [− b_k²]`` (m,); None if outer is fixed or φ is smooth."""
+        if self.outer == "fixed" or not self.activation.homogeneous:
+            return None
+        squares = jnp.sum(jnp.square(params.inner), axis=1)
+        if params.bias is not None:
+            squares = squares + jnp.square(params.bias)
+        return jnp.square(params.outer) - squares
+
+    @property
+    def degree(self) -> int | None:
+        if not self.activation.homogeneous:
+            return None
+        return 2 if self.outer == "trained" else 1
+
+    @property
+    def name(self) -> str:
+        parts = f"dim={self.dim}, width={self.width}, {self.activation.name}, outer={self.outer}"
+        return f"TwoLayer({parts}{', bias' if self.bias else ''})"
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "dim": self.dim,
+            "width": self.width,
+            "activation": self.activation.describe(),
+            "outer": self.outer,
+            "bias": self.bias,
+        }
+
+
+def _two_layer(activation: Mapping[str, Any], **rest: Any) -> TwoLayer:
+    return TwoLayer(activation=activation_from_description(activation), **rest)
+
+
+_REGISTRY: dict[str, Callable[..., AbstractNetwork]] = {}
+
+
+def register_network(kind: str, factory: Callable[..., AbstractNetwork]) -> None:
+    """Let `network_from_description` build ``factory(**rest)`` from ``{"kind": kind, **rest}``."""
+    if kind in _REGISTRY:
+        raise fail("kind", kind, "is registered already", "choose another name")
+    _REGISTRY[kind] = factory
+
+
+register_network(LinearPredictor.kind, LinearPredictor)
+register_network(TwoLayer.kind, _two_layer)
+register_network(DeepLinear.kind, DeepLinear)
+register_network(RandomFeatures.kind, RandomFeatures.from_description)
+
+
+def network_from_description(description: Mapping[str, Any]) -> AbstractNetwork:
+    """Rebuild a network from what its ``describe()`` returned."""
+    options = dict(description)
+    kind = check_choice("network kind", options.pop("kind", None), _REGISTRY)
+    return _REGISTRY[kind](**options)

@@ -1,0 +1,163 @@
+"""The last layer of a two-layer net over fixed inner weights: f(x) = Σ_k v_k φ(w_k·x)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from gradflow.networks.abstract import SCHEMES, AbstractNetwork, check_inputs, check_key
+from gradflow.networks.activations import (
+    AbstractActivation,
+    activation_from_description,
+    apply_activation,
+)
+from gradflow.networks.parameters import (
+    LinearParams,
+    check_leaf,
+    check_shape,
+    read_mapping,
+    require_finite,
+)
+from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
+
+
+class RandomFeatures(AbstractNetwork[LinearParams]):
+    """``f(x) = Σ_k v_k φ(w_k·x)``, k = 1 … m, with the inner weights w_k fixed.
+
+    On data X (n, d) the predictions are ``Av`` with the features ``A = φ(XWᵀ)`` (n, m): with the
+    squared loss the flow is linear, and its modes are those of AAᵀ (`benson2020over`).
+
+    Parameters
+    ----------
+    inner : (m, d) array
+        The fixed inner weights w_k; a row may not be zero.
+    activation : AbstractActivation
+        φ, for example ``gf.relu`` or ``gf.shifted_relu(0.3)``.
+
+    Raises
+    ------
+    ValueError
+        If ``inner`` is no finite float64 matrix without zero rows, or φ is no activation.
+    """
+
+    inner: jax.Array
+    activation: AbstractActivation
+    kind: ClassVar[str] = "random_features"
+
+    def __init__(self, inner: Any, activation: AbstractActivation) -> None:
+        rows = check_array("inner", inner, (None, None))
+        if rows.size == 0:
+            raise fail("inner", rows, "holds no weights", "pass an array (m, d) with m, d >= 1")
+        if not np.all(np.any(rows != 0, axis=1)):
+            dead = int(np.argmin(np.any(rows != 0, axis=1)))
+            raise fail("inner", rows, f"row {dead} is zero", "pass rows that are not zero")
+        if not isinstance(activation, AbstractActivation):
+            raise fail("activation", activation, "is not an activation", "pass gf.relu or another")
+        self.inner, self.activation = jnp.asarray(rows), activation
+
+    @classmethod
+    def draw(
+        cls,
+        key: jax.Array,
+        dim: int,
+        width: int,
+        activation: AbstractActivation,
+        law: str = "gaussian",
+    ) -> RandomFeatures:
+        """Draw the inner weights.
+
+        Parameters
+        ----------
+        key : jax.Array
+            Random key; the same key gives the same bits.
+        dim, width : int
+            Input dimension d ≥ 1 and number of features m ≥ 1.
+        activation : AbstractActivation
+        law : {"gaussian", "sphere"}
+            ``w_k ~ N(0, I)`` or uniform on the unit sphere.
+        """
+        key = check_key("key", key)
+        shape = (
+            check_integer("width", width, minimum=1),
+            check_integer("dim", dim, minimum=1),
+        )
+        rows = np.asarray(jax.random.normal(key, shape, dtype=jnp.float64))
+        if check_choice("law", law, ("gaussian", "sphere")) == "sphere":
+            rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return cls(rows, activation)
+
+    @property
+    def dim(self) -> int:  # type: ignore[override]
+        """Input dimension d."""
+        return self.inner.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Number of features m."""
+        return self.inner.shape[0]
+
+    def features(self, x: Any) -> jax.Array:
+        """Return φ(Wx): (m,) for one point, the matrix A (n, m) for points (n, d)."""
+        check_inputs(self, x)
+        return apply_activation(self.activation, jnp.asarray(x) @ self.inner.T)
+
+    def __call__(self, params: LinearParams, x: jax.Array) -> jax.Array:
+        return self.features(x) @ params.weight
+
+    def params(self, weight: Any) -> LinearParams:
+        """Return checked parameters: the last layer v (m,). Zero is a fine start here."""
+        return self.check_start(LinearParams(check_leaf("weight", weight, (self.width,))))
+
+    def as_params(self, value: Any) -> LinearParams:
+        if isinstance(value, LinearParams):
+            check_shape("params.weight", value.weight, (self.width,))
+            return value
+        if not isinstance(value, Mapping):
+            return LinearParams(check_leaf("params", value, (self.width,)))
+        given = read_mapping(self.name, value, frozenset({"weight"}))
+        return LinearParams(check_leaf("weight", given["weight"], (self.width,)))
+
+    def check_start(self, params: LinearParams) -> LinearParams:
+        params = self.as_params(params)
+        if not isinstance(params.weight, Tracer):
+            require_finite(params)
+        return params
+
+    def init(self, key: jax.Array, scale: float, scheme: str = "gaussian") -> LinearParams:
+        """Draw v = scale·N(0, I/m); both schemes are the same here (nothing to balance)."""
+        key, scale = check_key("key", key), check_positive("scale", scale)
+        check_choice("scheme", scheme, SCHEMES)
+        draw = jax.random.normal(key, (self.width,), dtype=jnp.float64)
+        return self.params(scale / np.sqrt(self.width) * draw)
+
+    def freeze(self, tree: LinearParams) -> LinearParams:
+        return tree
+
+    def balancedness(self, params: LinearParams) -> None:
+        return None
+
+    @property
+    def degree(self) -> int:
+        return 1
+
+    @property
+    def name(self) -> str:
+        return f"RandomFeatures(dim={self.dim}, width={self.width}, {self.activation.name})"
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "inner": np.asarray(self.inner).tolist(),
+            "activation": self.activation.describe(),
+        }
+
+    @classmethod
+    def from_description(cls, inner: Any, activation: Mapping[str, Any]) -> RandomFeatures:
+        """Rebuild the net from what ``describe()`` returned, its kind left out."""
+        rows = np.asarray(inner, dtype=np.float64)
+        return cls(rows, activation_from_description(activation))

@@ -1,0 +1,1 @@
+"""Float-safe building blocks that every floor uses, each written once."""

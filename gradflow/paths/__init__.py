@@ -1,0 +1,1 @@
+"""What an integration leaves behind: the recorded path, its events, its files."""

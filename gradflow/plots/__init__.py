@@ -1,0 +1,1 @@
+"""Pictures, one style; a file a kind of picture."""

@@ -1,0 +1,1 @@
+"""Risks over a law of the inputs: exact reductions, closed forms, quadrature."""

@@ -1,0 +1,136 @@
+r"""The squared population risk of a teacher net on Gaussian inputs, in closed form.
+
+A net without bias is a sum of *atoms*, :math:`f(x)=\sum_kc_k\varphi(u_k\cdot x)`, and so is its
+teacher; with the moments K of :mod:`.gaussian_kernels`
+
+.. math:: L=\tfrac12E(f-f^\circ)^2
+   =\tfrac12a^TK_{WW}a-a^TK_{WV}b+\tfrac12b^TK_{VV}b.
+
+Gradients and Hessians are those of this form. Rounding, with S = Σ|a_k||w_k| + Σ|b_j||v_j| and
+ε = 1e-16: the gradient in w_k is good to about ε|a_k|S absolutely, which is what rounding the
+parameters costs anyway. The form itself would be good to εS² only; for like activations (both of
+the relu family, or both erf) the value is taken from :mod:`.gaussian_values` instead
+and keeps a relative accuracy of about εS/√L where the teacher is nearly recovered, down to
+L ~ (εS)²; below that it is rounding, of either sign, and ``log`` is −inf where it is not positive.
+For the other pairs, and for those a user registers, the floor is εS² throughout.
+
+Where a neuron vanishes, see :mod:`.gaussian_kernels`. With fixed outer weights a flow
+can reach :math:`w_k=0` in finite time and stay; integrators do not locate that cone, so a run that
+meets it stalls there in steps of vanishing size and says so in its result.
+
+Sources: `tian2017analytical` (the gradient, ReLU), `saad1995online` (erf).
+"""
+
+from __future__ import annotations
+
+import functools as ft
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gradflow.data.laws.laws import Gaussian, SphericalLaw
+from gradflow.data.teachers import NetworkTeacher
+from gradflow.losses import Squared
+from gradflow.networks.activations import AbstractActivation, Erf, LeakyReLU, linear
+from gradflow.networks.deep_linear import DeepLinear
+from gradflow.networks.networks import LinearPredictor, TwoLayer
+from gradflow.risks.population.gaussian_kernels import check_gaussian_pair, gaussian_kernel
+from gradflow.risks.population.gaussian_values import erf_value, homogeneous_value
+from gradflow.validation import fail
+
+
+class Atoms(eqx.Module):
+    """f(x) = Σ_k c_k φ(u_k·x): weights (m,) and vectors (m, d)."""
+
+    activation: AbstractActivation
+    weights: Array
+    vectors: Array
+
+
+def atoms_of(net: Any, params: Any) -> Atoms:
+    """The atoms of a net without bias; a linear net is one atom of the linear activation."""
+    if isinstance(net, TwoLayer):
+        return Atoms(net.activation, params.outer, params.inner)
+    vector = net.end_to_end(params) if isinstance(net, DeepLinear) else params.weight
+    return Atoms(linear, jnp.ones(1), vector[None, :])
+
+
+class GaussianReduction(eqx.Module):
+    """The teacher's atoms and the scale of the inputs: all that a net's risk needs to know."""
+
+    teacher: Atoms
+    scale: Array
+
+    def value_of(self, student: Atoms) -> Array:
+        """L for a student's atoms; differentiated through the quadratic form."""
+        phi, chi = student.activation, self.teacher.activation
+
+        def form(W: Array, a: Array, V: Array, b: Array) -> Array:
+            own = a @ gaussian_kernel(phi, phi, W, W) @ a
+            cross = a @ gaussian_kernel(phi, chi, W, V) @ b
+            return 0.5 * own - cross + 0.5 * (b @ gaussian_kernel(chi, chi, V, V) @ b)
+
+        if isinstance(phi, LeakyReLU) and isinstance(chi, LeakyReLU):
+            value = jax.custom_jvp(ft.partial(homogeneous_value, phi, chi))
+        elif isinstance(phi, Erf) and isinstance(chi, Erf):
+            value = jax.custom_jvp(erf_value)
+        else:
+            value = jax.custom_jvp(form)
+        value.defjvp(
+            lambda primals, tangents: (value(*primals), jax.jvp(form, primals, tangents)[1])
+        )
+        vectors, targets = self.scale * student.vectors, self.scale * self.teacher.vectors
+        return value(vectors, student.weights, targets, self.teacher.weights)
+
+
+def gaussian_reduction(
+    net: Any, loss: Any, law: SphericalLaw, teacher: NetworkTeacher
+) -> GaussianReduction:
+    """The reduction for a checked net and law of one dimension; refuses what has no closed form."""
+    if not isinstance(loss, Squared):
+        raise fail(
+            "loss", loss, "has no closed form with the values of a net as targets",
+            "pass gf.squared, or a margin loss with teacher=gf.LinearTeacher(v)",
+        )  # fmt: skip
+    if not isinstance(law, Gaussian):
+        raise fail(
+            "law", law, "has no closed form with a network teacher",
+            "pass gf.Gaussian(d), or sample the law and use EmpiricalRisk",
+        )  # fmt: skip
+    for argument, one in (("net", net), ("teacher.net", teacher.net)):
+        if not isinstance(one, (LinearPredictor, DeepLinear, TwoLayer)):
+            raise fail(
+                argument, one, "has no closed form", "pass LinearPredictor, DeepLinear or TwoLayer"
+            )
+        if isinstance(one, TwoLayer) and one.bias:
+            raise fail(
+                argument, one.name, "has biases, with which there is no closed form",
+                "pass a net with bias=False, or sample the law and use EmpiricalRisk",
+            )  # fmt: skip
+    atoms = atoms_of(teacher.net, teacher.params)
+    phi = net.activation if isinstance(net, TwoLayer) else linear
+    for argument, one, other in (
+        ("net.activation", phi, phi),
+        ("teacher.net.activation", atoms.activation, atoms.activation),
+        ("net.activation, teacher.net.activation", phi, atoms.activation),
+    ):
+        check_gaussian_pair(argument, one, other)
+    return GaussianReduction(atoms, jnp.asarray(law.scale, jnp.float64))
+
+
+# Compiled once for each structure (nets, activations, shapes), not for each risk or teacher.
+
+
+@eqx.filter_jit
+def gaussian_value(reduction: GaussianReduction, net: Any, params: Any) -> Array:
+    """L(θ)."""
+    return reduction.value_of(atoms_of(net, params))
+
+
+@eqx.filter_jit
+def gaussian_gradient(reduction: GaussianReduction, net: Any, params: Any) -> Any:
+    """∇L(θ), zero on the entries that are not trained."""
+    return net.freeze(jax.grad(lambda p: reduction.value_of(atoms_of(net, p)))(params))
