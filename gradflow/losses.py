@@ -23,9 +23,17 @@ from gradflow.validation import check_array, check_choice, fail
 
 
 class AbstractLoss(eqx.Module):
-    """A loss ℓ(prediction, target), entry by entry."""
+    """A loss ℓ(prediction, target), entry by entry.
+
+    Attributes
+    ----------
+    vanishes : bool
+        Whether it is a loss of the margin that is zero where the margin is infinite, and nowhere
+        else.
+    """
 
     name: eqx.AbstractClassVar[str]
+    vanishes: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -160,6 +168,7 @@ class Logistic(AbstractMarginLoss):
     """
 
     name: ClassVar[str] = "logistic"
+    vanishes: ClassVar[bool] = True
     neg_derivative_at_zero: ClassVar[float] = 0.5
     mass: ClassVar[float] = math.pi**2 / 12
 
@@ -183,6 +192,7 @@ class Exponential(AbstractMarginLoss):
     """
 
     name: ClassVar[str] = "exponential"
+    vanishes: ClassVar[bool] = True
     neg_derivative_at_zero: ClassVar[float] = 1.0
     mass: ClassVar[float] = 1.0
 

@@ -263,6 +263,10 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         return 2 if self.outer == "trained" else 1
 
     @property
+    def coordinates(self) -> tuple[str, ...]:
+        return ("conic",) if self.activation.homogeneous and not self.bias else ()
+
+    @property
     def name(self) -> str:
         parts = f"dim={self.dim}, width={self.width}, {self.activation.name}, outer={self.outer}"
         return f"TwoLayer({parts}{', bias' if self.bias else ''})"

@@ -43,6 +43,20 @@ class AbstractRisk(eqx.Module):
         """Return the kinks that an event-located integrator must know; None for a smooth risk."""
         return None
 
+    def least_margin(self, params: Any) -> jax.Array | None:
+        """Return the least margin on finite data, of a loss that vanishes only where it is infinite.
+
+        Until it is positive there is no limit direction. None for other risks.
+        """
+        return None
+
+    def charts(self, params: Any) -> tuple[str, ...]:
+        """Return the kinds of charts in which the flow from ``params`` may be integrated.
+
+        The best first; :mod:`gradflow.flows.charts.offers` says what the names stand for.
+        """
+        return ("cartesian", *(() if self.net is None else self.net.coordinates))
+
     def as_params(self, value: Any) -> Any:
         """Return ``value`` as parameters of this risk; a ``ValueError`` when it cannot be."""
         return value if self.net is None else self.net.as_params(value)

@@ -52,6 +52,20 @@ class AbstractKinks(eqx.Module):
         """Whether the forces differ between the two sides of a surface at all."""
 
     @property
+    def margin_loss(self) -> bool:
+        """Whether the loss is a function of margins."""
+        return False
+
+    @property
+    def vanishes(self) -> bool:
+        """Whether the loss vanishes only where all margins are infinite."""
+        return False
+
+    def unseen(self, sides: np.ndarray) -> np.ndarray | None:
+        """Return which data no neuron with the sides (m, G) sees; None where all see everything."""
+        return None
+
+    @property
     @abstractmethod
     def representatives(self) -> np.ndarray:
         """The datum that stands for each surface (G,) (host)."""
@@ -139,8 +153,18 @@ class DataKinks(AbstractKinks):
 
     @property
     def margin_loss(self) -> bool:
-        """Whether ℓ is a function of the margin y f."""
         return isinstance(self.loss, AbstractMarginLoss)
+
+    @property
+    def vanishes(self) -> bool:
+        return self.loss.vanishes
+
+    def unseen(self, sides: np.ndarray) -> np.ndarray | None:
+        if not self.jumps or self.slope != 0:
+            return None
+        where, scale = np.asarray(self.surface), np.asarray(self.scale)
+        on_plus, on_minus = np.any(sides > 0, axis=0), np.any(sides < 0, axis=0)
+        return ~np.where(scale > 0, on_plus[where], on_minus[where])
 
     @property
     def degree(self) -> int:

@@ -24,7 +24,7 @@ Sources: `tian2017analytical` (the gradient, ReLU), `saad1995online` (erf).
 from __future__ import annotations
 
 import functools as ft
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -60,6 +60,9 @@ def atoms_of(net: Any, params: Any) -> Atoms:
 
 class GaussianReduction(eqx.Module):
     """The teacher's atoms and the scale of the inputs: all that a net's risk needs to know."""
+
+    #: Kinds of charts that flows of such a risk have besides those of the net.
+    charts: ClassVar[tuple[str, ...]] = ()
 
     teacher: Atoms
     scale: Array

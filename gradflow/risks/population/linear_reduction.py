@@ -26,7 +26,7 @@ sign. Derived here for the other losses.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -103,6 +103,9 @@ class AbstractLinearReduction(eqx.Module):
     Both coordinates may be extreme (λ down to −1e20; R from 1e−60 to 1e12): nothing is formed by
     subtracting nearby numbers. All methods can be compiled and differentiated.
     """
+
+    #: Kinds of charts that flows of such a risk have besides those of the net.
+    charts: ClassVar[tuple[str, ...]] = ("linear-log-angle",)
 
     @abstractmethod
     def radial_force(self, log_R: Array, lam: Array) -> Array:

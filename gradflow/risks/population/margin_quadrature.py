@@ -31,7 +31,7 @@ nearest singularity, 1/|A| or v⊥. Derived here; the setting is that of `lin202
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -84,6 +84,9 @@ class TwoNeuronQuadrature(eqx.Module):
     where no angle is tiny), as long as a growing loss stays below e^300 or
     so. φ'(0) = α: a neuron w_k = 0 gets the gradient of slope α.
     """
+
+    #: Kinds of charts that flows of such a risk have besides those of the net.
+    charts: ClassVar[tuple[str, ...]] = ()
 
     planar: RadialMoments
     spatial: RadialMoments | None

@@ -1,0 +1,97 @@
+"""The course of an integration: what it takes to go on where it ended, as if it had never stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gradflow.flows.flow import make_flow
+from gradflow.flows.separation import EarlyStage, first_stage
+from gradflow.flows.stage import AbstractStage, ChartStage, Point
+from gradflow.risks.base import AbstractRisk
+from gradflow.validation import fail
+
+
+@dataclass(frozen=True)
+class Course:
+    """A flow from its first start on: the choices it was made with, and where its stages ended.
+
+    Every stage follows from the end of the one before, so the last can be entered again.
+
+    Attributes
+    ----------
+    params : pytree
+        The first start; it fixes frames and signs.
+    clock, chart : str
+    metric : str, mapping or callable
+        As asked.
+    points : tuple of Point
+        The start, and the end of each stage.
+    early : bool
+        Whether the first stage was to separate the data.
+    """
+
+    params: Any
+    clock: str
+    chart: str
+    metric: str | Mapping[str, float] | Callable[..., Any]
+    points: tuple[Point, ...] = ()
+    early: bool = False
+
+    @classmethod
+    def begin(
+        cls, risk: AbstractRisk, params: Any, clock: str, chart: str, metric: Any, log1p_t: float
+    ) -> Course:
+        """The course that begins at ``params`` where ln(1+t) = ``log1p_t``."""
+        flow = make_flow(risk, params, chart=chart, clock=clock, metric=metric)
+        start = Point(flow.clock.begin(log1p_t)[0], flow.initial(params, log1p_t))
+        return cls(params, clock, chart, metric, (start,))
+
+    def stage(
+        self, risk: AbstractRisk, quantities: Collection[str], *, capped: bool, located: bool
+    ) -> AbstractStage:
+        """The stage in which it goes on.
+
+        Parameters
+        ----------
+        risk : AbstractRisk
+        quantities, capped, located
+            As in :func:`~gradflow.flows.separation.first_stage`.
+
+        Raises
+        ------
+        ValueError
+            If the stage cannot be ended so.
+        """
+        flow = make_flow(
+            risk, self.params, chart=self.chart, clock=self.clock, metric=self.metric
+        )  # fmt: skip
+        *passed, here = self.points
+        if len(passed) < 2:
+            return first_stage(flow, here, quantities, capped=capped, located=located)
+        first = EarlyStage if self.early else ChartStage
+        stage: AbstractStage = first(flow, passed[0])
+        for end in passed[1:]:
+            stage = stage.following(end)
+        stage = stage.at(here)
+        if stage.suits(quantities, capped=capped):
+            return stage
+        raise fail(
+            "until", sorted(quantities), f"cannot end the {stage.flow.chart.name} stage",
+            "stop by time, log_time, loss or direction",
+        )  # fmt: skip
+
+    def gone(self, first: AbstractStage, ends: Sequence[Point]) -> Course:
+        """The course after the stages from ``first`` on, which ended at ``ends``."""
+        known = self.points[:-1] if len(self.points) > 1 else self.points
+        early = isinstance(first, EarlyStage) if len(known) == 1 else self.early
+        return replace(self, points=(*known, *ends), early=early)
+
+
+def point_arrays(point: Point) -> dict[str, np.ndarray]:
+    """A point as named arrays."""
+    parts = {"s": np.asarray(point.s), "Y": point.Y, "sides": point.sides, "seen": point.seen}
+    return {name: np.asarray(part) for name, part in parts.items() if part is not None}
