@@ -1,4 +1,4 @@
-"""The course of an integration: what it takes to go on where it ended, as if it had never stopped."""
+"""The course of an integration: what it takes to go on where it ended, as if never stopped."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from gradflow.flows.flow import make_flow
+from gradflow.flows.flow import Flow, make_flow
 from gradflow.flows.separation import EarlyStage, first_stage
 from gradflow.flows.stage import AbstractStage, ChartStage, Point
 from gradflow.risks.base import AbstractRisk
@@ -23,9 +21,11 @@ class Course:
 
     Attributes
     ----------
+    flow : Flow
+        In its first chart.
     params : pytree
         The first start; it fixes frames and signs.
-    clock, chart : str
+    chart : str
     metric : str, mapping or callable
         As asked.
     points : tuple of Point
@@ -34,30 +34,32 @@ class Course:
         Whether the first stage was to separate the data.
     """
 
+    flow: Flow
     params: Any
-    clock: str
     chart: str
     metric: str | Mapping[str, float] | Callable[..., Any]
     points: tuple[Point, ...] = ()
     early: bool = False
 
     @classmethod
-    def begin(
-        cls, risk: AbstractRisk, params: Any, clock: str, chart: str, metric: Any, log1p_t: float
-    ) -> Course:
-        """The course that begins at ``params`` where ln(1+t) = ``log1p_t``."""
+    def of(
+        cls, risk: AbstractRisk, params: Any, *, clock: str, chart: str, metric: Any,
+        points: tuple[Point, ...] = (), early: bool = False,
+    ) -> Course:  # fmt: skip
+        """The course of a flow, as it was or is to be made."""
         flow = make_flow(risk, params, chart=chart, clock=clock, metric=metric)
-        start = Point(flow.clock.begin(log1p_t)[0], flow.initial(params, log1p_t))
-        return cls(params, clock, chart, metric, (start,))
+        return cls(flow, params, chart, metric, points, early)
 
-    def stage(
-        self, risk: AbstractRisk, quantities: Collection[str], *, capped: bool, located: bool
-    ) -> AbstractStage:
+    def begin(self, log1p_t: float) -> Course:
+        """The course from its first start, where ln(1+t) = ``log1p_t``."""
+        s = self.flow.clock.begin(log1p_t)[0]
+        return replace(self, points=(Point(s, self.flow.initial(self.params, log1p_t)),))
+
+    def stage(self, quantities: Collection[str], *, capped: bool, located: bool) -> AbstractStage:
         """The stage in which it goes on.
 
         Parameters
         ----------
-        risk : AbstractRisk
         quantities, capped, located
             As in :func:`~gradflow.flows.separation.first_stage`.
 
@@ -66,14 +68,11 @@ class Course:
         ValueError
             If the stage cannot be ended so.
         """
-        flow = make_flow(
-            risk, self.params, chart=self.chart, clock=self.clock, metric=self.metric
-        )  # fmt: skip
         *passed, here = self.points
         if len(passed) < 2:
-            return first_stage(flow, here, quantities, capped=capped, located=located)
+            return first_stage(self.flow, here, quantities, capped=capped, located=located)
         first = EarlyStage if self.early else ChartStage
-        stage: AbstractStage = first(flow, passed[0])
+        stage: AbstractStage = first(self.flow, passed[0])
         for end in passed[1:]:
             stage = stage.following(end)
         stage = stage.at(here)
@@ -89,9 +88,3 @@ class Course:
         known = self.points[:-1] if len(self.points) > 1 else self.points
         early = isinstance(first, EarlyStage) if len(known) == 1 else self.early
         return replace(self, points=(*known, *ends), early=early)
-
-
-def point_arrays(point: Point) -> dict[str, np.ndarray]:
-    """A point as named arrays."""
-    parts = {"s": np.asarray(point.s), "Y": point.Y, "sides": point.sides, "seen": point.seen}
-    return {name: np.asarray(part) for name, part in parts.items() if part is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import equinox as eqx
@@ -41,6 +42,19 @@ class AbstractEvent(eqx.Module):
     @abc.abstractmethod
     def __call__(self, flow: Flow, s: Array, Y: Array) -> Array:
         """Value of g."""
+
+    def limit(self, quantity: str) -> float | None:
+        """The value of a quantity at which it happens; None if it is about another one."""
+        return None
+
+    def check(self, flow: Flow, Y: np.ndarray) -> None:
+        """Raise a ``ValueError`` where g cannot be evaluated at ``Y``."""
+        return
+
+
+def limits(events: Iterable[AbstractEvent], quantity: str) -> list[float]:
+    """The values of a quantity at which some events happen."""
+    return [limit for event in events if (limit := event.limit(quantity)) is not None]
 
 
 class AbstractHandover(AbstractEvent):

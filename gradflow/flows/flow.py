@@ -123,6 +123,13 @@ class Flow(eqx.Module):
         """The least margin, of a loss that vanishes only where it is infinite; else None (JAX)."""
         return self.chart.least_margin(self.split(Y)[0])
 
+    def describe(self, s: float, Y: np.ndarray) -> dict[str, float]:
+        """What the flow tells of itself to who watches: ln t and ln L (host)."""
+        log_t = float(np.asarray(self.log_t(np.array([s]), Y[None]))[0])
+        log_loss = float(self.log_risk(jnp.asarray(Y)))
+        with np.errstate(over="ignore"):
+            return {"log_t": log_t, "log_loss": log_loss, "loss": float(np.exp(log_loss))}
+
     def handover(self) -> AbstractHandover | None:
         """Where another chart takes over; None where this one serves for ever."""
         return self._dynamics.handover()

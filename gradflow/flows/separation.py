@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -116,6 +116,20 @@ class EarlyStage(AbstractStage):
 
     def handovers(self) -> tuple[AbstractEvent, ...]:
         return (Separated.of(self.flow, self.must),)
+
+    def over(self) -> Point | None:
+        # A start this late is none for the loss clock, whose rate 1/L may be beyond floats.
+        kinks: Any = self.flow.kinks()
+        y = self.flow.split(self.start.Y)[0]
+        W, a = map(np.asarray, kinks.split(self.flow.chart.decode(y)))
+        N = np.asarray(kinks.normals)
+        reach = np.max(np.abs(np.asarray(kinks.scale)) * np.linalg.norm(N, axis=1)[np.asarray(kinks.surface)])
+        if self.must is not None or reach * float(np.abs(a) @ np.linalg.norm(W, axis=1)) < _LEAST_MARGIN:
+            return None
+        separated = self.handovers()[0](self.flow, jnp.asarray(0.0), jnp.asarray(self.start.Y))
+        if not float(separated) >= 0:
+            return None
+        return replace(self.start, sides=np.where(W @ N.T < 0, -1, 1))
 
     def following(self, end: Point) -> LateStage:
         flow = self.flow

@@ -97,6 +97,10 @@ class AbstractStage(abc.ABC):
     def handovers(self) -> tuple[AbstractEvent, ...]:
         """The events at which the next stage begins."""
 
+    def over(self) -> Point | None:
+        """Where it starts, if it hands over right there; else None."""
+        return None
+
     def hands_over(self, ended: Ended) -> bool:
         """Whether another stage follows one that ended so."""
         return ended.event is not None and ended.event.role == "handover"

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import observables
+from gradflow.flows.course import Course
 from gradflow.integrators.contract import Result
 from gradflow.numerics.compiled import compile_once
 from gradflow.paths.file import (
@@ -98,6 +99,8 @@ class Trajectory:
     clock_name, integrator : str
     chart_names : tuple of str
         The charts of the stages, in order.
+    course : Course or None
+        What it takes to go on from the end (``gf.integrate(path, until=...)``).
     """
 
     risk: Any
@@ -121,6 +124,7 @@ class Trajectory:
     clock_name: str
     chart_names: tuple[str, ...]
     integrator: str
+    course: Course | None = field(default=None, compare=False)
     _stages: tuple[Stage, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:

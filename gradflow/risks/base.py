@@ -44,7 +44,7 @@ class AbstractRisk(eqx.Module):
         return None
 
     def least_margin(self, params: Any) -> jax.Array | None:
-        """Return the least margin on finite data, of a loss that vanishes only where it is infinite.
+        """Return the least margin on finite data, where the loss vanishes only if it is infinite.
 
         Until it is positive there is no limit direction. None for other risks.
         """

@@ -85,7 +85,7 @@ class AbstractChart(AbstractCoordinates):
 
     @abc.abstractmethod
     def speed_squared(self, y: Array, dy: Array) -> Array:
-        r""":math:`\|d\theta/dt\|^2` in the metric of the flow: the rate at which L is spent (JAX)."""
+        r""":math:`\|d\theta/dt\|^2` in the metric of the flow, at which L is spent (JAX)."""
 
     def gradient_norm(self, y: Array) -> Array:
         return jnp.sqrt(self.speed_squared(y, self.velocity(y)))
