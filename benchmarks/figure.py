@@ -2,7 +2,8 @@
 
 Run ``python benchmarks/figure.py [FILE]``; the default is
 ``notebooks/figures/directional_convergence.png``. Left: the linear predictor on the circle to
-t = 1e12, with the law that ``gf.derive`` gives and the published bound (`lin2021directional`). Right: two ReLU neurons to t = 1e30.
+t = 1e12, with the law that ``gf.derive`` gives and the published bound (`lin2021directional`).
+Right: two ReLU neurons to t = 1e30.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@ r"""Activations that avoid the flaws: kernels that are strictly positive definit
 
 The kernel of features φ(w·x), w ~ N(0, I), is strictly positive definite iff neither the even nor
 the odd part of φ is a polynomial (`gradflow.kernels`). For d ≥ 3 that is to say that infinitely
-many Gegenbauer coefficients of either parity are positive, which on the circle is too little. ReLU, leaky ReLU, softplus and GELU have a
+many Gegenbauer coefficients of either parity are positive, which on the circle is too little.
+ReLU, leaky ReLU, softplus and GELU have a
 linear odd part (no odd coefficients beyond k = 1), tanh and erf no even part. Shifted ReLU, ELU and
 cos + sin meet the criterion.
 

@@ -70,7 +70,8 @@ def deep_late(
     ``lam`` are those at T.
 
     :math:`A_2=\tfrac{2c_0}\pi\|w_e(T)\|^{1-2/N}` (corrected) or exponent :math:`2-2/N` (as in
-    the submission; fails for :math:`\|w_e(T)\|>1`), :math:`B_2=-2\ln\tan(\theta(T)/2)`. Source: `lin2021faster`.
+    the submission; fails for :math:`\|w_e(T)\|>1`), :math:`B_2=-2\ln\tan(\theta(T)/2)`.
+    Source: `lin2021faster`.
     """
     power = {"corrected": 1 - 2 / depth, "submitted": 2 - 2 / depth}[form]
     return 2 * c0 / np.pi * radius**power * np.asarray(t) - 2 * lam
