@@ -16,7 +16,7 @@ import gradflow as gf
 ROOT = Path(gf.__file__).parent
 #: From the ground up; a module imports from its own floor and from those below.
 FLOORS = [
-    {"_jax", "_cache", "validation", "bibliography", "numerics"},
+    {"_jax", "_cache", "validation", "bibliography", "numerics", "registry"},
     {"networks", "losses", "data"},
     {"cells", "kernels", "measures"},
     {"risks"},

@@ -5,14 +5,14 @@ The positively homogeneous family is ``φ(z) = max(z, αz)``, 0 ≤ α ≤ 1 (`L
 odd part of each of these is a polynomial; neither is for the shifted ReLU, ELU and cos + sin, whose
 kernels are therefore strictly positive definite (`gradflow.kernels`).
 
-A new activation is one class (subclass `AbstractActivation`) and one `register_activation` call.
+A new activation is one class (subclass `AbstractActivation`), registered (`gf.register`) where
+files are to hold it.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from jax.scipy.special import erf as _erf
 from jax.scipy.special import erfc as _erfc
 
-from gradflow.validation import check_choice, check_positive, check_real, fail
+from gradflow.registry import Described, register
+from gradflow.validation import check_positive, check_real, fail
 
 _SQRT_HALF = math.sqrt(0.5)
 _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
@@ -43,7 +44,7 @@ class Parts(NamedTuple):
     reason: str
 
 
-class AbstractActivation(eqx.Module):
+class AbstractActivation(Described, eqx.Module):
     """A scalar function φ applied to each entry of an array.
 
     Concrete classes give the value, the derivative (at a kink: the one-sided value that the package
@@ -76,10 +77,6 @@ class AbstractActivation(eqx.Module):
     @abstractmethod
     def homogeneous(self) -> bool:
         """True when φ(cz) = cφ(z) for every c > 0."""
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Return a JSON-able description that `activation_from_description` reads."""
 
     @property
     def breaks(self) -> tuple[float, ...]:
@@ -132,9 +129,6 @@ class LeakyReLU(AbstractActivation):
     def homogeneous(self) -> bool:
         return True
 
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "slope": self.slope}
-
     def parts(self, reach: float = math.inf) -> Parts:
         return Parts(math.inf if self.kinked else -1, 1, "φ(z) = (1+α)z/2 + (1−α)|z|/2")
 
@@ -161,9 +155,6 @@ class Erf(AbstractActivation):
     @property
     def homogeneous(self) -> bool:
         return False
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind}
 
     def parts(self, reach: float = math.inf) -> Parts:
         return Parts(-1, math.inf, "φ is odd, and analytic without being a polynomial")
@@ -193,9 +184,6 @@ class Tanh(AbstractActivation):
     @property
     def homogeneous(self) -> bool:
         return False
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind}
 
     def parts(self, reach: float = math.inf) -> Parts:
         return Parts(-1, math.inf, "φ is odd, and analytic without being a polynomial")
@@ -234,9 +222,6 @@ class Softplus(AbstractActivation):
     def homogeneous(self) -> bool:
         return False
 
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "beta": self.beta}
-
     def parts(self, reach: float = math.inf) -> Parts:
         return Parts(math.inf, 1, "φ(z) = z/2 + ln(2 cosh(βz/2))/β, the second even")
 
@@ -263,9 +248,6 @@ class GELU(AbstractActivation):
     @property
     def homogeneous(self) -> bool:
         return False
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind}
 
     def parts(self, reach: float = math.inf) -> Parts:
         return Parts(math.inf, 1, "φ(z) = z/2 + z(Φ(z) − ½), the second even")
@@ -306,9 +288,6 @@ class ShiftedReLU(AbstractActivation):
     def homogeneous(self) -> bool:
         return self.shift == 0.0
 
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "shift": self.shift}
-
     @property
     def breaks(self) -> tuple[float, ...]:
         return (self.shift,)
@@ -346,9 +325,6 @@ class ELU(AbstractActivation):
     def homogeneous(self) -> bool:
         return False
 
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind}
-
     @property
     def breaks(self) -> tuple[float, ...]:
         return (0.0,)
@@ -383,9 +359,6 @@ class Fourier(AbstractActivation):
     @property
     def homogeneous(self) -> bool:
         return False
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind}
 
     def parts(self, reach: float = math.inf) -> Parts:
         return Parts(math.inf, math.inf, "φ_even(z) = cos z, φ_odd(z) = sin z")
@@ -436,22 +409,5 @@ elu = ELU()
 #: cos z + sin z.
 fourier = Fourier()
 
-_REGISTRY: dict[str, Callable[..., AbstractActivation]] = {}
-
-
-def register_activation(kind: str, factory: Callable[..., AbstractActivation]) -> None:
-    """Let `activation_from_description` build ``factory(**rest)`` for this ``kind``."""
-    if kind in _REGISTRY:
-        raise fail("kind", kind, "is registered already", "choose another name")
-    _REGISTRY[kind] = factory
-
-
 for _class in (LeakyReLU, Erf, Tanh, Softplus, GELU, ShiftedReLU, ELU, Fourier):
-    register_activation(_class.kind, _class)
-
-
-def activation_from_description(description: Mapping[str, Any]) -> AbstractActivation:
-    """Rebuild an activation from what its ``describe()`` returned."""
-    options = dict(description)
-    kind = check_choice("activation kind", options.pop("kind", None), _REGISTRY)
-    return _REGISTRY[kind](**options)
+    register(_class.kind, _class)
