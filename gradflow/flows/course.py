@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from gradflow.flows.flow import Flow, make_flow
 from gradflow.flows.separation import EarlyStage, first_stage
 from gradflow.flows.stage import AbstractStage, ChartStage, Point
@@ -88,3 +90,46 @@ class Course:
         known = self.points[:-1] if len(self.points) > 1 else self.points
         early = isinstance(first, EarlyStage) if len(known) == 1 else self.early
         return replace(self, points=(*known, *ends), early=early)
+
+    def description(self) -> dict[str, Any] | None:
+        """What a file keeps besides arrays and ``params``, JSON-able; None where none can."""
+        if callable(self.metric):
+            return None
+        return {
+            "clock": self.flow.clock.name, "chart": self.chart, "early": self.early,
+            "metric": self.metric if isinstance(self.metric, str) else dict(self.metric),
+            "points": len(self.points),
+        }  # fmt: skip
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The points as named arrays."""
+        out: dict[str, np.ndarray] = {}
+        for k, point in enumerate(self.points):
+            parts = {"s": point.s, "Y": point.Y, "sides": point.sides, "seen": point.seen}
+            out.update(
+                {
+                    f"{name}_{k}": np.asarray(part)
+                    for name, part in parts.items()
+                    if part is not None
+                }
+            )
+        return out
+
+    @classmethod
+    def read(
+        cls, risk: AbstractRisk, params: Any, description: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray],
+    ) -> Course:  # fmt: skip
+        """The course that ``description()`` and ``arrays()`` tell of."""
+        points = []
+        for k in range(description["points"]):
+            sides, seen = arrays.get(f"sides_{k}"), arrays.get(f"seen_{k}")
+            points.append(
+                Point(
+                    float(arrays[f"s_{k}"]), np.asarray(arrays[f"Y_{k}"], np.float64),
+                    None if sides is None else np.asarray(sides).astype(int),
+                    None if seen is None else np.asarray(seen).astype(bool),
+                )
+            )  # fmt: skip
+        made = {name: description[name] for name in ("clock", "chart", "metric", "early")}
+        return cls.of(risk, params, points=tuple(points), **made)

@@ -123,8 +123,9 @@ class EarlyStage(AbstractStage):
         y = self.flow.split(self.start.Y)[0]
         W, a = map(np.asarray, kinks.split(self.flow.chart.decode(y)))
         N = np.asarray(kinks.normals)
-        reach = np.max(np.abs(np.asarray(kinks.scale)) * np.linalg.norm(N, axis=1)[np.asarray(kinks.surface)])
-        if self.must is not None or reach * float(np.abs(a) @ np.linalg.norm(W, axis=1)) < _LEAST_MARGIN:
+        largest = np.max(np.linalg.norm(kinks.inputs(), axis=1))
+        reach = largest * float(np.abs(a) @ np.linalg.norm(W, axis=1))
+        if self.must is not None or reach < _LEAST_MARGIN:
             return None
         separated = self.handovers()[0](self.flow, jnp.asarray(0.0), jnp.asarray(self.start.Y))
         if not float(separated) >= 0:

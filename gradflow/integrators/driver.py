@@ -80,19 +80,28 @@ class Journey:
 
     def _check_ends(self) -> None:
         settings, resolved, save, stage = self.settings, self.resolved, self.save, self.stage
+        assert stage is not None
         if not (math.isfinite(resolved.s_end) or resolved.events or resolved.step_cap):
             raise fail("until", settings.until, "never ends", "combine it with gf.until.time(...)")
-        assert stage is not None
         for event in resolved.events:
             event.check(stage.flow, stage.start.Y)
-        if save is None:
+        s0 = stage.start.s + stage.origin
+        tau0 = float(stage.flow.log1p_t(s0, stage.start.Y))
+        last = min(limits(resolved.events, "time"), default=np.inf)
+        if resolved.s_end < s0 or last < tau0:
+            raise fail(
+                "until", settings.until, f"lies before the start at ln(1+t) = {tau0:.10g}",
+                "times count from t = 0, not from t0 or the end of a path: pass a later one",
+            )  # fmt: skip
+        if save is None or not save.size:
             return
         # Where time is a state, save points are values of ln(1+t), as are the thresholds of time.
-        times = limits(resolved.events, "time")
-        end = resolved.s_end if self.save_by is None else min(times, default=np.inf)
+        first, end = (s0, resolved.s_end) if self.save_by is None else (tau0, last)
         # A save point that cannot be reached is a mistake, not an empty row.
         if save[-1] > end * (1 + 1e-12):
             raise fail("save_at", settings.save, "lies beyond the end", "drop it or raise until")
+        if save[0] < first * (1 - 1e-12):
+            raise fail("save_at", settings.save, "lies before the start", "drop it")
 
     def problem(self, stage: AbstractStage) -> Problem:
         """What its stepper is to solve."""

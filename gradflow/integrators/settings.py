@@ -103,7 +103,7 @@ def check_settings(
 
 
 def check_atol(atol: Any, flow: Flow, params: Any) -> float | np.ndarray | None:
-    """Return absolute tolerances in units of the integrated vector.
+    """Return absolute tolerances: one number, or one for each parameter.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def check_atol(atol: Any, flow: Flow, params: Any) -> float | np.ndarray | None:
     ends = np.cumsum([leaf.size for leaf in leaves])
     for part, leaf in zip(np.split(flat, ends[:-1]), leaves, strict=True):
         _warn_small(float(np.min(part, initial=np.inf)), start_scale(leaf))
-    return np.concatenate([flat, np.full(flow.extras, float(np.min(flat)))])
+    return flat
 
 
 def _one_each(atol: Any, params: Any, leaves: list[Any]) -> np.ndarray:

@@ -166,7 +166,7 @@ class WhenEvent(AbstractEvent):
     def check(self, flow, Y):
         fix = "write it with jax.numpy, and return one number of the parameters"
         try:
-            out = jax.eval_shape(self, flow, jnp.asarray(0.0), jnp.asarray(Y))
+            out = jax.eval_shape(lambda at: self(flow, jnp.zeros(()), at), jnp.asarray(Y))
         except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
             problem = f"cannot be traced by JAX ({type(error).__name__})"
             raise fail("until", self.name, problem, fix) from error
@@ -340,7 +340,7 @@ class When(AbstractUntil):
         takes_risk = _takes_two(self.fn)
         event = WhenEvent(
             self.fn, takes_risk, self.risk if takes_risk else None, flow.chart,
-            jnp.asarray(self.at), self._name,
+            jnp.asarray(np.float64(self.at)), self._name,
         )  # fmt: skip
         return Resolved(events=(event,))
 

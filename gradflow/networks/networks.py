@@ -28,8 +28,8 @@ from gradflow.networks.abstract import (
 )
 from gradflow.networks.activations import (
     AbstractActivation,
-    activation_from_description,
     apply_activation,
+    as_activation,
 )
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.parameters import (
@@ -41,6 +41,7 @@ from gradflow.networks.parameters import (
     require_finite,
 )
 from gradflow.networks.random_features import RandomFeatures
+from gradflow.registry import register
 from gradflow.validation import check_choice, check_integer, check_positive, fail
 
 
@@ -107,9 +108,6 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
     def name(self) -> str:
         return f"LinearPredictor(dim={self.dim})"
 
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "dim": self.dim}
-
 
 class TwoLayer(AbstractNetwork[TwoLayerParams]):
     """``f(x) = Σ_k a_k φ(w_k·x [+ b_k])``, k = 1 … m.
@@ -118,8 +116,9 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
     ----------
     dim, width : int
         Input dimension d ≥ 1 and number of neurons m ≥ 1.
-    activation : AbstractActivation
-        φ, for example ``gf.relu`` or ``gf.leaky_relu(0.3)``.
+    activation : AbstractActivation or callable
+        φ, for example ``gf.relu`` or ``gf.leaky_relu(0.3)``, or a JAX function (`gf.activation`
+        says more of it).
     outer : {"trained", "fixed"}
         Whether the flow moves the outer weights a.
     bias : bool
@@ -137,20 +136,13 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         self,
         dim: int,
         width: int,
-        activation: AbstractActivation,
+        activation: AbstractActivation | Callable[[jax.Array], jax.Array],
         outer: str = "trained",
         bias: bool = False,
     ) -> None:
         self.dim = check_integer("dim", dim, minimum=1)
         self.width = check_integer("width", width, minimum=1)
-        if not isinstance(activation, AbstractActivation):
-            raise fail(
-                "activation",
-                activation,
-                "is not an activation",
-                "pass gf.relu or gf.leaky_relu(0.3)",
-            )
-        self.activation = activation
+        self.activation = as_activation("activation", activation)
         self.outer = check_choice("outer", outer, ("trained", "fixed"))  # type: ignore[assignment]
         if not isinstance(bias, bool):
             raise fail("bias", bias, "is not a bool", "pass True or False")
@@ -271,39 +263,6 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         parts = f"dim={self.dim}, width={self.width}, {self.activation.name}, outer={self.outer}"
         return f"TwoLayer({parts}{', bias' if self.bias else ''})"
 
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "dim": self.dim,
-            "width": self.width,
-            "activation": self.activation.describe(),
-            "outer": self.outer,
-            "bias": self.bias,
-        }
 
-
-def _two_layer(activation: Mapping[str, Any], **rest: Any) -> TwoLayer:
-    return TwoLayer(activation=activation_from_description(activation), **rest)
-
-
-_REGISTRY: dict[str, Callable[..., AbstractNetwork]] = {}
-
-
-def register_network(kind: str, factory: Callable[..., AbstractNetwork]) -> None:
-    """Let `network_from_description` build ``factory(**rest)`` from ``{"kind": kind, **rest}``."""
-    if kind in _REGISTRY:
-        raise fail("kind", kind, "is registered already", "choose another name")
-    _REGISTRY[kind] = factory
-
-
-register_network(LinearPredictor.kind, LinearPredictor)
-register_network(TwoLayer.kind, _two_layer)
-register_network(DeepLinear.kind, DeepLinear)
-register_network(RandomFeatures.kind, RandomFeatures.from_description)
-
-
-def network_from_description(description: Mapping[str, Any]) -> AbstractNetwork:
-    """Rebuild a network from what its ``describe()`` returned."""
-    options = dict(description)
-    kind = check_choice("network kind", options.pop("kind", None), _REGISTRY)
-    return _REGISTRY[kind](**options)
+for _class in (LinearPredictor, TwoLayer, DeepLinear, RandomFeatures):
+    register(_class.kind, _class)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow import observables
+from gradflow import observables, registry
 from gradflow.flows.course import Course
 from gradflow.integrators.contract import Result
 from gradflow.numerics.compiled import compile_once
@@ -21,7 +21,6 @@ from gradflow.paths.file import (
     leaf_names,
     rebuild_tree,
     replace_file,
-    risk_from_description,
 )
 from gradflow.validation import fail
 
@@ -252,7 +251,7 @@ class Trajectory:
             "result": [self.result.name, self.result.detail],
             "stopped_by": self.stopped_by,
             "rtol": self.rtol,
-            "atol": self.atol,
+            "atol": self.atol if self.atol is None else np.asarray(self.atol).tolist(),
             "clock_name": self.clock_name,
             "chart_names": list(self.chart_names),
             "integrator": self.integrator,
@@ -271,6 +270,13 @@ class Trajectory:
             header[f"tree_{name}"], arrays = describe_tree(getattr(self, name))
             for k, array in enumerate(arrays):
                 put(f"{name}_{k}", array)
+        if self.course is not None:
+            header["course"] = self.course.description()
+            header["tree_course"], arrays = describe_tree(self.course.params)
+            for k, array in enumerate(arrays):
+                put(f"course_{k}", array)
+            for name, array in self.course.arrays().items():
+                put(f"course_{name}", array)
         header["exact"] = list(self.exact)
         for k, array in enumerate(self.exact.values()):
             put(f"exact_{k}", array)
@@ -318,8 +324,16 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory:
         arrays = [convert(take(f"{name}_{k}")) for k in range(len(leaf_names(structure)))]
         return rebuild_tree(structure, arrays)
 
+    risk = _risk_of(path, header["risk"]) if risk is None else risk
+    course = None
+    if header.get("course") is not None:
+        arrays = {
+            str(name).removeprefix("course_"): take(str(name))
+            for name in dataset.data_vars if str(name).startswith("course_")
+        }  # fmt: skip
+        course = Course.read(risk, tree("course", jnp.asarray), header["course"], arrays)
     return Trajectory(
-        risk=risk_from_description(header["risk"]) if risk is None else risk,
+        risk=risk, course=course,
         t=take("t"), log_t=take("log_t"), clock=take("clock"),
         params=tree("params", np.asarray), initial=tree("initial", jnp.asarray),
         final=tree("final", jnp.asarray),
@@ -328,9 +342,23 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory:
         exact={name: take(f"exact_{k}") for k, name in enumerate(header["exact"])},
         energy=take("energy"), events=tuple(Event(**event) for event in header["events"]),
         stats=header["stats"], result=Result(*header["result"]), stopped_by=header["stopped_by"],
-        rtol=header["rtol"], atol=header["atol"], clock_name=header["clock_name"],
+        rtol=header["rtol"], atol=_atol_of(header["atol"]), clock_name=header["clock_name"],
         chart_names=tuple(header["chart_names"]), integrator=header["integrator"],
     )  # fmt: skip
+
+
+def _atol_of(stored: float | list[float] | None) -> float | np.ndarray | None:
+    return np.asarray(stored) if isinstance(stored, list) else stored
+
+
+def _risk_of(path: Any, description: dict[str, Any]) -> Any:
+    missing = registry.unknown(description)
+    if missing:
+        raise fail(
+            "path", str(path), f"holds a risk that cannot be rebuilt: {missing[0]}",
+            "pass the risk: gf.load(path, risk=...), or register its class: gf.register(kind, cls)",
+        )  # fmt: skip
+    return registry.build(description)
 
 
 def _chart_rows(name: str, stage: Stage) -> np.ndarray:
