@@ -143,8 +143,9 @@ def test_a_function_of_ones_own_stops(integrator):
 def test_an_accuracy_and_a_norm_stop_a_net_with_kinks():
     """Steps stop where they jump; the risk is there for those who ask for it."""
     rng = np.random.default_rng(2)
-    X, held_out = rng.normal(size=(8, 2)), rng.normal(size=(10, 2))
-    net = gf.TwoLayer(2, 3, gf.relu)
+    X = rng.normal(size=(10, 2))
+    held_out = X + 0.02 * rng.normal(size=(10, 2))
+    net = gf.TwoLayer(2, 4, gf.leaky_relu(0.3))
     risk = gf.EmpiricalRisk(net, gf.logistic, X, np.sign(X[:, 0]))
     start = net.init(jax.random.key(2), 0.01, scheme="balanced")
 

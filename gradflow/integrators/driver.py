@@ -119,7 +119,7 @@ class Journey:
             save=save - origin if save is not None and self.save_by is None else save,
             save_by=self.save_by, max_steps=max(self.settings.max_steps - attempts, 1),
             step_cap=None if cap is None else cap - int(total["steps"]),
-            watch=self.watch, describe=flow.describe,
+            dense=self.settings.save.dense, watch=self.watch, describe=flow.describe,
         )  # fmt: skip
 
     def solve(self, stage: AbstractStage) -> Solution:

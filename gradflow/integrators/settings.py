@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from gradflow.flows.flow import Flow
-from gradflow.integrators.contract import AbstractIntegrator, integrator_names, make_integrator
+from gradflow.integrators.contract import AbstractIntegrator, make_integrator
 from gradflow.integrators.save import AbstractSave, check_save
 from gradflow.integrators.tolerances import Asked
 from gradflow.integrators.until import AbstractUntil, check_until
 from gradflow.integrators.watch import Progress, Watch
 from gradflow.validation import (
     check_array,
-    check_choice,
     check_integer,
     check_positive,
     check_rtol,
@@ -38,7 +37,7 @@ class Settings:
 
     until: AbstractUntil
     save: AbstractSave
-    integrator: str
+    integrator: AbstractIntegrator | Literal["auto"]
     asked: Asked
     max_steps: int
     progress: Progress | bool | None
@@ -51,7 +50,7 @@ class Settings:
     @property
     def locates(self) -> bool:
         """Whether kinks are to be located, should there be any."""
-        return self.integrator == "auto" or make_integrator(self.integrator).locates
+        return self.integrator == "auto" or self.integrator.locates
 
     @property
     def explicit(self) -> bool:
@@ -65,8 +64,9 @@ class Settings:
         for tight tolerances.
         """
         explicit = "dopri8" if self.asked.rtol < 1e-6 else "tsit5"
-        auto = "piecewise" if kinked else explicit
-        return make_integrator(auto if self.integrator == "auto" else self.integrator)
+        if self.integrator == "auto":
+            return make_integrator("piecewise" if kinked else explicit)
+        return self.integrator
 
 
 def check_settings(
@@ -82,7 +82,8 @@ def check_settings(
     safety: Any = None,
 ) -> Settings:
     """Check every numerical argument; a ``ValueError`` names argument, value and fix."""
-    check_choice("integrator", integrator, [*integrator_names(), "auto"])
+    if not (isinstance(integrator, str) and integrator == "auto"):
+        integrator = make_integrator(integrator)
     if progress not in (None, False) and not callable(progress):
         raise fail(
             "progress", progress, "is not callable", "pass a function of a dict, None, or False"
