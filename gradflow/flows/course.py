@@ -71,6 +71,11 @@ class Course:
             If the stage cannot be ended so.
         """
         *passed, here = self.points
+        if passed:
+            # What the loss spends is counted from here.
+            Y = here.Y.copy()
+            Y[-self.flow.extras] = 0.0
+            here = replace(here, Y=Y)
         if len(passed) < 2:
             return first_stage(self.flow, here, quantities, capped=capped, located=located)
         first = EarlyStage if self.early else ChartStage

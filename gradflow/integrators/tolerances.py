@@ -56,11 +56,12 @@ class Asked:
         """
         if self.atol is None:
             return None
-        if np.ndim(self.atol) == 0:
-            return np.full(size, float(self.atol))
-        if len(self.atol) != size - extras:
+        own = np.asarray(self.atol, np.float64)
+        if own.ndim == 0:
+            return np.full(size, own)
+        if own.size != size - extras:
             return None
-        return np.concatenate([self.atol, np.full(extras, float(np.min(self.atol)))])
+        return np.concatenate([own, np.full(extras, np.min(own))])
 
     def share(self, method: str) -> float:
         """The safety of a method."""
