@@ -200,7 +200,8 @@ def _start(risk: Any, params: Any) -> Any:
 def _clock(risk: Any, clock: Any) -> Any:
     if not isinstance(clock, str) or clock != "auto":
         return clock
-    return "loss" if getattr(risk.kinks(), "margin_loss", False) else "log"
+    arrangement = risk.arrangement
+    return "loss" if arrangement is not None and arrangement.margin_loss else "log"
 
 
 def _assemble(risk: Any, params: Any, clock_name: str, settings: Settings, done: Run) -> Trajectory:
@@ -281,7 +282,7 @@ def _happenings(flow: Any, happenings: Any) -> list[Event]:
     with np.errstate(over="ignore"):
         t = np.asarray(flow.clock.time(s, extra)).tolist()
     log_t = flow.clock.log_time(s, extra).tolist()
-    data = flow.kinks().representatives.tolist()
+    data = flow.arrangement.representatives.tolist()
     return [
         Event(
             t=t[i], log_t=log_t[i], clock=event.s, kind=event.kind,

@@ -86,6 +86,11 @@ class AbstractActivation(eqx.Module):
         """The points between which φ is analytic; by default 0 if there is a kink."""
         return (0.0,) if self.kinked else ()
 
+    @property
+    def slopes(self) -> tuple[float, ...] | None:
+        """φ' left and right of 0, where φ is linear there (one number: everywhere); else None."""
+        return None
+
     def parts(self, reach: float = math.inf) -> Parts | None:
         """Return the even and the odd part of φ on [−reach, reach]; None where nothing is known."""
         return None
@@ -134,6 +139,10 @@ class LeakyReLU(AbstractActivation):
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "slope": self.slope}
+
+    @property
+    def slopes(self) -> tuple[float, ...]:
+        return (self.slope, 1.0) if self.kinked else (1.0,)
 
     def parts(self, reach: float = math.inf) -> Parts:
         return Parts(math.inf if self.kinked else -1, 1, "φ(z) = (1+α)z/2 + (1−α)|z|/2")

@@ -22,6 +22,7 @@ from jax.core import Tracer
 from gradflow.networks.abstract import (
     SCHEMES,
     AbstractNetwork,
+    Layer,
     check_inputs,
     check_key,
     gaussian_rows,
@@ -98,6 +99,9 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
 
     def balancedness(self, params: LinearParams) -> None:
         return None
+
+    def layer(self, X: np.ndarray) -> Layer:
+        return Layer(X, (1.0,), trained=False, layout="linear")
 
     @property
     def degree(self) -> int:
@@ -255,6 +259,14 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         if params.bias is not None:
             squares = squares + jnp.square(params.bias)
         return jnp.square(params.outer) - squares
+
+    def layer(self, X: np.ndarray) -> Layer | None:
+        slopes, trained = self.activation.slopes, self.outer == "trained"
+        if slopes is None:
+            return None
+        if not self.bias:
+            return Layer(X, slopes, trained, "plain")
+        return Layer(np.concatenate([X, np.ones((len(X), 1))], axis=1), slopes, trained, "bias")
 
     @property
     def degree(self) -> int | None:

@@ -12,8 +12,8 @@ from typing import Any
 import equinox as eqx
 import jax
 
+from gradflow.cells.arrangement import Arrangement
 from gradflow.networks.abstract import AbstractNetwork
-from gradflow.risks.kinked import AbstractKinks
 
 
 class AbstractRisk(eqx.Module):
@@ -39,8 +39,9 @@ class AbstractRisk(eqx.Module):
     def gradient(self, params: Any) -> Any:
         """Return ∇L(θ), shaped like θ, zero on the entries that are not trained."""
 
-    def kinks(self) -> AbstractKinks | None:
-        """Return the kinks that an event-located integrator must know; None for a smooth risk."""
+    @property
+    def arrangement(self) -> Arrangement | None:
+        """The surfaces of its data that neurons meet (host); None where none are known."""
         return None
 
     def as_params(self, value: Any) -> Any:
