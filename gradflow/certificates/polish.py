@@ -98,15 +98,6 @@ def _collect(cells: Arrangement, V: np.ndarray, c: np.ndarray, group: _Group) ->
     return np.sum(rows, axis=0)
 
 
-def wall_forces(cells: Arrangement, lam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``(F⁺, F⁻)`` (G,): the pull of the data on each surface, from its two sides."""
-    up = np.where(cells.scale > 0, cells.scale, cells.slope * cells.scale) * cells.y * lam
-    down = np.where(cells.scale > 0, cells.slope * cells.scale, cells.scale) * cells.y * lam
-    size = cells.normals.shape[0]
-    plus = np.bincount(cells.surface, weights=up, minlength=size)
-    return plus, np.bincount(cells.surface, weights=down, minlength=size)
-
-
 def _alive(cells: Arrangement, sol: CellSolution) -> np.ndarray:
     size = np.linalg.norm(sol.V, axis=1)
     top = float(np.max(size))
@@ -124,7 +115,7 @@ def _search(
     for visited in range(1, _CELLS + 1):
         if cells.slope == 1:
             return sol, sides, visited
-        plus, minus = wall_forces(cells, sol.duals / level)
+        plus, minus = cells.per_surface(cells.y * sol.duals / level)
         room = c[:, None] * (minus - plus)
         touched = (sol.wall_duals > sol.wall_slack) & _alive(cells, sol)[:, None]
         scale = np.max(np.abs(sol.force)) + np.max(sol.wall_duals * touched)

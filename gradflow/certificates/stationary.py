@@ -21,7 +21,6 @@ from scipy.linalg import null_space
 from gradflow.cells.arrangement import Arrangement
 from gradflow.cells.pattern import Pattern
 from gradflow.certificates.kkt import Sliding
-from gradflow.certificates.polish import wall_forces
 from gradflow.certificates.problem import cells_of, join
 from gradflow.losses import Squared
 from gradflow.networks.deep_linear import DeepLinear
@@ -191,7 +190,7 @@ class _Squared:
     def forces(self, W: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """F± = −∂L/∂A± on every surface."""
         pull = -self.omega * (self.outputs(W, a) - self.cells.y)
-        return wall_forces(self.cells, pull * self.cells.y)
+        return self.cells.per_surface(pull)
 
     def bases(self, sides: np.ndarray) -> list[np.ndarray]:
         """Orthonormal bases of the directions of w_k along the surfaces it stands on."""

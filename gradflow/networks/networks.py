@@ -31,6 +31,7 @@ from gradflow.networks.activations import (
     AbstractActivation,
     activation_from_description,
     apply_activation,
+    as_activation,
 )
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.parameters import (
@@ -122,8 +123,9 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
     ----------
     dim, width : int
         Input dimension d ≥ 1 and number of neurons m ≥ 1.
-    activation : AbstractActivation
-        φ, for example ``gf.relu`` or ``gf.leaky_relu(0.3)``.
+    activation : AbstractActivation or callable
+        φ, for example ``gf.relu`` or ``gf.leaky_relu(0.3)``, or a JAX function (`gf.activation`
+        says more of it).
     outer : {"trained", "fixed"}
         Whether the flow moves the outer weights a.
     bias : bool
@@ -141,20 +143,13 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         self,
         dim: int,
         width: int,
-        activation: AbstractActivation,
+        activation: AbstractActivation | Callable[[jax.Array], jax.Array],
         outer: str = "trained",
         bias: bool = False,
     ) -> None:
         self.dim = check_integer("dim", dim, minimum=1)
         self.width = check_integer("width", width, minimum=1)
-        if not isinstance(activation, AbstractActivation):
-            raise fail(
-                "activation",
-                activation,
-                "is not an activation",
-                "pass gf.relu or gf.leaky_relu(0.3)",
-            )
-        self.activation = activation
+        self.activation = as_activation("activation", activation)
         self.outer = check_choice("outer", outer, ("trained", "fixed"))  # type: ignore[assignment]
         if not isinstance(bias, bool):
             raise fail("bias", bias, "is not a bool", "pass True or False")
@@ -262,7 +257,10 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
 
     def layer(self, X: np.ndarray) -> Layer | None:
         slopes, trained = self.activation.slopes, self.outer == "trained"
-        if slopes is None:
+        # (what follows kinks knows φ(z) = max(z, αz) so far)
+        if slopes is None or not self.activation.homogeneous:
+            return None
+        if not 0 <= slopes[0] <= slopes[-1] == 1:
             return None
         if not self.bias:
             return Layer(X, slopes, trained, "plain")
