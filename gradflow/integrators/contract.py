@@ -32,7 +32,7 @@ RESULTS: dict[str, tuple[bool, str]] = {
     ),
     "stationary": (
         False,
-        "the flow has come to rest at a positive loss: it does not separate the data, and there is "
+        "the flow has come to rest at a positive loss: the data are not separated, and there is "
         "no limit direction; the part computed is kept. Ask for a finite time or gradient norm, "
         "check that labels do not contradict each other, or take a wider net",
     ),
