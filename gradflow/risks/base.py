@@ -14,9 +14,10 @@ import jax
 
 from gradflow.cells.arrangement import Arrangement
 from gradflow.networks.abstract import AbstractNetwork
+from gradflow.registry import Described
 
 
-class AbstractRisk(eqx.Module):
+class AbstractRisk(Described, eqx.Module):
     """A scalar function L(θ) of the parameters of a network (or of any pytree).
 
     Attributes
@@ -52,7 +53,3 @@ class AbstractRisk(eqx.Module):
     @abstractmethod
     def name(self) -> str:
         """A short readable name."""
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
