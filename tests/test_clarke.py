@@ -48,6 +48,16 @@ def test_the_gradient_norm_of_a_sliding_flow_is_its_speed(sliding) -> None:
     assert sliding.observe("gradient_norm")[2] ** 2 == pytest.approx(np.mean(spent), rel=1e-4)
 
 
+def test_a_sliding_flow_stops_where_it_is_slow() -> None:
+    """The gradient of one side never falls below 0.2 on the way."""
+    risk, start = regression()
+    path = gf.integrate(risk, start, until=gf.until.gradient(0.021) | gf.until.time(200.0))
+    assert path.stopped_by == "gradient(0.021)"
+    assert path.observe("gradient_norm")[-1] == pytest.approx(0.021, rel=1e-9)
+    sides = jax.tree.leaves(risk.gradient(path.final))
+    assert np.sqrt(sum(np.sum(np.square(leaf)) for leaf in sides)) > 0.2
+
+
 def test_a_saved_path_has_the_same_gradient_norm(sliding, tmp_path) -> None:
     sliding.save(tmp_path / "path.nc")
     np.testing.assert_allclose(
