@@ -136,6 +136,13 @@ class AbstractEvent(eqx.Module):
     def __call__(self, flow: Any, s: Array, Y: Array) -> Array:
         """Value of g."""
 
+    def in_cell(self, flow: Any, s: Array, Y: Array, speed: Callable[[], Array]) -> Array:
+        """Value of g where a stepper knows the speed |dθ/dt| better than the risk's gradient does.
+
+        Neurons that slide on kinks have one, at which no side's gradient is.
+        """
+        return self(flow, s, Y)
+
 
 @dataclass(frozen=True)
 class Happening:
