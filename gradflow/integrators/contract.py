@@ -227,7 +227,19 @@ class AbstractDense(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, s: np.ndarray) -> np.ndarray:
-        """States (k, D) at clock values ``s`` (k,) inside the stage."""
+        """States (k, D) at clock values ``s`` (k,).
+
+        Raises
+        ------
+        ValueError
+            If one lies outside the stage.
+        """
+
+    def _check(self, s: np.ndarray) -> None:
+        if np.any(~((s >= self.s_first) & (s <= self.s_last))):
+            raise fail(
+                "s", s, "lies outside the stage", f"pass {self.s_first:.6g} ... {self.s_last:.6g}"
+            )
 
 
 @dataclass(frozen=True)
