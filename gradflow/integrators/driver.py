@@ -145,8 +145,8 @@ def auto_integrator(flow: Flow, rtol: float, resolved: Resolved) -> str:
     Event-located where the risk has kinks or the flow may go on to the late phase, else explicit,
     of order 8 for tight tolerances.
     """
-    kinks = flow.kinks()
-    if kinks is not None and (kinks.jumps or has_late_stage(flow, resolved)):
+    at = flow.arrangement
+    if at is not None and (at.kinked or has_late_stage(flow, resolved)):
         return "piecewise"
     return "dopri8" if rtol < 1e-6 else "tsit5"
 
