@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 from gradflow.networks.abstract import SCHEMES, AbstractNetwork, check_inputs, check_key
 from gradflow.networks.activations import (
@@ -51,7 +52,7 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     kind: ClassVar[str] = "random_features"
 
     def __init__(
-        self, inner: Any, activation: AbstractActivation | Callable[[jax.Array], jax.Array]
+        self, inner: ArrayLike, activation: AbstractActivation | Callable[[jax.Array], jax.Array]
     ) -> None:
         rows = check_array("inner", inner, (None, None))
         if rows.size == 0:
@@ -103,7 +104,7 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
         """Number of features m."""
         return self.inner.shape[0]
 
-    def features(self, x: Any) -> jax.Array:
+    def features(self, x: ArrayLike) -> jax.Array:
         """Return φ(Wx): (m,) for one point, the matrix A (n, m) for points (n, d)."""
         check_inputs(self, x)
         return apply_activation(self.activation, jnp.asarray(x) @ self.inner.T)
@@ -111,7 +112,7 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     def __call__(self, params: LinearParams, x: jax.Array) -> jax.Array:
         return self.features(x) @ params.weight
 
-    def params(self, weight: Any) -> LinearParams:
+    def params(self, weight: ArrayLike) -> LinearParams:
         """Return checked parameters: the last layer v (m,). Zero is a fine start here."""
         return self.check_start(LinearParams(check_leaf("weight", weight, (self.width,))))
 
@@ -143,6 +144,13 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     def balancedness(self, params: LinearParams) -> None:
         return None
 
+    def neurons(self, params: LinearParams) -> tuple[jax.Array, jax.Array]:
+        return self.inner, params.weight
+
+    @property
+    def vanishes_at_zero(self) -> bool:
+        return (self.activation.degree or 0) > 0
+
     @property
     def degree(self) -> int:
         return 1
@@ -159,7 +167,7 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
         }
 
     @classmethod
-    def from_description(cls, inner: Any, activation: Mapping[str, Any]) -> RandomFeatures:
+    def from_description(cls, inner: ArrayLike, activation: Mapping[str, Any]) -> RandomFeatures:
         """Rebuild the net from what ``describe()`` returned, its kind left out."""
         rows = np.asarray(inner, dtype=np.float64)
         return cls(rows, activation_from_description(activation))
