@@ -24,8 +24,9 @@ from gradflow.networks.activations import (
     tanh,
 )
 from gradflow.networks.deep_linear import DeepLinear
-from gradflow.networks.networks import LinearPredictor, TwoLayer, network_from_description
+from gradflow.networks.networks import LinearPredictor, TwoLayer
 from gradflow.networks.parameters import LinearParams, TwoLayerParams
+from gradflow.registry import build
 
 NETS: list[AbstractNetwork] = [
     LinearPredictor(3),
@@ -195,7 +196,7 @@ def test_as_params_and_item_access(net: AbstractNetwork, key: jax.Array) -> None
 
 @by_name
 def test_description_round_trip(net: AbstractNetwork) -> None:
-    again = network_from_description(json.loads(json.dumps(net.describe())))
+    again = build(json.loads(json.dumps(net.describe())))
     assert again == net
     assert hash(again) == hash(net)
 
@@ -251,7 +252,7 @@ NAN = float("nan")
         (lambda: TWO.init(jax.random.key(0), -1.0), r"scale=-1\.0"),
         (lambda: TWO.init(jax.random.key(0), 1.0, "xavier"), "scheme='xavier'.*balanced, gaussian"),
         (lambda: LINEAR(LINEAR.params([1.0, 0.0]), jnp.ones(3)), r"x=.*shape \(3,\)"),
-        (lambda: network_from_description({"kind": "cnn"}), "network kind='cnn'"),
+        (lambda: build({"kind": "cnn"}), "kind='cnn'"),
     ],
 )
 def test_bad_input(call: object, words: str) -> None:
@@ -292,7 +293,7 @@ def test_a_scaled_net_is_the_net_times_a_factor(activation, bias, scaling, key) 
         np.testing.assert_allclose(params.outer * g.outer, along[0] / p, atol=1e-14)
         squares = np.sum(np.asarray(net.neurons(params)[0]) ** 2, axis=1)
         np.testing.assert_allclose(net.balancedness(params), params.outer**2 - squares / p)
-    again = network_from_description(json.loads(json.dumps(net.describe())))
+    again = build(json.loads(json.dumps(net.describe())))
     assert again.describe() == net.describe()
     assert (f"scaling={scaling}" in net.name) == (scaling is not None)
 

@@ -2,7 +2,7 @@
 
 Balancedness (`du2018balanced`): along the gradient flow of any risk ``W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ``
 is constant. From a balanced start all layers keep one norm, and the end-to-end vector moves by an
-ODE of its own.
+ODE of its own (`arora2018optimization`).
 """
 
 from __future__ import annotations
@@ -203,9 +203,6 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
     @property
     def name(self) -> str:
         return f"DeepLinear(dim={self.dim}, depth={self.depth}, width={self.width})"
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "dim": self.dim, "depth": self.depth, "width": self.width}
 
 
 def _norm(vector: np.ndarray) -> float:

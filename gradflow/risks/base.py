@@ -14,10 +14,11 @@ import jax
 from jaxtyping import PyTree
 
 from gradflow.networks.abstract import AbstractNetwork
+from gradflow.registry import Described
 from gradflow.risks.kinked import AbstractKinks
 
 
-class AbstractRisk(eqx.Module):
+class AbstractRisk(Described, eqx.Module):
     """A scalar function L(θ) of the parameters of a network (or of any pytree).
 
     Attributes
@@ -59,11 +60,7 @@ class AbstractRisk(eqx.Module):
     def name(self) -> str:
         """A short readable name."""
 
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
 
-
-def _mark(leaf: Any) -> PyTree:
+def _mark(leaf: Any) -> Any:
     """What is hashed of a leaf: an array's shape and dtype, a function itself."""
     return (leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf

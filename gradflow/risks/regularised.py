@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from gradflow.networks.networks import TwoLayer
 from gradflow.networks.parameters import TwoLayerParams, joined_rows
+from gradflow.registry import register
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_positive, fail
 
@@ -91,8 +92,8 @@ class Regularised(AbstractRisk):
     def _penalty_gradient(self, params: TwoLayerParams) -> TwoLayerParams:
         return self.net.freeze(_mass_gradient(params, self._size))
 
-    def describe(self) -> dict[str, Any]:
-        return {"risk": "regularised", "lam": float(self.lam), "of": self.risk.describe()}
+
+register("regularised", Regularised)
 
 
 @eqx.filter_jit
