@@ -419,3 +419,5 @@ squared = Squared()
 
 for _class in (Logistic, Exponential, Hinge, Squared):
     register(_class.name, _class)
+register("function_loss", FunctionLoss)
+register("function_margin_loss", FunctionMarginLoss)

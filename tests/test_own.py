@@ -56,9 +56,6 @@ class Diagonal(AbstractNetwork):
     def name(self) -> str:
         return f"Diagonal({self.dim})"
 
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "dim": self.dim}
-
 
 class Well(AbstractRisk):
     """``L(w) = ¼(|w|² − 1)² + ½c²w_2²``: minima at ±e_1, a saddle at 0."""
@@ -85,9 +82,6 @@ class Well(AbstractRisk):
     @property
     def name(self) -> str:
         return f"Well({self.c})"
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "well", "c": self.c}
 
 
 class Bump(AbstractActivation):
@@ -193,12 +187,30 @@ def test_it_is_saved_and_read_with_its_risk(path, tmp_path) -> None:
     np.testing.assert_array_equal(again.observe("loss"), path.observe("loss"))
 
 
-@pytest.mark.parametrize("name", ["network", "risk", "activation class", "activation function"])
-def test_a_file_alone_says_what_reading_it_needs(name, tmp_path) -> None:
+gf.register("diagonal", Diagonal)
+gf.register("well", Well)
+gf.register("bump", Bump)
+
+
+@pytest.mark.parametrize("name", ["network", "risk", "activation class"])
+def test_a_file_rebuilds_what_is_registered(name, tmp_path) -> None:
+    risk = OWN[name]
+    file = tmp_path / "path.nc"
+    path = gf.integrate(risk, start(risk), until=gf.until.time(1e-3))
+    path.save(file)
+    again = gf.load(file)
+    assert again.risk.describe() == risk.describe()
+    assert float(again.risk(path.final)) == float(risk(path.final))
+
+
+@pytest.mark.parametrize(
+    ("name", "function"), [("activation function", "sin"), ("loss function", "<lambda>")]
+)
+def test_a_file_alone_says_which_function_it_needs(name, function, tmp_path) -> None:
     risk = OWN[name]
     file = tmp_path / "path.nc"
     gf.integrate(risk, start(risk), until=gf.until.time(1e-3)).save(file)
-    with pytest.raises(ValueError, match=r"=.*: .*; "):
+    with pytest.raises(ValueError, match=rf"function '{function}'.*; "):
         gf.load(file)
 
 
