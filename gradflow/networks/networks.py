@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from gradflow.networks.abstract import (
     SCHEMES,
     AbstractNetwork,
+    Layer,
     check_inputs,
     check_key,
     gaussian_rows,
@@ -109,6 +110,9 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
 
     def balancedness(self, params: LinearParams) -> None:
         return None
+
+    def layer(self, X: np.ndarray) -> Layer:
+        return Layer(X, (1.0,), trained=False, layout="linear")
 
     @property
     def degree(self) -> int:
@@ -280,6 +284,17 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
 
     def neurons(self, params: TwoLayerParams) -> tuple[jax.Array, jax.Array]:
         return joined_rows(params), params.outer
+
+    def layer(self, X: np.ndarray) -> Layer | None:
+        slopes, trained = self.activation.slopes, self.outer == "trained"
+        # (what follows kinks knows φ(z) = max(z, αz) so far)
+        if slopes is None or not self.activation.homogeneous:
+            return None
+        if not 0 <= slopes[0] <= slopes[-1] == 1:
+            return None
+        rows = np.concatenate([X, np.ones((len(X), 1))], axis=1) if self.bias else X
+        # s φ(w·x) = φ(w·sx)
+        return Layer(self.factor * rows, slopes, trained, "bias" if self.bias else "plain")
 
     @property
     def vanishes_at_zero(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from numpy.typing import ArrayLike
 
-from gradflow.networks.abstract import SCHEMES, AbstractNetwork, check_inputs, check_key
+from gradflow.networks.abstract import SCHEMES, AbstractNetwork, Layer, check_inputs, check_key
 from gradflow.networks.activations import (
     AbstractActivation,
     apply_activation,
@@ -142,6 +142,10 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
 
     def balancedness(self, params: LinearParams) -> None:
         return None
+
+    def layer(self, X: np.ndarray) -> Layer:
+        features = np.asarray(self.features(X))
+        return Layer(features, (1.0,), trained=False, layout="linear", of_features=True)
 
     def neurons(self, params: LinearParams) -> tuple[jax.Array, jax.Array]:
         return self.inner, params.weight
