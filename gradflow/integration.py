@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from diffrax import AbstractSolver
 from jax.core import Tracer
 
 from gradflow.flows.course import Course
@@ -54,7 +55,7 @@ def integrate(
     clock: str = "auto",
     chart: str = "auto",
     metric: Metric = "euclidean",
-    integrator: Any = "auto",
+    integrator: str | AbstractSolver = "auto",
     rtol: float | None = None,
     atol: Any = None,
     save_at: Any = None,
@@ -101,7 +102,8 @@ def integrate(
         risk has kinks), ``piecewise-slides`` (the same for large nets: locates where neurons begin
         to slide, and lets other crossings pass under error control); diffrax:
         ``tsit5 dopri5 dopri8 bosh3 heun``, implicit ``kvaerno3/4/5``; scipy:
-        ``rk45 dop853 lsoda radau bdf``.
+        ``rk45 dop853 lsoda radau bdf``. A Runge-Kutta solver object of diffrax serves as well
+        (``diffrax.Tsit5()``).
     rtol : float, optional
         Relative tolerance; default 1e-8. Local errors are kept below a share of it (``safety``), so
         that the accumulated error usually stays below; an error bar comes from a second, tighter
@@ -169,7 +171,7 @@ def integrate_many(
     clock: str = "auto",
     chart: str = "auto",
     metric: Metric = "euclidean",
-    integrator: Any = "auto",
+    integrator: str | AbstractSolver = "auto",
     rtol: float | None = None,
     atol: Any = None,
     save_at: Any = None,
@@ -266,8 +268,8 @@ def _course(risk: Any, params: Any, t0: Any, clock: Any, chart: str, metric: Met
     params = risk.as_params(params)
     start = params if risk.net is None else risk.net.check_start(params)
     if clock == "auto":
-        kinks = risk.kinks()
-        clock = "loss" if kinks is not None and kinks.margin_loss else "log"
+        at = risk.arrangement
+        clock = "loss" if at is not None and at.margin_loss else "log"
     course = Course.of(risk, start, clock=clock, chart=chart, metric=metric)
     return course.begin(check_start_time(t0))
 
@@ -303,8 +305,8 @@ def _as_before(path: Trajectory, numerics: dict[str, Any]) -> dict[str, Any]:
 
 def _check_metric(risk: AbstractRisk, flow: Flow, settings: Settings) -> None:
     """Kinks are not passed over in silence in a metric in which they cannot be located."""
-    kinks = risk.kinks()
-    if kinks is None or not kinks.jumps or flow.kinks() is not None or settings.explicit:
+    at = risk.arrangement
+    if at is None or not at.kinked or flow.arrangement is not None or settings.explicit:
         return
     if flow.chart.name == "cartesian":
         raise fail(

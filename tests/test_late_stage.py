@@ -43,9 +43,9 @@ def handed_over(path):
     """The late stage that follows the early one."""
     flow, clock = path._stages[0].flow, path._stages[0]
     state = clock.Y[-1]
-    kinks = flow.kinks()
-    W = np.asarray(kinks.split(flow.chart.decode(flow.split(state)[0]))[0])
-    sides = np.where(W @ np.asarray(kinks.normals).T < 0, -1, 1)
+    at = flow.arrangement
+    W = at.split(flow.chart.decode(flow.split(state)[0]))[0]
+    sides = np.where(at.heights(W) < 0, -1, 1)
     early = EarlyStage(flow, Point(0.0, clock.Y[0]))
     return early.following(Point(float(clock.s[-1]), state, sides))
 
@@ -200,7 +200,7 @@ def test_units_of_the_data_do_not_matter(outer):
         risk = gf.EmpiricalRisk(net, gf.exponential, unit * X, Y, reduction="mean")
         runs.append(
             late_phase(
-                risk.kinks(),
+                risk.arrangement,
                 W / f,
                 a / f if outer == "trained" else a,
                 -2 * math.log(f),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import equinox as eqx
@@ -42,6 +42,13 @@ class AbstractEvent(eqx.Module):
     @abc.abstractmethod
     def __call__(self, flow: Flow, s: Array, Y: Array) -> Array:
         """Value of g."""
+
+    def in_cell(self, flow: Flow, s: Array, Y: Array, speed: Callable[[], Array]) -> Array:
+        """Value of g where a stepper knows the speed |dθ/dt| better than the risk's gradient does.
+
+        Neurons that slide on kinks have one, at which no side's gradient is.
+        """
+        return self(flow, s, Y)
 
     def limit(self, quantity: str) -> float | None:
         """The value of a quantity at which it happens; None if it is about another one."""

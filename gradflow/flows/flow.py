@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from gradflow.cells.arrangement import Arrangement
 from gradflow.flows.charts.chart import AbstractChart, AbstractCoordinates, CartesianChart
 from gradflow.flows.charts.conic import ConicChart
 from gradflow.flows.charts.offers import chart_names, chosen_chart
@@ -21,7 +22,6 @@ from gradflow.flows.clocks import CLOCKS, AbstractClock
 from gradflow.flows.event import AbstractHandover
 from gradflow.flows.metrics import Euclidean, make_metric
 from gradflow.risks.base import AbstractRisk
-from gradflow.risks.kinked import AbstractKinks
 from gradflow.validation import check_choice, fail
 
 
@@ -36,9 +36,10 @@ class Flow(eqx.Module):
         """Entries of the integrated vector behind the chart's: the energy and the clock's."""
         return 1 + self.clock.states
 
-    def kinks(self) -> AbstractKinks | None:
-        """The kinks of the risk, where the chart keeps neurons apart; else None."""
-        return self.chart.kinks()
+    @property
+    def arrangement(self) -> Arrangement | None:
+        """The surfaces of the risk's data where the chart keeps neurons apart (host), else None."""
+        return self.chart.arrangement
 
     def vector(self, params: Any, extra: Array) -> Array:
         """Integrated vector of parameters in the cartesian chart (JAX)."""

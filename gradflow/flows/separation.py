@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradflow.cells.forces import Forces
 from gradflow.flows.charts.late import LateChart
 from gradflow.flows.event import AbstractEvent
 from gradflow.flows.flow import Flow
@@ -45,14 +46,14 @@ class Separated(AbstractEvent):
 
     Attributes
     ----------
-    kinks : DataKinks or None
+    forces : Forces or None
         None where neurons see everything (α > 0).
     must : (n,) bools or None
         Data that have a say in any case.
     """
 
     role: ClassVar[Literal["stop", "handover"]] = "handover"
-    kinks: Any = None
+    forces: Forces | None = None
     must: Any = None
 
     @property
@@ -62,10 +63,10 @@ class Separated(AbstractEvent):
     @classmethod
     def of(cls, flow: Flow, must: np.ndarray | None = None) -> Separated:
         """Return the event of a flow with kinks."""
-        kinks: Any = flow.kinks()
-        if not (kinks.jumps and kinks.slope == 0):
+        at = flow.arrangement
+        if at is None or not at.blind:
             return cls()
-        return cls(kinks, np.zeros(kinks.surface.shape[0], bool) if must is None else must)
+        return cls(Forces.of(at), np.zeros(len(at.y), bool) if must is None else must)
 
     def __call__(self, flow: Any, s: Array, Y: Array) -> Array:
         chart = flow.chart
@@ -73,14 +74,14 @@ class Separated(AbstractEvent):
         risk = chart.risk
         params = chart.params(state)
         margins, least = risk.margins(params), jnp.asarray(_LEAST_MARGIN)
-        if self.kinks is not None:
-            kinks = self.kinks
-            W, N = kinks.split(params)[0], kinks.normals
+        if self.forces is not None:
+            forces = self.forces
+            W, N = forces.split(params)[0], forces.normals
             cosines = (N @ W.T) / jnp.maximum(
                 jnp.linalg.norm(N, axis=1)[:, None] * jnp.linalg.norm(W, axis=1)[None, :], 1e-300
             )
-            sign = jnp.sign(kinks.scale)[:, None]
-            seen = jnp.any(sign * cosines[kinks.surface] > _SEES, axis=1) | self.must
+            sign = jnp.sign(forces.scale)[:, None]
+            seen = jnp.any(sign * cosines[forces.surface] > _SEES, axis=1) | self.must
             margins = jnp.where(seen, margins, jnp.where(jnp.any(seen), jnp.inf, 0.0))
             least = jnp.where(jnp.all(seen), _LEAST_MARGIN, _LEAST_BESIDE)
         size = jnp.sqrt(jnp.sum(jnp.where(chart.trained, state, 0.0) ** 2))
@@ -119,18 +120,17 @@ class EarlyStage(AbstractStage):
 
     def over(self) -> Point | None:
         # A start this late is none for the loss clock, whose rate 1/L may be beyond floats.
-        kinks: Any = self.flow.kinks()
-        y = self.flow.split(self.start.Y)[0]
-        W, a = map(np.asarray, kinks.split(self.flow.chart.decode(y)))
-        N = np.asarray(kinks.normals)
-        largest = np.max(np.linalg.norm(kinks.inputs(), axis=1))
+        at = self.flow.arrangement
+        assert at is not None
+        W, a = at.split(self.flow.chart.decode(self.flow.split(self.start.Y)[0]))
+        largest = np.max(np.linalg.norm(at.inputs, axis=1))
         reach = largest * float(np.abs(a) @ np.linalg.norm(W, axis=1))
         if self.must is not None or reach < _LEAST_MARGIN:
             return None
         separated = self.handovers()[0](self.flow, jnp.asarray(0.0), jnp.asarray(self.start.Y))
         if not float(separated) >= 0:
             return None
-        return replace(self.start, sides=np.where(W @ N.T < 0, -1, 1))
+        return replace(self.start, sides=np.where(at.heights(W) < 0, -1, 1))
 
     def following(self, end: Point) -> LateStage:
         flow = self.flow
@@ -197,11 +197,11 @@ def separates(flow: Flow, quantities: Collection[str], *, capped: bool) -> bool:
     capped : bool
         Whether a number of steps is to end it.
     """
-    kinks = flow.kinks()
+    at = flow.arrangement
     return (
         flow.clock.name == "loss"
-        and kinks is not None
-        and kinks.vanishes
+        and at is not None
+        and at.loss.vanishes
         and not capped
         and bool(quantities)
         and LateStage.quantities.issuperset(quantities)
@@ -232,10 +232,11 @@ def off_the_surface(
 
     On the surface itself what carried them over is lost beside what pulls them on.
     """
-    kinks: Any = flow.kinks()
-    W, a = (np.array(part) for part in kinks.split(params))
-    N = np.asarray(kinks.normals)
-    for g in np.unique(np.asarray(kinks.surface)[seen]):
+    at = flow.arrangement
+    assert at is not None
+    W, a = at.split(params)
+    N = at.normals
+    for g in np.unique(at.surface[seen]):
         size = np.linalg.norm(N[g])
         for k in np.flatnonzero((sides[:, g] != 0) & W.any(axis=1)):
             short = _OFF * size * np.linalg.norm(W[k]) - sides[k, g] * (N[g] @ W[k])
@@ -245,7 +246,7 @@ def off_the_surface(
             room = float(way @ N[g])
             if short > 0 and room > 1e-9 * size**2:
                 W[k] += sides[k, g] * short * way / room
-    return kinks.join(W, a)
+    return at.join(W, a)
 
 
 __all__ = ["EarlyStage", "LateStage", "Separated", "first_stage", "off_the_surface", "separates"]

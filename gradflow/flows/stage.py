@@ -80,8 +80,8 @@ class AbstractStage(abc.ABC):
     @property
     def kinked(self) -> bool:
         """Whether the flow meets kinks that are to be located."""
-        kinks = self.flow.kinks()
-        return kinks is not None and kinks.jumps
+        at = self.flow.arrangement
+        return at is not None and at.kinked
 
     def suits(self, quantities: Collection[str], *, capped: bool) -> bool:
         """Whether the stage can be ended by events on these quantities, or a number of steps."""

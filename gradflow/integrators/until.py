@@ -109,6 +109,9 @@ class GradientEvent(AbstractEvent):
     def __call__(self, flow, s, Y):
         return self.threshold - jnp.log(flow.gradient_norm(Y))
 
+    def in_cell(self, flow, s, Y, speed):
+        return self.threshold - jnp.log(speed())
+
 
 class DirectionEvent(AbstractThreshold):
     """ln tol - ln(rate of turning of the direction per unit of ln(1+t)).

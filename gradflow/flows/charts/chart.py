@@ -17,10 +17,10 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from gradflow.cells.arrangement import Arrangement
 from gradflow.flows.event import AbstractHandover
 from gradflow.flows.metrics import AbstractMetric, Euclidean
 from gradflow.risks.base import AbstractRisk
-from gradflow.risks.kinked import AbstractKinks
 
 
 class AbstractCoordinates(eqx.Module):
@@ -67,8 +67,10 @@ class AbstractCoordinates(eqx.Module):
         """The same without data used on the host only, so that compiled programs are shared."""
         return self
 
-    def kinks(self) -> AbstractKinks | None:
-        """The kinks that the flow meets, where the coordinates keep neurons apart; else None."""
+    @property
+    def arrangement(self) -> Arrangement | None:
+        """The surfaces of the data that the flow meets, where the coordinates keep neurons apart
+        (host); else None."""
         return None
 
     def least_margin(self, y: Array) -> Array | None:
@@ -125,8 +127,9 @@ class CartesianChart(AbstractChart):
     def name(self) -> str:
         return "cartesian"
 
-    def kinks(self) -> AbstractKinks | None:
-        return self.risk.kinks() if self.metric.meets_kinks else None
+    @property
+    def arrangement(self) -> Arrangement | None:
+        return self.risk.arrangement if self.metric.meets_kinks else None
 
     def least_margin(self, y: Array) -> Array | None:
         return self.risk.least_margin(self.params(y))

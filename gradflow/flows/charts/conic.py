@@ -36,9 +36,9 @@ from jax import Array
 
 from gradflow.flows.charts.chart import AbstractChart
 from gradflow.networks.networks import TwoLayer
-from gradflow.networks.parameters import TwoLayerParams
+from gradflow.networks.parameters import TwoLayerParams, joined_rows
 from gradflow.risks.base import AbstractRisk
-from gradflow.risks.regularised import joined_rows, row_norms
+from gradflow.risks.regularised import row_norms
 
 #: Metrics in which a gradient flow, or a descent, may be taken.
 METRICS = ("euclidean", "conic")
@@ -87,8 +87,7 @@ class ConicChart(AbstractChart):
     @staticmethod
     def metric_refusal(risk: AbstractRisk) -> str | None:
         """Why the chart does not serve the flow of the risk in the conic metric, or None."""
-        kinks = risk.kinks()
-        if kinks is not None and kinks.jumps:
+        if risk.arrangement is not None and risk.arrangement.kinked:
             return "does not locate the kinks of a (leaky) ReLU net on data"
         net = risk.net
         if net is None or "conic" not in net.coordinates:
@@ -98,8 +97,7 @@ class ConicChart(AbstractChart):
     @staticmethod
     def refusal(risk: AbstractRisk, params: TwoLayerParams) -> str | None:
         """Why the chart does not serve the plain gradient flow from a start, or None."""
-        kinks = risk.kinks()
-        if kinks is not None and kinks.jumps:
+        if risk.arrangement is not None and risk.arrangement.kinked:
             return "does not locate the kinks of a (leaky) ReLU net on data"
         if risk.net.outer == "fixed":  # type: ignore[union-attr]
             return "needs trained outer weights (for fixed ones see metric='conic')"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.cells.pattern import Pattern
 from gradflow.flows.event import AbstractEvent, limits
 from gradflow.integrators.contract import (
     AbstractIntegrator,
@@ -27,21 +28,22 @@ class LateIntegrator(AbstractIntegrator):
     def solve(self, problem: Problem) -> Solution:
         """Go on from a state of the late chart, to a time, loss or speed of turning."""
         flow = problem.flow
-        chart, kinks = flow.chart, flow.kinks()
+        chart, at = flow.chart, flow.arrangement
         state, energy, extra = flow.split(problem.Y0)
-        W, a = map(np.asarray, kinks.split(chart.decode(state)))
+        W, a = at.split(chart.decode(state))
         sides: Any = problem.sides
         direction = max(limits(problem.events, "direction"), default=None)
         tau_end = min(limits(problem.events, "time"), default=None)
         run = late_phase(
-            kinks, W, a, _log_time(float(extra[0])), clock=problem.s0, sides=sides,
-            unseen=kinks.unseen(sides[W.any(axis=1)]), rtol=problem.tolerances.rtol_local,
+            at, W, a, _log_time(float(extra[0])), clock=problem.s0, sides=sides,
+            unseen=Pattern(at, sides[W.any(axis=1)]).unseen if at.blind else None,
+            rtol=problem.tolerances.rtol_local,
             log_t_end=None if tau_end is None else _log_time(tau_end),
             log_loss_end=max(limits(problem.events, "loss"), default=None),
             direction_tol=None if direction is None else float(np.exp(direction)),
             clock_end=problem.s_end if np.isfinite(problem.s_end) else None,
             save_log_t=None if problem.save is None else _log_time(problem.save),
-            max_steps=problem.max_steps,
+            max_steps=problem.max_steps, watch=problem.watch,
         )  # fmt: skip
         states = chart.states(run.U, run.A, run.log_rho, run.log_loss, run.margin)
         # What the loss has spent; here the energy is no monitor.
