@@ -132,7 +132,7 @@ def test_bad_input() -> None:
         build({"kind": "mish"})
     with pytest.raises(ValueError, match="registered"):
         register("gelu", Softplus)
-    with pytest.raises(ValueError, match=r"description=.*missing a required argument"):
+    with pytest.raises(ValueError, match=r"description=.*scale"):
         build({"kind": "erf"})
     with pytest.raises(ValueError, match="power="):
         monomial(0)
@@ -192,7 +192,7 @@ def test_a_function_is_an_activation(name: str) -> None:
     np.testing.assert_allclose(by_rule, phi.derivative(z), rtol=1e-15)
     assert phi.kinked == (name in ("|z|", "hat", "curved"))
     assert phi(z.reshape(2, 4)).shape == (2, 4)
-    with pytest.raises(ValueError, match=r"kind=.*risk="):
+    with pytest.raises(ValueError, match=r"function"):
         build(json.loads(json.dumps(phi.describe())))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -25,7 +25,7 @@ class FunctionActivation(AbstractActivation):
     pieces: tuple[float, ...] | None = eqx.field(static=True)
     power: float | None = eqx.field(static=True)
     label: str = eqx.field(static=True)
-    kind: ClassVar[str] = "function_activation"
+    kind: ClassVar[str] = "function"
 
     def __call__(self, z: jax.Array) -> jax.Array:
         return jnp.vectorize(self.fn)(z)
@@ -67,6 +67,16 @@ class FunctionActivation(AbstractActivation):
     @property
     def slopes(self) -> tuple[float, ...] | None:
         return self.pieces
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is said of φ; the function itself cannot be read back from a file."""
+        return {
+            "kind": self.kind,
+            "function": self.label,
+            "breakpoints": self.points,
+            "slopes": self.pieces,
+            "degree": self.power,
+        }
 
 
 def activation(
