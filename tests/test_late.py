@@ -7,10 +7,11 @@ import pytest
 from scipy import integrate, optimize
 
 import gradflow as gf
+from gradflow.integrators.contract import RESULTS
 from gradflow.integrators.steppers.late import integrator as late
 from gradflow.integrators.steppers.late import rosenbrock
 from gradflow.integrators.steppers.late.field import MarginNet
-from gradflow.integrators.steppers.late.integrator import LATE_RESULTS, late_phase
+from gradflow.integrators.steppers.late.integrator import late_phase
 from gradflow.integrators.steppers.late.margin import least_norm_weights
 from gradflow.integrators.steppers.late.system import LateSystem
 
@@ -317,5 +318,5 @@ def test_trouble_is_a_result_and_what_was_computed_is_kept():
     assert few.result == "max_events"
     assert late_phase(kinks, np.nan * W, a, 0.0, log_t_end=1.0).result == "non_finite"
     assert late_phase(kinks, 0 * W, 0 * a, 0.0, log_t_end=1.0).result == "non_finite"
-    for ok, text in LATE_RESULTS.values():
+    for ok, text in RESULTS.values():
         assert ok or "." in text

@@ -10,7 +10,8 @@ import pytest
 
 import gradflow as gf
 from gradflow.flows.flow import make_flow
-from gradflow.integrators.contract import Result, Solution, empty_stats
+from gradflow.integrators.contract import Result, Solution
+from gradflow.integrators.statistics import empty_stats
 from gradflow.integrators.steppers.late.integrator import late_phase
 from gradflow.integrators.steppers.late.margin import least_norm_weights
 from gradflow.integrators.steppers.late.stage import late_stage
@@ -60,7 +61,7 @@ def _on(handed_over, until, save=None):
     resolved = until.resolve(flow)
     values = None if save is None else save.resolve(flow)[0]
     _, late, _ = late_stage(flow, solution, resolved, rtol=1e-8, max_steps=20_000, save=values)
-    label = resolved.labels[late.event] if late.event is not None else ""
+    label = late.event.label if late.event is not None else ""
     return late, label
 
 

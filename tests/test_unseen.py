@@ -169,7 +169,7 @@ def test_a_tolerance_of_ones_own_holds_in_every_stage(seen_again, monkeypatch):
     solve = PiecewiseIntegrator.solve
 
     def noted(self, problem):
-        asked.append(np.unique(problem.atol))
+        asked.append(np.unique(problem.tolerances.atol_local))
         return solve(self, problem)
 
     monkeypatch.setattr(PiecewiseIntegrator, "solve", noted)

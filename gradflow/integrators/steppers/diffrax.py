@@ -34,9 +34,9 @@ from gradflow.integrators.contract import (
     Problem,
     Result,
     Solution,
-    empty_stats,
     register_integrator,
 )
+from gradflow.integrators.statistics import empty_stats
 from gradflow.numerics.compiled import compile_once
 
 _START, _ADVANCE, _LOCATE, _SAVE = 0, 1, 2, 3
@@ -347,7 +347,7 @@ class DiffraxIntegrator(AbstractIntegrator):
         started = time.perf_counter()
         dim = problem.Y0.shape[0]
         rows = _rows_for(dim)
-        atol = np.where(problem.error_mask, problem.atol, np.inf)
+        atol = problem.tolerances.atol_with(np.inf)
         saving_targets = problem.save is not None
         pending = np.asarray(problem.save if saving_targets else [], np.float64)
         measure = problem.save_by if saving_targets else None
@@ -368,7 +368,7 @@ class DiffraxIntegrator(AbstractIntegrator):
 
         step_cap = problem.step_cap if problem.step_cap is not None else 2**62
         controls = {
-            "rtol": np.float64(problem.rtol),
+            "rtol": np.float64(problem.tolerances.rtol_local),
             "atol": atol,
             "s_end": np.float64(problem.s_end),
             "small_step": np.float64(1e-6 * max(1.0, abs(problem.s0))),
@@ -409,19 +409,20 @@ class DiffraxIntegrator(AbstractIntegrator):
                 result = Result("steps")
             elif int(carry.attempts) >= problem.max_steps:
                 result = Result("max_steps")
-            if problem.progress is not None:
-                problem.progress(
-                    {"s": float(carry.base.s), "s_end": problem.s_end,
-                     "steps": int(carry.accepted)}
-                )  # fmt: skip
+            here = carry.base
+            ended = problem.look(
+                float(here.s), lambda Y=here.Y: np.asarray(Y), steps=int(carry.accepted)
+            )
+            result = result or ended
         event = None
         if result.name == "event":
-            event = int(np.argmax(np.asarray(carry.base.events)))
+            event = problem.events[int(np.argmax(np.asarray(carry.base.events)))]
             stats["events"] = 1
         accepted, calls = int(carry.accepted), int(carry.calls)
         stats["steps"] = accepted
         stats["rejected"] = int(carry.attempts) - accepted
         stats.update(self._work(calls, int(carry.first_stages)))
+        stats.update(problem.tolerances.stats())
         stats["compile_seconds"] = compile_seconds
         stats["run_seconds"] = time.perf_counter() - started - compile_seconds
         return Solution(
@@ -436,7 +437,7 @@ class DiffraxIntegrator(AbstractIntegrator):
 
     def _initial_carry(self, problem: Problem, atol: np.ndarray) -> _Carry:
         flow, Y0 = problem.flow, problem.Y0
-        solver, _ = _solver_and_terms(self.name, flow, problem.rtol, atol)
+        solver, _ = _solver_and_terms(self.name, flow, problem.tolerances.rtol_local, atol)
         state: Any = None
         if solver.tableau.fsal:
             state = (np.bool_(True), np.zeros_like(Y0))

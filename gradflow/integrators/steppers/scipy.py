@@ -23,9 +23,9 @@ from gradflow.integrators.contract import (
     Problem,
     Result,
     Solution,
-    empty_stats,
     register_integrator,
 )
+from gradflow.integrators.statistics import UNKNOWN, empty_stats
 from gradflow.numerics.compiled import compile_once
 
 _SOLVERS: dict[str, Any] = {
@@ -37,8 +37,6 @@ _SOLVERS: dict[str, Any] = {
 }
 _IMPLICIT = ("lsoda", "radau", "bdf")
 _MULTISTEP = ("lsoda", "bdf")
-#: scipy refuses tolerances below 100 eps and clips them silently; asked for directly it warns.
-_SMALLEST_RTOL = 100 * np.finfo(float).eps
 #: An absolute tolerance that takes a component out of error control.
 _UNCONTROLLED = 1e150
 
@@ -74,7 +72,7 @@ class ScipyIntegrator(AbstractIntegrator):
     -----
     ``stats["rhs"]`` and ``stats["jacobians"]`` are scipy's own counts (for LSODA: ODEPACK's calls
     of the compiled functions, counted here). Rejected steps are not reported by scipy and are
-    given as -1.
+    unknown.
     """
 
     def __init__(self, name: str) -> None:
@@ -83,7 +81,7 @@ class ScipyIntegrator(AbstractIntegrator):
     def solve(self, problem: Problem) -> Solution:
         """Integrate one stage (see :class:`~gradflow.integrators.contract.AbstractIntegrator`)."""
         stats = empty_stats()
-        stats["rejected"] = -1
+        stats["rejected"] = UNKNOWN
         started = time.perf_counter()
         flow, Y0, s0 = problem.flow, problem.Y0, problem.s0
         measure = problem.save_by if problem.save is not None else None
@@ -115,7 +113,8 @@ class ScipyIntegrator(AbstractIntegrator):
 
             options["jac"] = jacobian
 
-        atol = np.where(problem.error_mask, problem.atol, _UNCONTROLLED)
+        rtol = problem.tolerances.rtol_local
+        atol = problem.tolerances.atol_with(_UNCONTROLLED)
         saved_s: list[float] = []
         saved_Y: list[np.ndarray] = []
         pending = [] if problem.save is None else list(problem.save)
@@ -139,7 +138,7 @@ class ScipyIntegrator(AbstractIntegrator):
         solver = None
         if result is None:
             solver = _SOLVERS[self.name](
-                field, s0, Y0, problem.s_end, rtol=max(problem.rtol, _SMALLEST_RTOL), atol=atol,
+                field, s0, Y0, problem.s_end, rtol=rtol, atol=atol,
                 **options,
             )  # fmt: skip
         steps = 0
@@ -153,7 +152,7 @@ class ScipyIntegrator(AbstractIntegrator):
                 if x <= a:
                     return Ya
                 inner = _SOLVERS[self.name](
-                    field, a, Ya, x, rtol=max(problem.rtol, _SMALLEST_RTOL), atol=atol,
+                    field, a, Ya, x, rtol=rtol, atol=atol,
                     first_step=x - a, **options,
                 )  # fmt: skip
                 while inner.status == "running":
@@ -203,16 +202,18 @@ class ScipyIntegrator(AbstractIntegrator):
                 result = "steps"
             elif result is None and steps >= problem.max_steps:
                 result = "max_steps"
-            if problem.progress is not None and (steps % 1000 == 0 or result is not None):
-                problem.progress({"s": s, "s_end": problem.s_end, "steps": steps})
+            if steps % 1000 == 0 or result is not None:
+                ended = problem.look(s, lambda Y=Y: Y, steps=steps)
+                result = result or (ended and ended.name)
         stats.update(steps=steps, rhs=counts["rhs"], jacobians=counts["jacobians"])
         stats["events"] = int(result == "event")
+        stats.update(problem.tolerances.stats())
         stats["compile_seconds"] = compile_seconds
         stats["run_seconds"] = time.perf_counter() - started - compile_seconds
         return Solution(
             s=np.array(saved_s), Y=np.array(saved_Y).reshape(len(saved_s), Y0.shape[0]),
             s_final=float(s), Y_final=Y, stats=stats, result=Result(str(result), detail),
-            event=event,
+            event=None if event is None else problem.events[event],
         )  # fmt: skip
 
     @staticmethod

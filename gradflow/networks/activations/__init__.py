@@ -99,6 +99,5 @@ def as_activation(argument: str, value: Any) -> AbstractActivation:
 
 for _class in (
     LeakyReLU, ShiftedReLU, Erf, Tanh, Sigmoid, Swish, Softplus, GELU, ELU, Fourier, Monomial,
-    FunctionActivation,
 ):  # fmt: skip
     register(_class.kind, _class)

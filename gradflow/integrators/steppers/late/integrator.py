@@ -20,53 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.integrators.contract import RESULTS
 from gradflow.integrators.steppers.late.events import LateEvent, Pattern
 from gradflow.integrators.steppers.late.field import MarginNet
 from gradflow.integrators.steppers.late.full import FullPhase
 from gradflow.integrators.steppers.late.loop import AbstractPhase
 from gradflow.integrators.steppers.late.margin import MarginPhase
 from gradflow.integrators.steppers.late.system import LateSystem
-
-#: Results: name -> (ok, what to do about it).
-LATE_RESULTS: dict[str, tuple[bool, str]] = {
-    "reached": (True, "a stopping condition was met"),
-    "max_steps": (
-        False,
-        "max_steps attempted steps were taken; what was computed is kept. Raise max_steps or loosen"
-        " rtol",
-    ),
-    "max_events": (
-        False,
-        "max_events events were met; what was computed is kept. Raise max_events",
-    ),
-    "seen": (
-        False,
-        "a datum that no neuron saw is seen again, so that its loss counts; what was computed is "
-        "kept. Go on from here with the flow itself",
-    ),
-    "stationary": (
-        False,
-        "the flow has come to rest with a datum that is not separated, and there is no limit "
-        "direction; what was computed is kept. Check that labels do not contradict each other and "
-        "that some neuron sees every datum",
-    ),
-    "step_too_small": (
-        False,
-        "steps fell below the rounding of the fastest layer; what was computed is kept. Loosen "
-        "rtol, or start from a perturbed state: several events may coincide exactly here",
-    ),
-    "stuck": (
-        False,
-        "one surface is met again and again without progress; what was computed is kept. Perturb "
-        "the start, or tighten rtol",
-    ),
-    "unsettled": (
-        False,
-        "the end depends on choices that the checks do not confirm; what was computed is kept. "
-        "Raise switch, or loosen rtol",
-    ),
-    "non_finite": (False, "the start is not finite, or zero. Check the weights and log_t"),
-}
 
 #: ρ^D where the limit takes over.
 SWITCH = 1e9
@@ -125,12 +85,12 @@ class LateRun:
     @property
     def ok(self) -> bool:
         """Whether the run ended as asked."""
-        return LATE_RESULTS[self.result][0]
+        return RESULTS[self.result][0]
 
     @property
     def message(self) -> str:
         """The result in words, with its remedy."""
-        text = f"{self.result}: {LATE_RESULTS[self.result][1]}"
+        text = f"{self.result}: {RESULTS[self.result][1]}"
         return f"{text} ({self.detail})" if self.detail else text
 
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from gradflow.flows.charts.late import LateChart
 from gradflow.flows.flow import Flow
-from gradflow.integrators.contract import Happening, Result, Solution, empty_stats
+from gradflow.integrators.contract import AbstractEvent, Happening, Result, Solution
+from gradflow.integrators.statistics import empty_stats
 from gradflow.integrators.steppers.late.field import unseen_data
 from gradflow.integrators.steppers.late.integrator import late_phase
 from gradflow.integrators.until import (
-    AbstractEvent,
     DirectionEvent,
     LossEvent,
     Resolved,
@@ -48,8 +48,13 @@ class SeparatedEvent(AbstractEvent):
         Data that have a say in any case.
     """
 
+    role = "handover"
     kinks: Any = None
     must: Any = None
+
+    @property
+    def label(self) -> str:
+        return "separated"
 
     @classmethod
     def of(cls, flow: Flow, must: np.ndarray | None = None) -> SeparatedEvent:
@@ -174,12 +179,13 @@ def late_stage(
         **empty_stats(),
         **{k: run.stats[k] for k in ("steps", "rejected", "rhs", "jacobians")},
     }
-    stats["events"] = len(run.events)
+    event = _which(resolved, run) if run.ok else None
+    stats["events"] = len(run.events) + (event is not None)
     stats["run_seconds"] = run.stats["run_seconds"]
     solution = Solution(
         s=run.clock[keep], Y=Y[keep], s_final=float(run.clock[-1]), Y_final=Y[-1], stats=stats,
         result=Result("event" if run.ok else run.result, run.detail),
-        event=_which(resolved, run) if run.ok else None,
+        event=event,
         happenings=tuple(
             Happening(e.clock, float(np.logaddexp(0.0, e.log_t)), e.neuron, e.surface, e.kind)
             for e in run.events
@@ -217,7 +223,7 @@ def _log_time(tau: Any) -> Any:
     return float(out) if np.ndim(out) == 0 else out
 
 
-def _which(resolved: Resolved, run: Any) -> int | None:
+def _which(resolved: Resolved, run: Any) -> AbstractEvent | None:
     """The condition that ended a run: the one nearest to its threshold."""
     gaps: list[float] = []
     for event in resolved.events:
@@ -229,7 +235,7 @@ def _which(resolved: Resolved, run: Any) -> int | None:
             gaps.append(abs(run.log_loss[-1] - threshold) / max(1.0, abs(threshold)))
         else:
             gaps.append(1e-6)  # (met when no other is)
-    return int(np.argmin(gaps)) if gaps else None
+    return resolved.events[int(np.argmin(gaps))] if gaps else None
 
 
 __all__ = ["SeparatedEvent", "has_late_stage", "late_stage", "off_the_surface"]

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow.integrators.contract import (
+    AbstractEvent,
     Happening,
     Problem,
     Result,
     Solution,
-    empty_stats,
 )
+from gradflow.integrators.statistics import empty_stats
 from gradflow.integrators.steppers.piecewise.at_rest import (
     LOOK,
     end_is_far,
@@ -96,8 +97,8 @@ class PiecewiseRun:
                 "integrator", "piecewise", "needs a risk that states its kinks",
                 "use an EmpiricalRisk of TwoLayer with gf.relu or gf.leaky_relu, or 'auto'",
             )  # fmt: skip
-        # (errors of steps add up: what they leave of a residual is about this)
-        self.kinks = self.kinks.at_tolerance(min(30 * problem.rtol, 1e-3))
+        self.rtol = problem.tolerances.rtol_local
+        self.kinks = self.kinks.at_tolerance(problem.tolerances.residual)
         chart_state, extra = problem.Y0[: -flow.extras], problem.Y0[-flow.extras :]
         W, a = map(np.asarray, self.kinks.split(flow.chart.decode(chart_state)))
         self.layout = layout_of(self.kinks, W, flow.clock.name, locate)
@@ -106,7 +107,7 @@ class PiecewiseRun:
         self.happenings: list[Happening] = []
         self.parts_s: list[np.ndarray] = []
         self.parts_y: list[np.ndarray] = []
-        self.event: int | None = None
+        self.event: AbstractEvent | None = None
         self.compile_seconds = 0.0
         self.looked = 0
         y = np.concatenate([W.reshape(-1), a, extra])
@@ -137,7 +138,7 @@ class PiecewiseRun:
         return np.where(np.asarray(pattern.slide), 0, sides)
 
     def _atol(self) -> np.ndarray:
-        flow, atol = self.problem.flow, self.problem.atol
+        flow, atol = self.problem.flow, self.problem.tolerances.atol_local
         W, a = self.kinks.split(flow.chart.decode(atol[: -flow.extras]))
         return np.concatenate([np.ravel(W), np.ravel(a), atol[-flow.extras :]])
 
@@ -321,7 +322,7 @@ class PiecewiseRun:
         self.pending, self.share = pending, _WATCH
         self.cap = problem.step_cap if problem.step_cap is not None else 2**62
         self.fixed = {
-            "rtol": np.float64(problem.rtol), "atol": self._atol(),
+            "rtol": np.float64(self.rtol), "atol": self._atol(),
             "s_end": np.float64(problem.s_end), "normal_sizes": self.sizes,
             "step_cap": np.int64(self.cap),
             "small_step": np.float64(1e-6 * max(1.0, abs(problem.s0))),
@@ -348,7 +349,7 @@ class PiecewiseRun:
         if wakes is not None:
             _, drift = wakes
             h = float(out.carry.s - self.carry.s)
-            if self.ahead > 1 or drift * h > problem.rtol * float(np.max(np.abs(self.carry.y))):
+            if self.ahead > 1 or drift * h > self.rtol * float(np.max(np.abs(self.carry.y))):
                 # Too late by more than the tolerance: once more from the last look, shorter.
                 self.carry = self.carry._replace(
                     h=np.float64(h / 4 if self.ahead == 1 else max(float(self.carry.h), 0.0)),
@@ -365,11 +366,6 @@ class PiecewiseRun:
             self.pending = self.pending[int(out.saved) :]
             self.carry = self.carry._replace(target=np.int64(0))
         code = int(self.carry.code)
-        if problem.progress is not None:
-            problem.progress(
-                {"s": float(self.carry.s), "s_end": problem.s_end,
-                 "steps": int(self.carry.accepted)}
-            )  # fmt: skip
         if code == HOST:
             trouble = self.resolve(int(self.carry.neuron), bool(self.carry.origin))
             if trouble:
@@ -384,7 +380,10 @@ class PiecewiseRun:
             return Result("steps")
         if int(self.carry.attempts) >= problem.max_steps:
             return Result("max_steps")
-        return None
+        return problem.look(
+            float(self.carry.s), lambda: self.vectors(np.asarray(self.carry.y)[None])[0],
+            steps=int(self.carry.accepted), events=len(self.happenings),
+        )  # fmt: skip
 
     def solution(self, result: Result, run_seconds: float) -> Solution:
         """What has been computed, as the contract wants it."""
@@ -392,6 +391,8 @@ class PiecewiseRun:
         accepted = int(carry.accepted)
         stats["steps"], stats["rejected"] = accepted, int(carry.attempts) - accepted
         stats["rhs"], stats["events"] = int(carry.rhs), len(self.happenings)
+        stats["events"] += self.event is not None
+        stats.update(self.problem.tolerances.stats())
         stats["compile_seconds"], stats["run_seconds"] = self.compile_seconds, run_seconds
         return Solution(
             s=np.concatenate(self.parts_s), Y=self.vectors(np.concatenate(self.parts_y)),
@@ -428,7 +429,7 @@ class PiecewiseRun:
         now = self._rates(self.carry)
         pattern = self.carry.pattern
         held = np.where(pattern.slots >= 0, np.sum(pattern.B * now.u[:, None, :], axis=2), 0.0)
-        still = is_at_rest(now, W, a, self.sizes, self.problem.rtol) and not pulls_unseen(
+        still = is_at_rest(now, W, a, self.sizes, self.rtol) and not pulls_unseen(
             now, self.sides(), held
         )
         return still and end_is_far(self.problem, self.carry, float(now.log_risk))
@@ -444,11 +445,11 @@ class PiecewiseRun:
         self.compile_seconds += seconds
         return jax.tree.map(np.asarray, program(*arrays))
 
-    def _which_event(self) -> int:
+    def _which_event(self) -> AbstractEvent:
         flow = self.problem.flow
         Y = jnp.asarray(self.vectors(np.asarray(self.carry.y)[None])[0])
         values = [float(event(flow, self.carry.s, Y)) for event in self.problem.events]
-        return int(np.argmax(values))
+        return self.problem.events[int(np.argmax(values))]
 
     def _read(self, out: Any) -> None:
         self.carry = out.carry
