@@ -218,7 +218,8 @@ def _start(risk: Any, params: Any) -> Any:
 def _clock(risk: Any, clock: Any) -> Any:
     if not isinstance(clock, str) or clock != "auto":
         return clock
-    return "loss" if getattr(risk.kinks(), "margin_loss", False) else "log"
+    arrangement = risk.arrangement
+    return "loss" if arrangement is not None and arrangement.margin_loss else "log"
 
 
 __all__ = ["integrate", "integrate_many"]

@@ -41,9 +41,9 @@ def handed_over(path):
     """The flow and solution at the end of the early stage."""
     flow, clock = path._stages[0].flow, path._stages[0]
     state = clock.Y[-1]
-    kinks = flow.kinks()
-    W = np.asarray(kinks.split(flow.chart.decode(flow.split(state)[0]))[0])
-    sides = np.where(W @ np.asarray(kinks.normals).T < 0, -1, 1)
+    at = flow.arrangement
+    W = at.split(flow.chart.decode(flow.split(state)[0]))[0]
+    sides = np.where(at.heights(W) < 0, -1, 1)
     solution = Solution(
         s=clock.s[-1:], Y=state[None], s_final=float(clock.s[-1]), Y_final=state,
         stats=empty_stats(), result=Result("event"), sides=sides,
@@ -198,7 +198,7 @@ def test_units_of_the_data_do_not_matter(outer):
         risk = gf.EmpiricalRisk(net, gf.exponential, unit * X, Y, reduction="mean")
         runs.append(
             late_phase(
-                risk.kinks(),
+                risk.arrangement,
                 W / f,
                 a / f if outer == "trained" else a,
                 -2 * math.log(f),

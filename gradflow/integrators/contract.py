@@ -17,6 +17,7 @@ from jax import Array
 
 from gradflow.integrators.tolerances import Tolerances
 from gradflow.integrators.watch import Describe, Watch
+from gradflow.validation import fail
 
 #: Results an integrator may end with: name -> (ok, message). The message carries the remedy.
 RESULTS: dict[str, tuple[bool, str]] = {
@@ -182,6 +183,8 @@ class Problem:
         Bound on attempted steps.
     step_cap : int or None
         Stop (successfully) after this many accepted steps.
+    dense : bool
+        Whether to keep the solution between the steps.
     watch : Watch
         Asked now and then whether to go on (progress, a time limit, Ctrl-C).
     describe : callable or None
@@ -198,6 +201,7 @@ class Problem:
     save_by: Any = None
     max_steps: int = 1_000_000
     step_cap: int | None = None
+    dense: bool = False
     watch: Watch = field(default_factory=Watch)
     describe: Describe | None = None
 
@@ -207,6 +211,23 @@ class Problem:
         """Tell who watches where the stage is; a result if it is to end here."""
         name = self.watch.look(s, self.s_end, Y, steps=steps, events=events, describe=self.describe)
         return None if name is None else Result(name)
+
+
+class AbstractDense(abc.ABC):
+    """The solution of a stage between its steps.
+
+    Attributes
+    ----------
+    s_first, s_last : float
+        The stage's interval of the clock.
+    """
+
+    s_first: float
+    s_last: float
+
+    @abc.abstractmethod
+    def __call__(self, s: np.ndarray) -> np.ndarray:
+        """States (k, D) at clock values ``s`` (k,) inside the stage."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +249,8 @@ class Solution:
         Surfaces met on the way, for integrators that locate them.
     sides : (m, G) ints or None
         The side of each surface on which each neuron ended, 0 where it slides.
+    dense : AbstractDense or None
+        The solution between the steps, where it was asked for and the method keeps it.
     """
 
     s: np.ndarray
@@ -239,6 +262,7 @@ class Solution:
     event: AbstractEvent | None = None
     happenings: tuple[Happening, ...] = ()
     sides: np.ndarray | None = None
+    dense: AbstractDense | None = None
 
 
 class AbstractIntegrator(abc.ABC):
@@ -254,6 +278,7 @@ class AbstractIntegrator(abc.ABC):
 @dataclass
 class _Registry:
     factories: dict[str, Callable[[], AbstractIntegrator]] = field(default_factory=dict)
+    types: dict[type, Callable[[Any], AbstractIntegrator]] = field(default_factory=dict)
 
 
 _REGISTRY = _Registry()
@@ -273,11 +298,32 @@ def register_integrator(name: str, factory: Callable[[], AbstractIntegrator]) ->
     _REGISTRY.factories[name] = factory
 
 
+def register_solver_type(kind: type, wrap: Callable[[Any], AbstractIntegrator]) -> None:
+    """Make solver objects of type ``kind`` usable as integrators: ``wrap(solver)`` returns one."""
+    _REGISTRY.types[kind] = wrap
+
+
 def integrator_names() -> list[str]:
     """Return the names of all registered integrators, sorted."""
     return sorted(_REGISTRY.factories)
 
 
-def make_integrator(name: str) -> AbstractIntegrator:
-    """Return the integrator registered under ``name``."""
-    return _REGISTRY.factories[name]()
+def make_integrator(choice: object) -> AbstractIntegrator:
+    """Return the integrator of a registered name, or around a solver object.
+
+    Raises
+    ------
+    ValueError
+        If ``choice`` is neither.
+    """
+    if isinstance(choice, AbstractIntegrator):
+        return choice
+    if isinstance(choice, str) and choice in _REGISTRY.factories:
+        return _REGISTRY.factories[choice]()
+    for kind, wrap in _REGISTRY.types.items():
+        if isinstance(choice, kind):
+            return wrap(choice)
+    raise fail(
+        "integrator", choice, "is not a known name",
+        f"choose one of {', '.join(['auto', *integrator_names()])}, or pass a diffrax solver",
+    )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -17,10 +17,10 @@ import gradflow.integrators.steppers.diffrax
 import gradflow.integrators.steppers.scipy  # noqa: F401
 from gradflow.flows.flow import Flow
 from gradflow.integrators.contract import (
+    AbstractIntegrator,
     Problem,
     Result,
     Solution,
-    integrator_names,
     make_integrator,
 )
 from gradflow.integrators.save import AbstractSave, check_save
@@ -42,7 +42,6 @@ from gradflow.integrators.until import (
 )
 from gradflow.integrators.watch import Describe, Progress, Watch
 from gradflow.validation import (
-    check_choice,
     check_integer,
     check_positive,
     check_rtol,
@@ -66,11 +65,17 @@ class Settings:
 
     until: AbstractUntil
     save: AbstractSave
-    integrator: str
+    integrator: AbstractIntegrator | Literal["auto"]
     asked: Asked
     max_steps: int
     progress: Progress | bool | None
     max_seconds: float | None
+
+    def integrator_of(self, flow: Flow, resolved: Resolved) -> AbstractIntegrator:
+        """The integrator asked for, or the one that serves the flow."""
+        if self.integrator == "auto":
+            return make_integrator(auto_integrator(flow, self.asked.rtol, resolved))
+        return self.integrator
 
     def watch(self) -> Watch:
         """Who watches one integration."""
@@ -101,7 +106,8 @@ def check_settings(
     safety: Any = None,
 ) -> Settings:
     """Check every numerical argument; a ``ValueError`` names argument, value and fix."""
-    check_choice("integrator", integrator, [*integrator_names(), "auto"])
+    if not (isinstance(integrator, str) and integrator == "auto"):
+        integrator = make_integrator(integrator)
     rtol = check_rtol(rtol)
     if atol is not None:
         atol = check_positive("atol", atol)
@@ -139,8 +145,8 @@ def auto_integrator(flow: Flow, rtol: float, resolved: Resolved) -> str:
     Event-located where the risk has kinks or the flow may go on to the late phase, else explicit,
     of order 8 for tight tolerances.
     """
-    kinks = flow.kinks()
-    if kinks is not None and (kinks.jumps or has_late_stage(flow, resolved)):
+    at = flow.arrangement
+    if at is not None and (at.kinked or has_late_stage(flow, resolved)):
         return "piecewise"
     return "dopri8" if rtol < 1e-6 else "tsit5"
 
@@ -162,10 +168,8 @@ def _run(flow: Flow, params: Any, settings: Settings, watch: Watch) -> Run:
             stacklevel=4,
         )
     resolved = settings.until.resolve(flow)
-    name = settings.integrator
-    if name == "auto":
-        name = auto_integrator(flow, settings.asked.rtol, resolved)
-    integrator = make_integrator(name)
+    integrator = settings.integrator_of(flow, resolved)
+    name = integrator.name
     if not (math.isfinite(resolved.s_end) or resolved.events or resolved.step_cap):
         raise fail("until", settings.until, "never ends", "combine it with gf.until.time(...)")
     save, save_by = settings.save.resolve(flow)
@@ -193,6 +197,7 @@ def _run(flow: Flow, params: Any, settings: Settings, watch: Watch) -> Run:
                 flow=core, Y0=Y, s0=s, s_end=resolved.s_end, tolerances=tolerances,
                 events=events, save=save,
                 save_by=save_by, max_steps=max(attempts_left, 1), step_cap=cap,
+                dense=settings.save.dense,
                 watch=watch, describe=_description(flow),
             )
         )  # fmt: skip
@@ -268,6 +273,7 @@ def _through_late_stages(
                 s_end=resolved.s_end - s if np.isfinite(resolved.s_end) else np.inf,
                 events=events, save=save - s if save is not None and save_by is None else save,
                 save_by=save_by, max_steps=steps_left(), step_cap=resolved.step_cap,
+                dense=settings.save.dense,
                 watch=watch, describe=_description(flow),
             )
         )  # fmt: skip
@@ -306,10 +312,8 @@ def run_many(flow: Flow, starts: list[Any], settings: Settings) -> list[Run]:
 
 def _run_many(flow: Flow, starts: list[Any], settings: Settings, watch: Watch) -> list[Run]:
     resolved = settings.until.resolve(flow)
-    name = settings.integrator
-    if name == "auto":
-        name = auto_integrator(flow, settings.asked.rtol, resolved)
-    integrator = make_integrator(name)
+    integrator = settings.integrator_of(flow, resolved)
+    name = integrator.name
     if not isinstance(integrator, PiecewiseIntegrator):
         raise fail(
             "integrator", name, "does not batch over starts",
@@ -328,6 +332,7 @@ def _run_many(flow: Flow, starts: list[Any], settings: Settings, watch: Watch) -
                 flow=flow.core(), Y0=Y, s0=0.0, s_end=resolved.s_end, tolerances=tolerances,
                 events=events, save=save,
                 save_by=save_by, max_steps=settings.max_steps, step_cap=resolved.step_cap,
+                dense=settings.save.dense,
                 watch=watch, describe=_description(flow),
             )
         )  # fmt: skip

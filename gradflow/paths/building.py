@@ -93,7 +93,7 @@ def _happenings(flow: Any, happenings: Any) -> list[Event]:
     with np.errstate(over="ignore"):
         t = np.asarray(flow.clock.time(s, extra)).tolist()
     log_t = flow.clock.log_time(s, extra).tolist()
-    data = flow.kinks().representatives.tolist()
+    data = flow.arrangement.representatives.tolist()
     return [
         Event(
             t=t[i], log_t=log_t[i], clock=event.s, kind=event.kind,

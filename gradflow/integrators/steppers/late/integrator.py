@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.cells.arrangement import Arrangement
 from gradflow.integrators.contract import RESULTS
-from gradflow.integrators.steppers.late.events import LateEvent, Pattern
+from gradflow.integrators.steppers.late.events import LateEvent, Standing
 from gradflow.integrators.steppers.late.field import MarginNet
 from gradflow.integrators.steppers.late.full import FullPhase
 from gradflow.integrators.steppers.late.loop import AbstractPhase
@@ -146,7 +147,7 @@ class _Ends:
         values: list[Any] = [D * Y[P] - math.log(self.switch)] if self.switch < math.inf else []
         if self.log_rho is not None:
             values.append(Y[P] - self.log_rho)
-        log_loss, log_t, q = phase.logs(Y, phase.pattern.cell)
+        log_loss, log_t, q = phase.logs(Y, phase.standing.pattern)
         if self.clock is not None:
             gap = self.totals.clock(Y[-1], log_t) - self.clock
             values.append(gap / max(1.0, abs(self.clock)))
@@ -182,7 +183,7 @@ class _Rows:
         self, phase: AbstractPhase, what: list[tuple[int, int, str]], at: np.ndarray | None = None
     ) -> None:
         Y, P = phase.Y if at is None else at, self.net.P
-        log_loss, log_t, q = phase.logs(Y, phase.pattern.cell)
+        log_loss, log_t, q = phase.logs(Y, phase.standing.pattern)
         clock, totals = self.totals.clock(Y[-1], log_t), self.totals
         loss, margin = totals.log_loss(log_loss), totals.margin(q)
         self.rows.append((clock, log_t, float(Y[P]), loss, margin, phase.form))
@@ -218,11 +219,10 @@ class _Units:
     factor: float
 
     @classmethod
-    def of(cls, kinks: Any, a: np.ndarray) -> _Units:
-        sizes = np.linalg.norm(np.asarray(kinks.normals), axis=1)
-        sizes = sizes[np.asarray(kinks.surface)] * np.abs(np.asarray(kinks.scale))
+    def of(cls, at: Arrangement, a: np.ndarray) -> _Units:
+        sizes = at.sizes[at.surface] * np.abs(at.scale)
         inputs, outer = float(np.max(sizes, initial=0.0)) or 1.0, 1.0
-        if kinks.outer_trained:
+        if at.trained:
             return cls(inputs, outer, math.sqrt(inputs))
         if np.all(np.isfinite(a)):
             outer = float(np.linalg.norm(a)) or 1.0
@@ -257,15 +257,16 @@ def _margin_from(full: FullPhase, rtol: float, ends: _Ends, record: Any,
     system, Y = full.system, full.Y
     sigma = Y[system.sigma]
     start = np.concatenate([Y[: system.P], [Y[system.at_r], Y[system.at_s]]])
-    pattern = Pattern(full.pattern.cell, full.pattern.fresh.copy(), full.pattern.dead.copy())
     candidates = np.flatnonzero(sigma - np.min(sigma) < 30.0)
-    phase = MarginPhase(full.net, start, pattern, rtol, ends, record, stats, candidates)
+    phase = MarginPhase(
+        full.net, start, full.standing.copy(), rtol, ends, record, stats, candidates
+    )
     phase.log_start = full.log_start
     return phase
 
 
 def late_phase(
-    kinks: Any,
+    arrangement: Arrangement,
     W: Any,
     a: Any,
     log_t: float,
@@ -289,7 +290,7 @@ def late_phase(
 
     Parameters
     ----------
-    kinks : DataKinks
+    arrangement : Arrangement
         Of a risk with the exponential or logistic loss.
     W : (m, D) array
     a : (m,) array
@@ -325,8 +326,8 @@ def late_phase(
     """
     began = time.perf_counter()
     W, a = np.array(W, float), np.array(a, float)
-    units = _Units.of(kinks, a)
-    net = MarginNet(kinks, a, units.inputs, units.outer, unseen)
+    units = _Units.of(arrangement, a)
+    net = MarginNet(arrangement, a, units.inputs, units.outer, unseen)
     W = units.factor * W
     a = units.factor * a if net.trained else a
     shift = 2 * units.log
@@ -334,8 +335,8 @@ def late_phase(
         sides = np.where(W @ net.N.T < 0, -1, 1)
     size = np.max(np.abs(W), axis=1) + (np.abs(a) if net.trained else 0.0)
     dead = (size == 0) & net.trained
-    pattern = Pattern.of(net, np.where(dead[:, None], 1, np.asarray(sides)))
-    pattern.dead |= dead
+    standing = Standing.of(net, np.where(dead[:, None], 1, np.asarray(sides)))
+    standing.dead |= dead
     totals = _Totals.of(net, log_t + shift, clock * units.clock)
     keep, stats = _Rows(net, totals), _counts()
     system = LateSystem(net)
@@ -346,8 +347,8 @@ def late_phase(
     )  # fmt: skip
     finite = np.all(np.isfinite(W)) and np.all(np.isfinite(a)) and np.any(size > 0)
     with np.errstate(all="ignore"):
-        Y = system.pack(W, a, pattern.cell) if finite else np.zeros(system.size)
-    full = FullPhase(system, Y, pattern, rtol, ends, keep, stats)
+        Y = system.pack(W, a, standing.pattern) if finite else np.zeros(system.size)
+    full = FullPhase(system, Y, standing, rtol, ends, keep, stats)
     full.log_start = log_t + shift
     full.save_at = [] if save_log_t is None else [float(x) + shift for x in np.ravel(save_log_t)]
     with np.errstate(all="ignore"), warnings.catch_warnings():
@@ -417,14 +418,14 @@ def _finish(phase: AbstractPhase, keep: _Rows, stats: dict[str, Any], result: st
     stats.setdefault("check_steps", 0)
     stats["run_seconds"] = time.perf_counter() - began
     clock, log_t, log_rho, log_loss, margin = (np.array(column, float) for column in columns[:5])
-    seen_again = net.seen_again(phase.pattern.sides, phase.pattern.dead)
+    seen_again = net.seen_again(phase.standing.sides, phase.standing.dead)
     detail = phase.detail
     if result == "reached" and net.unseen.any():
         detail = f"no neuron sees {_some(np.flatnonzero(net.unseen))}: that part of the loss stays"
     return LateRun(
         clock=clock, log_t=log_t, log_rho=log_rho, log_loss=log_loss, margin=margin, U=U, A=A,
         form=np.array(columns[5], str), saved=saved, events=keep.events, stats=stats,
-        result=result, detail=detail, sides=phase.pattern.sides.copy(), seen_again=seen_again,
+        result=result, detail=detail, sides=phase.standing.sides.copy(), seen_again=seen_again,
     )  # fmt: skip
 
 
