@@ -13,6 +13,8 @@ from gradflow.paths.path import AbstractPath, Recorded
 from gradflow.paths.stages import Stage, join, read
 from gradflow.validation import check_array, fail
 
+_ROUNDING = 8 * np.finfo(float).eps
+
 
 def asked(t: Any, log_t: Any) -> np.ndarray:
     """ln t of the times asked for, one of ``t`` and ``log_t``; increasing."""
@@ -63,7 +65,8 @@ def solution_at(
     path: AbstractPath, stages: Sequence[Stage], end: float, log_t: np.ndarray
 ) -> AbstractPath:
     """The path at any times up to ln t = ``end``, by the solutions of its stages."""
-    outside = (log_t > end) | (log_t < path.log_t[0])
+    # (ln t of the end, by way of the clock, may be off by rounding)
+    outside = (log_t > end + _ROUNDING * max(abs(end), 1.0)) | (log_t < path.log_t[0])
     if np.any(outside):
         fix = f"pass ln t in [{path.log_t[0]:.10g}, {end:.10g}]"
         raise fail("log_t", log_t[outside], "lies outside the path", fix)
