@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from gradflow.integration import integrate_many as integrate_many
     from gradflow.integrators import save as save
     from gradflow.integrators import until as until
-    from gradflow.integrators.descent import descend as descend
     from gradflow.losses import exponential as exponential
     from gradflow.losses import hinge as hinge
     from gradflow.losses import logistic as logistic
@@ -68,8 +67,10 @@ if TYPE_CHECKING:
     from gradflow.networks.networks import LinearPredictor as LinearPredictor
     from gradflow.networks.networks import TwoLayer as TwoLayer
     from gradflow.networks.random_features import RandomFeatures as RandomFeatures
+    from gradflow.paths.descent import descend as descend
+    from gradflow.paths.file import NeedsRiskWarning as NeedsRiskWarning
+    from gradflow.paths.file import load as load
     from gradflow.paths.trajectory import Trajectory as Trajectory
-    from gradflow.paths.trajectory import load as load
     from gradflow.plots.trajectory import plot as plot
     from gradflow.rates import Estimate as Estimate
     from gradflow.registry import register as register
@@ -102,9 +103,10 @@ _EXPORTS = {
     "gradflow.risks.regularised": "Regularised",
     "gradflow.risks.population.gaussian_kernels": "gaussian_kernel",
     # integration: the flow, and gradient descent beside it
-    "gradflow.integrators.descent": "descend",
+    "gradflow.paths.descent": "descend",
     "gradflow.integration": "IntegrationError IntegrationWarning integrate integrate_many",
-    "gradflow.paths.trajectory": "Trajectory load",
+    "gradflow.paths.trajectory": "Trajectory",
+    "gradflow.paths.file": "NeedsRiskWarning load",
     # limits, certified
     "gradflow.certificates.certificate": "Certificate certify",
     # predictions, rates and claims

@@ -40,8 +40,8 @@ from gradflow.claims.lab import Lab
 from gradflow.claims.registry import register
 from gradflow.integration import integrate
 from gradflow.integrators import until
-from gradflow.integrators.descent import descend
 from gradflow.measures.arc_cosine import angles
+from gradflow.paths.descent import descend
 from gradflow.validation import check_array, check_integer, check_positive, fail
 
 #: "All mass within 0.5° of the atoms" and "J − J* → 0", as powers of ten.

@@ -46,7 +46,6 @@ from gradflow.claims.kinds import Bound, Equality
 from gradflow.claims.lab import Lab
 from gradflow.claims.registry import register
 from gradflow.data.datasets.antipodal import antipodal_pairs, hexagon
-from gradflow.integrators.descent import descend
 from gradflow.kernels.gram import arc_cosine, ntk
 from gradflow.kernels.rank import numerical_rank
 from gradflow.losses import squared
@@ -57,6 +56,7 @@ from gradflow.networks.activations import (
     shifted_relu,
 )
 from gradflow.networks.networks import TwoLayer
+from gradflow.paths.descent import descend
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.validation import check_choice, check_integer, check_real, fail
 

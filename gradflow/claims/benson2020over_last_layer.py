@@ -38,10 +38,10 @@ from gradflow.data.datasets.antipodal import hexagon
 from gradflow.integration import integrate
 from gradflow.integrators import until
 from gradflow.integrators.contract import integrator_names
-from gradflow.integrators.descent import descend
 from gradflow.losses import squared
 from gradflow.networks.activations import AbstractActivation, shifted_relu
 from gradflow.networks.random_features import RandomFeatures
+from gradflow.paths.descent import descend
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
 

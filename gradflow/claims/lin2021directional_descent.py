@@ -37,7 +37,7 @@ from gradflow.claims.lin2021directional import (
 from gradflow.claims.registry import register
 from gradflow.data.laws.laws import Gaussian, UniformBall
 from gradflow.flows.charts.linear import log_tan_half, rejection
-from gradflow.integrators.descent import descend
+from gradflow.paths.descent import descend
 from gradflow.validation import check_integer, check_positive, fail
 
 _EPS = float(np.finfo(np.float64).eps)

@@ -51,7 +51,7 @@ from gradflow.claims.sarussi2021linear_common import (
     student,
 )
 from gradflow.data.datasets import separable_gaussians, two_balls
-from gradflow.integrators.descent import descend
+from gradflow.paths.descent import descend
 from gradflow.validation import check_choice, check_integer, check_positive, fail
 
 #: max_z z/(1 + e^z).
