@@ -146,10 +146,16 @@ def segment(
     def field(s: Any, y: Any, pattern: LoopCell) -> Rates:
         return rates(layout, forces, s, y, pattern)
 
-    # The host may have changed the pattern, and the first step needs a length.
+    # The host may have changed the pattern, and the first step needs a length. (After a mere pause
+    # all goes on to the bit.)
+    paused = controls["paused"]
     now = field(carry.s, carry.y, carry.pattern)
     budget = jnp.maximum(jnp.exp(now.log_risk) + carry.y[layout.m * (layout.D + 1)], 1e-300)
-    carry = carry._replace(k1=now.dy, rhs=carry.rhs + 1)
+    budget = jnp.where(paused, carry.budget, budget)
+    carry = carry._replace(
+        k1=jnp.where(paused, carry.k1, now.dy), rhs=carry.rhs + jnp.where(paused, 0, 1),
+        budget=budget,
+    )  # fmt: skip
     carry = carry._replace(h=jnp.where(carry.h > 0, carry.h, first_step(layout, carry, controls)))
 
     def stop_value(s: Any, y: Any, pattern: LoopCell) -> Any:

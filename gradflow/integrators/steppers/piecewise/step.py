@@ -104,6 +104,7 @@ class Carry(NamedTuple):
     accepted: Any
     attempts: Any
     rhs: Any
+    budget: Any  # what the error of the energy is measured by: the loss at the start of the leg
 
 
 class Out(NamedTuple):
