@@ -22,6 +22,7 @@ import numpy as np
 from jax import Array
 
 from gradflow.losses import Exponential, Logistic
+from gradflow.numerics.logs import log1p_exp
 from gradflow.validation import (
     check_integer,
     check_positive,
@@ -263,7 +264,7 @@ def time(t: float) -> AbstractUntil:
 def log_time(log_t: float) -> AbstractUntil:
     """Stop at ln t = ``log_t`` (up to 709 in the log clock, beyond floats in the loss clock)."""
     log_t = check_real("log_t", log_t)
-    return Time(float(np.logaddexp(0.0, log_t)), f"log_time({log_t!r})")
+    return Time(float(log1p_exp(log_t)), f"log_time({log_t!r})")
 
 
 def clock(s: float) -> AbstractUntil:

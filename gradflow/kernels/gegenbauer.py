@@ -21,10 +21,11 @@ of which s = 0 is ReLU: odd k ≥ 3 vanish. Source: `benson2020over`.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.special
+from numpy.typing import ArrayLike
 
 from gradflow.kernels.nodes import on_pieces, values
 from gradflow.networks.activations import AbstractActivation, LeakyReLU, ShiftedReLU
@@ -68,7 +69,7 @@ def multiplicity(dim: int, degree: int) -> int:
     return every - (math.comb(degree + dim - 3, dim - 1) if degree >= 2 else 0)
 
 
-def gegenbauer_polynomials(t: Any, dim: int, degree: int) -> np.ndarray:
+def gegenbauer_polynomials(t: ArrayLike, dim: int, degree: int) -> np.ndarray:
     """P_0(t) … P_K(t) with P_k(1) = 1, shape (K+1, *t.shape).
 
     (k+d-2) P_{k+1} = (2k+d-2) t P_k - k P_{k-1}; d = 2 are Chebyshev's, d = 3 Legendre's.
@@ -168,7 +169,9 @@ def spectrum(
     return Spectrum(degrees, fine, error + np.abs(fine - coarse), counts)
 
 
-def _closed(activation: Any, dim: int, degree: int, radius: float) -> np.ndarray:
+def _closed(
+    activation: LeakyReLU | ShiftedReLU, dim: int, degree: int, radius: float
+) -> np.ndarray:
     out = np.zeros(degree + 1)
     if isinstance(activation, LeakyReLU):
         out = (1 - activation.slope) * radius * _kink(0.0, dim, degree)

@@ -6,9 +6,8 @@ With sums and differences of it that keep their digits where they are small. Sou
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 def angles(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -18,7 +17,7 @@ def angles(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return 2 * np.arctan2(apart, together)
 
 
-def kernel(angle: Any) -> np.ndarray:
+def kernel(angle: ArrayLike) -> np.ndarray:
     """k(φ) = (sin φ + (π − φ) cos φ)/2π, the mean of relu(u·x) relu(v·x) for x ~ N(0, I)."""
     angle = np.asarray(angle, np.float64)
     return (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)

@@ -22,9 +22,9 @@ Source: `akiyama2021learnability`; the kernel: `cho2009kernel`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gradflow.measures.arc_cosine import angles, bregman, frames, kernel, planar_norm
 from gradflow.validation import check_array, check_integer, check_positive, fail
@@ -69,7 +69,7 @@ class AtomicMeasure:
         object.__setattr__(self, "directions", directions)
 
     @classmethod
-    def of_params(cls, params: Any) -> AtomicMeasure:
+    def of_params(cls, params: object) -> AtomicMeasure:
         """The measure of a two-layer net's parameters ``inner`` (m, d), ``outer`` (m,), no bias.
 
         Neurons of weight zero are left out.
@@ -110,7 +110,7 @@ class AtomicMeasure:
             np.concatenate([self.directions, other.directions]),
         )
 
-    def potential(self, u: Any) -> np.ndarray:
+    def potential(self, u: ArrayLike) -> np.ndarray:
         """∫k(u, v) dν(v) at unit vectors u (..., d)."""
         angle = angles(np.asarray(u, np.float64), self.directions)
         return kernel(angle) @ self.weights
@@ -169,7 +169,7 @@ class TVMinimiser:
         """J(ν*)."""
         return 0.5 * self.signed.squared_norm() + self.lam * self.measure.total_variation
 
-    def eta(self, u: Any) -> np.ndarray:
+    def eta(self, u: ArrayLike) -> np.ndarray:
         """The dual variable η(u) = −V(u)/λ at unit vectors u (..., d)."""
         return -self.signed.potential(u) / self.lam
 
@@ -181,7 +181,7 @@ class TVMinimiser:
         )
         return float(np.sum(np.linalg.norm(gap, axis=1)))
 
-    def eta_hessian(self, u: Any) -> np.ndarray:
+    def eta_hessian(self, u: ArrayLike) -> np.ndarray:
         """Hessian of η along the sphere at unit vectors u (n, d): (n, d, d), zero along u."""
         u = check_array("u", u, (None, self.measure.dim))
         tangent = np.eye(u.shape[1]) - u[:, :, None] * u[:, None, :]
@@ -204,7 +204,7 @@ class TVMinimiser:
         w = self.masses[:, None] * self.measure.directions
         return sign[:, None, None, None] * _jacobian(w, sign, self.teacher, self.lam)
 
-    def shortfall(self, u: Any, sign: Any) -> np.ndarray:
+    def shortfall(self, u: ArrayLike, sign: ArrayLike) -> np.ndarray:
         """1 − sgn·η(u) ≥ 0 for particles at unit vectors u (n, d) with signs (n,).
 
         Near an atom of that sign it is formed from second differences, which do not cancel.
@@ -239,7 +239,9 @@ class TVMinimiser:
         return float(self.lam * np.sum(np.abs(measure.weights) * short))
 
 
-def orthonormal_teachers(dim: int, count: int = 1, weights: Any = None) -> AtomicMeasure:
+def orthonormal_teachers(
+    dim: int, count: int = 1, weights: ArrayLike | None = None
+) -> AtomicMeasure:
     """ν° = Σ_j c_j δ_{e_j} with the first ``count`` axes of R^dim and weights c_j (default 1)."""
     dim = check_integer("dim", dim, minimum=2)
     count = check_integer("count", count, minimum=1)

@@ -30,6 +30,8 @@ from gradflow.networks.parameters import (
     require_finite,
     wrong_params,
 )
+from gradflow.numerics import traced
+from gradflow.numerics.vectors import length
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
 
 
@@ -130,7 +132,7 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             Unit vectors u_1 … u_{N−1}; default: the first basis vector.
         """
         vector = check_array("end_to_end_vector", end_to_end_vector, (self.dim,))
-        size = _norm(vector)
+        size = length(vector)
         if size == 0:
             raise fail("end_to_end_vector", vector, "is zero", "pass a nonzero vector")
         if self.depth == 1:
@@ -164,7 +166,7 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             return self.params(tuple(scale * gaussian_rows(k, *shape) for k, shape in pairs))
         key_vector, key_hidden = jax.random.split(key)
         vector = np.asarray(gaussian_rows(key_vector, 1, self.dim)[0])
-        size = _norm(vector)
+        size = length(vector)
         if self.depth == 1:
             return self.params((scale * vector[None, :],))
         hidden = np.asarray(gaussian_rows(key_hidden, self.depth - 1, self.width))
@@ -176,7 +178,7 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
 
     def _defects(self, params: DeepLinearParams) -> list[jax.Array]:
         pairs = zip(params.layers[:-1], params.layers[1:], strict=True)
-        return [_frobenius(above.T @ above - below @ below.T) for below, above in pairs]
+        return [traced.length(jnp.ravel(u.T @ u - w @ w.T)) for w, u in pairs]
 
     def balancedness(self, params: DeepLinearParams) -> jax.Array | None:
         """Return ``|W_{j+1}ᵀW_{j+1} − W_jW_jᵀ|_F`` (N−1,); None for one layer."""
@@ -198,15 +200,3 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "dim": self.dim, "depth": self.depth, "width": self.width}
-
-
-def _norm(vector: np.ndarray) -> float:
-    """Return |vector| without underflow or overflow of the squares."""
-    top = float(np.max(np.abs(vector)))
-    return 0.0 if top == 0 else top * float(np.linalg.norm(vector / top))
-
-
-def _frobenius(matrix: jax.Array) -> jax.Array:
-    """Return the Frobenius norm without underflow or overflow of the squares."""
-    top = jnp.max(jnp.abs(matrix))
-    return top * jnp.linalg.norm(matrix / jnp.where(top > 0, top, 1.0))

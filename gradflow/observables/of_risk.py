@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow.numerics.rows import map_rows
 from gradflow.observables.paths import from_chart, tree_norm
-from gradflow.observables.registry import map_rows, observable, observe
+from gradflow.observables.registry import observable, observe
 from gradflow.validation import fail
 
 

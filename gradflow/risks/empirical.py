@@ -17,6 +17,7 @@ from gradflow.networks.activations import LeakyReLU
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.networks import LinearPredictor, TwoLayer
 from gradflow.networks.random_features import RandomFeatures
+from gradflow.numerics.logs import log_sum_exp
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.kinked import DataKinks, surfaces_of
 from gradflow.validation import check_array, check_choice, check_integer, fail
@@ -292,10 +293,7 @@ def _log_of(risk: EmpiricalRisk, params: Any) -> jax.Array:
     if risk.weights is not None:
         logs = logs + jnp.log(risk.weights)
         size = jnp.sum(risk.weights)
-    # The largest term is taken out, so nothing under- or overflows; with every loss zero: −inf.
-    top = jax.lax.stop_gradient(jnp.max(logs))
-    shift = jnp.where(jnp.isfinite(top), top, 0.0)
-    total = jnp.log(jnp.sum(jnp.exp(logs - shift))) + shift
+    total = log_sum_exp(logs)
     return total - jnp.log(size) if risk.reduction == "mean" else total
 
 

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow.losses import AbstractLoss, AbstractMarginLoss
+from gradflow.numerics.logs import log_sum_exp
 
 #: Rows whose directions differ by less than this are one surface.
 _COLLINEAR = 1e-13
@@ -189,10 +190,7 @@ class DataKinks(AbstractKinks):
 
     def pulls(self, f: jax.Array, per_loss: bool) -> tuple[jax.Array, jax.Array]:
         """Return ``(−ω_i ∂ℓ/∂f_i [/ L], ln L)``."""
-        logs = self.log_losses(f)
-        top = jnp.max(logs)
-        shift = jnp.where(jnp.isfinite(top), top, 0.0)
-        log_risk = jnp.log(jnp.sum(jnp.exp(logs - shift))) + shift
+        log_risk = log_sum_exp(self.log_losses(f))
         relative = log_risk if per_loss else jnp.zeros(())
         if isinstance(self.loss, AbstractMarginLoss):
             logs = self.loss.log_neg_derivative(self.y * f) + self.log_weights

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gradflow.networks.networks import TwoLayer
 from gradflow.networks.parameters import TwoLayerParams
+from gradflow.numerics.traced import row_norms
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_positive, fail
 
@@ -100,22 +101,6 @@ def joined_rows(params: TwoLayerParams) -> jax.Array:
     if params.bias is None:
         return params.inner
     return jnp.concatenate([params.inner, params.bias[:, None]], axis=1)
-
-
-@jax.custom_jvp
-def row_norms(rows: jax.Array) -> jax.Array:
-    """Norms of rows; the derivative is along the unit vector, and 0 at a zero row."""
-    top = jnp.max(jnp.abs(rows), axis=1)
-    safe = jnp.where(top > 0, top, 1.0)  # squares of 1e-200 would underflow
-    return top * jnp.sqrt(jnp.sum(jnp.square(rows / safe[:, None]), axis=1))
-
-
-@row_norms.defjvp
-def _row_norms_jvp(primals: Any, tangents: Any) -> Any:
-    (rows,), (moved,) = primals, tangents
-    size = row_norms(rows)
-    unit = rows / jnp.where(size > 0, size, 1.0)[:, None]
-    return size, jnp.sum(unit * moved, axis=1)
 
 
 @eqx.filter_jit

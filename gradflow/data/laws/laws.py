@@ -48,7 +48,7 @@ from gradflow.data.laws.radial_fit import Fit
 from gradflow.validation import check_choice, check_integer, check_positive, fail
 
 
-def _check_moment(k: Any) -> int:
+def _check_moment(k: object) -> int:
     order = check_integer("k", k, minimum=0)
     if order > 2:
         raise fail("k", k, "is not a tabulated moment", "pass 0, 1 or 2")
@@ -126,6 +126,16 @@ class SphericalLaw(abc.ABC):
     def describe(self) -> dict[str, Any]:
         """JSON-able description, read back by :func:`law_from_description`."""
 
+    @property
+    def largest_radius(self) -> float:
+        """The largest |x|; inf for an unbounded law."""
+        return math.inf
+
+    @property
+    def gaussian_scale(self) -> float | None:
+        """σ where the law is N(0, σ²I); None else."""
+        return None
+
     def planar_rule(self, largest: float = LARGEST_ARGUMENT) -> Nodes:
         r"""Rule (node, weight) for :math:`\rho`, the radius of the 2-D marginal.
 
@@ -176,7 +186,7 @@ class SphericalLaw(abc.ABC):
         return unit * self._sample_radius(radius, n)[:, None]
 
 
-def _check_dim(dim: Any) -> int:
+def _check_dim(dim: object) -> int:
     return check_integer("dim", dim, minimum=2)
 
 
@@ -211,6 +221,10 @@ class Gaussian(SphericalLaw):
     @property
     def second_moment(self) -> float:
         return 2 * self.scale**2
+
+    @property
+    def gaussian_scale(self) -> float | None:
+        return self.scale
 
     def _fit(self) -> tuple[Fit, float]:
         return gaussian_fit(), self.scale
@@ -269,6 +283,10 @@ class _SphereLike(SphericalLaw):
     @property
     def second_moment(self) -> float:
         return 2 / self._sphere_dim * self.radius**2
+
+    @property
+    def largest_radius(self) -> float:
+        return self.radius
 
     def _fit(self) -> tuple[Fit, float]:
         return sphere_fit(self._sphere_dim), self.radius

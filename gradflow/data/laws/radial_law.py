@@ -23,9 +23,16 @@ from gradflow.data.laws.fits import sphere_fit
 from gradflow.data.laws.laws import SphericalLaw, UniformSphere, register_law
 from gradflow.data.laws.partial_moments import sphere_partial
 from gradflow.data.laws.quadrature import LARGEST_ARGUMENT, Nodes, sphere_nodes
-from gradflow.data.laws.radial_fit import Fit, fit_radial, log1p_ratio, radial_values
+from gradflow.data.laws.radial_fit import Fit, fit_radial, radial_values
 from gradflow.data.laws.radius_moments import marginal_moment
-from gradflow.data.laws.radius_rule import check_radius, compress, describe_radius, radius_rule
+from gradflow.data.laws.radius_rule import (
+    Distribution,
+    check_radius,
+    compress,
+    describe_radius,
+    radius_rule,
+)
+from gradflow.numerics.logs import log1p_ratio
 from gradflow.validation import check_integer, fail
 
 
@@ -50,9 +57,9 @@ class RadialLaw(SphericalLaw):
 
     name: ClassVar[str] = "radial"
     dim: int
-    radius: Any
+    radius: float | Distribution
 
-    def __init__(self, dim: int, radius: Any) -> None:
+    def __init__(self, dim: int, radius: float | Distribution) -> None:
         self.dim = check_integer("dim", dim, minimum=2)
         self.radius = check_radius(radius)
         self._rule = radius_rule(self.radius)
@@ -91,6 +98,10 @@ class RadialLaw(SphericalLaw):
     @property
     def second_moment(self) -> float:
         return 2 / self.dim * self._moment(2)
+
+    @property
+    def largest_radius(self) -> float:
+        return self.radius if isinstance(self.radius, float) else float(self.radius.support()[1])
 
     def _nodes(self, k: int, largest: float) -> Nodes:
         rule = self._rule
@@ -151,7 +162,7 @@ def _on_host(law: RadialLaw, dimension: int, k: int, x: Array) -> Array:
         marginal_moment, law.radius, law.dim, dimension, k=k, scale=law._rule.scale
     )
 
-    def host(value: Any) -> np.ndarray:
+    def host(value: ArrayLike) -> np.ndarray:
         flat = np.abs(np.ravel(value))
         found = [at_zero if point == 0 else integral(point) for point in flat]
         return np.asarray(found, dtype=np.float64).reshape(np.shape(value))

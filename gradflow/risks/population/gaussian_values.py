@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradflow.networks.activations import LeakyReLU
-from gradflow.risks.population.gaussian_kernels import angles, polar, squared_wedge
+from gradflow.numerics.traced import polar
+from gradflow.risks.population.gaussian_kernels import angles, squared_wedge
 
 
 def _safe_ratio(numerator: Array, denominator: Array) -> Array:

@@ -26,17 +26,18 @@ sign. Derived here for the other losses.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import PyTree
 
 from gradflow.data.laws.laws import SphericalLaw
 from gradflow.data.laws.radial import RadialFunctions
 from gradflow.losses import AbstractMarginLoss, Logistic
+from gradflow.numerics.traced import log_tan_half, rejection
 from gradflow.risks.population.margin_moments import RadialMoments, radial_moments
 
 
@@ -146,7 +147,7 @@ def _value_of(point: tuple[Array, Array], reduction: AbstractLinearReduction) ->
 
 
 @_value_of.def_jvp
-def _value_of_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _value_of_jvp(primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]) -> tuple[Array, Array]:
     # The polar form has no derivative at w = 0 and on the axis, where L itself is differentiable.
     ((w, v), reduction), ((dw, dv), _) = primals, tangents
     tangent = jnp.zeros(())
@@ -167,15 +168,11 @@ def _polar(w: Array, v: Array) -> tuple[Array, Array, Array, Array]:
     top = jnp.where(zero, 1.0, top)
     u = jnp.where(zero, v, w / top)
     along = jnp.dot(u, v)
-    across = u - along * v
-    across = across - jnp.dot(across, v) * v  # once more: along v only rounding may remain
+    across = rejection(u, v)
     lateral = jnp.sqrt(jnp.sum(across**2))
     size = jnp.hypot(along, lateral)
-    # tan(θ/2) = |w_⊥|/(R + v.w) = (R − v.w)/|w_⊥|: take the sum of equal signs.
-    half = jnp.log(lateral) - jnp.log(size + jnp.abs(along))
-    lam = jnp.where(along >= 0, half, -half)
     log_R = jnp.where(zero, -jnp.inf, jnp.log(size) + jnp.log(top))
-    return along / size, across / size, log_R, lam
+    return along / size, across / size, log_R, log_tan_half(along, lateral)
 
 
 class LogisticLinear(AbstractLinearReduction):

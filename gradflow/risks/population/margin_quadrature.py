@@ -31,12 +31,14 @@ nearest singularity, 1/|A| or v⊥. Derived here; the setting is that of `lin202
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import PyTree
 
 from gradflow.data.laws.laws import SphericalLaw
 from gradflow.losses import AbstractMarginLoss
@@ -136,7 +138,9 @@ class TwoNeuronQuadrature(eqx.Module):
         (wedge,) = self._off_plane(self._value_wedge, plane, nodes, (jnp.zeros_like(margin),))
         return jnp.sum(nodes.weight * (self.planar.value(margin) + jnp.sign(margin) * wedge))
 
-    def _off_plane(self, wedge: Any, plane: NeuronPlane, nodes: _Nodes, zero: Any) -> Any:
+    def _off_plane(
+        self, wedge: Callable[..., PyTree], plane: NeuronPlane, nodes: _Nodes, zero: PyTree
+    ) -> PyTree:
         """The corrections of a teacher outside the plane, computed only where there is one."""
         if self.spatial is None:
             return zero
@@ -280,7 +284,7 @@ def _value(point: tuple[Array, Array, Array], risk: TwoNeuronQuadrature) -> Arra
 
 
 @_value.def_jvp
-def _value_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _value_jvp(primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]) -> tuple[Array, Array]:
     ((w, a, v), risk), ((dw, da, dv), _) = primals, tangents
     inner, outer = risk.gradient(w, a, v)
     tangent = jnp.zeros(())

@@ -36,6 +36,7 @@ import numpy as np
 from jax import Array
 
 from gradflow.data.laws.radial import RadialFunctions
+from gradflow.numerics.traced import length
 
 #: Gauss-Legendre nodes on [0, 1] for the wedge integrals: 1e-14 for |w| up to 1e4, 1e-10 to 1e8.
 NODES = 24
@@ -83,16 +84,6 @@ def _safe_divide(numerator: Array, denominator: Array) -> Array:
     """0 where the denominator is 0: the direction is undefined there and multiplies a zero."""
     good = denominator != 0
     return jnp.where(good, numerator / jnp.where(good, denominator, 1.0), 0.0)
-
-
-def _norm(x: Array) -> Array:
-    """Euclidean norm over the last axis that neither under- nor overflows, with a zero gradient
-    at 0."""
-    top = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
-    top = jax.lax.stop_gradient(jnp.where(top > 0, top, 1.0))
-    squared = jnp.sum((x / top) ** 2, axis=-1)
-    good = squared > 0
-    return jnp.where(good, jnp.sqrt(jnp.where(good, squared, 1.0)), 0.0) * top[..., 0]
 
 
 def _cross(p: Array, q: Array) -> Array:
@@ -160,7 +151,7 @@ class TwoNeuronReduction(eqx.Module):
         coefficient = self.forms * b[None, :]
         w_z = coefficient @ z
         w_q = coefficient @ q
-        size = _norm(jnp.stack([w_z, *(shrink * w_q.T)], axis=-1))
+        size = length(jnp.stack([w_z, *(shrink * w_q.T)], axis=-1))
         cosine = _safe_divide(w_z, size)
         lateral = _safe_divide(w_q, size[:, None])
         sine_squared = shrink**2 * jnp.sum(lateral**2, axis=-1)
@@ -170,7 +161,7 @@ class TwoNeuronReduction(eqx.Module):
         # omega_1 x omega_2, divided by exp(-Lambda)
         mixed = z[0] * q[1] - z[1] * q[0]
         spin = _cross(q[0], q[1])
-        wedge = _norm(jnp.concatenate([mixed, (shrink * spin)[None]]))
+        wedge = length(jnp.concatenate([mixed, (shrink * spin)[None]]))
         product = z[0] * z[1] + shrink**2 * jnp.dot(q[0], q[1])
         square = z**2 + shrink**2 * jnp.sum(q**2, axis=-1)
         toward = coefficient * square[None, :] + coefficient[:, ::-1] * product
@@ -314,17 +305,17 @@ def planar_frame(omega: Array, v: Array) -> Array:
         return x
 
     def direction(x, floor):
-        length = _norm(x)
-        keep = length > floor
-        return jnp.where(keep, x / jnp.where(keep, length, 1.0), jnp.zeros_like(x))
+        size = length(x)
+        keep = size > floor
+        return jnp.where(keep, x / jnp.where(keep, size, 1.0), jnp.zeros_like(x))
 
     eps = 4 * np.finfo(float).eps
     rounding = jnp.where(jnp.count_nonzero(v) == 1, 0.0, eps)
     across = jnp.stack([reject(omega[i], [v]) for i in range(2)])
-    lengths = _norm(across)
+    lengths = length(across)
     # the longer perpendicular part first: its direction is the better known
     long = jnp.where(lengths[0] >= lengths[1], 0, 1)
-    first = direction(across[long], rounding * _norm(omega[long]))
+    first = direction(across[long], rounding * length(omega[long]))
     rest = reject(across[1 - long], [v, first])
-    floor = jnp.maximum(eps * lengths[1 - long], rounding * _norm(omega[1 - long]))
+    floor = jnp.maximum(eps * lengths[1 - long], rounding * length(omega[1 - long]))
     return jnp.stack([v, first, direction(rest, floor)])

@@ -21,6 +21,7 @@ import numpy as np
 
 from gradflow.integrators.steppers.piecewise.selection import box_minimum
 from gradflow.losses import Logistic
+from gradflow.numerics.logs import log1p_ratio
 
 #: A force at w = 0 below this, in units of its terms, is none.
 REST = 1e-10
@@ -317,7 +318,7 @@ class MarginNet:
         if self.logistic:
             # ln ln(1+e^{−q}) = −q + ln(log1p(x)/x), x = e^{−q}; for q < 0 directly.
             x = np.exp(-np.maximum(q, 0.0))
-            ratio = np.where(x > 1e-8, np.log1p(x) / np.maximum(x, 1e-300), 1.0 - 0.5 * x)
+            ratio = log1p_ratio(x)
             low = np.log(np.logaddexp(0.0, -np.minimum(q, 0.0)))
             logs = self.log_weights + np.where(q > 0, np.log(ratio) - q, low)
         return float(np.logaddexp.reduce(logs))

@@ -26,6 +26,7 @@ from gradflow.integrators.steppers.late.full import FullPhase
 from gradflow.integrators.steppers.late.loop import AbstractPhase
 from gradflow.integrators.steppers.late.margin import MarginPhase
 from gradflow.integrators.steppers.late.system import LateSystem
+from gradflow.numerics.logs import log_subtract
 
 #: Results: name -> (ok, what to do about it).
 LATE_RESULTS: dict[str, tuple[bool, str]] = {
@@ -158,7 +159,7 @@ class _Totals:
         """The loss clock (inf beyond floats), from that of the others since the start."""
         if self.log_rest == -np.inf or not log_t > self.log_t:
             return float(self.start + s)
-        elapsed = log_t + np.log(-np.expm1(self.log_t - log_t))
+        elapsed = log_subtract(log_t, self.log_t)
         return float(self.start + s + np.exp(self.log_rest + elapsed))
 
     def margin(self, q: np.ndarray) -> float:
