@@ -11,6 +11,7 @@ import scipy.stats
 
 import gradflow as gf
 from gradflow.claims import Lab, Status, claims, verify, weigh
+from gradflow.claims import lin2021_bounds as published
 from gradflow.claims import lin2021directional as rates
 from gradflow.claims import lin2021directional_bounds as bounds
 from gradflow.claims import lin2021directional_descent as descent
@@ -94,10 +95,15 @@ def test_nothing_survives_a_perturbation(factor):
 
 
 @pytest.mark.slow
-def test_the_printed_bound_is_the_control_of_the_corrected_one(plain):
+def test_the_bound_after_T_is_published_and_another_reading_of_it_the_control(plain):
     verdict = plain["flow-bound-after-T"]
-    assert verdict.provenance == "corrected"
-    assert "printed" in verdict.control.description
+    assert verdict.provenance == "published"
+    assert "π under the root" in verdict.control.description
+
+
+def test_the_bound_after_T_is_an_equality_at_T():
+    for c0, radius, lam in ((0.64, 0.3, 0.2), (2.0, 50.0, -3.0)):
+        assert published.flow_late(0.0, c0, radius, lam) == pytest.approx(-2 * lam, rel=1e-14)
 
 
 @pytest.mark.slow
@@ -172,10 +178,13 @@ def test_a_norm_that_grows_at_once_has_no_early_bound():
     assert weigh(bounds.flow_late(one, id="mine/late"), lab).status == Status.SUPPORTED
 
 
-def test_descent_toward_the_teacher_is_outside_the_statement():
-    one = instance(gf.UniformSphere(2), [0.6, 0.8])
-    for make in DESCENT:
-        assert weigh(make(0.1, one, id="mine/d"), Lab()).status == Status.NOT_APPLICABLE
+def test_descent_toward_the_teacher_is_outside_the_statement_on_early_steps_alone():
+    one, lab = instance(gf.UniformSphere(2), [0.6, 0.8]), Lab()
+    early = descent.descent_early(0.1, one, id="mine/early")
+    assert weigh(early, lab).status == Status.NOT_APPLICABLE
+    for delta in (0.1, 1.0):
+        late = descent.descent_late(0.1, one, delta=delta, id="mine/late")
+        assert weigh(late, lab).status == Status.SUPPORTED
 
 
 def test_the_norm_growth_condition_is_checked_at_every_n():

@@ -52,7 +52,8 @@ def test_ids_citations_and_provenance():
     assert len(found) >= 40
     assert {c.citation for c in found} == {"lin2021faster", "du2018balanced"}
     published = {c.name for c in found if c.provenance == "published"}
-    assert {"direction-relu", "direction-leaky", "angle-bound-upper-N4"} <= published
+    assert {"direction-relu", "angle-exact-N2", "angle-bound-upper-N4"} <= published
+    assert "direction-leaky" not in published
     corrected = {c.name for c in found if c.provenance == "corrected"}
     assert corrected == {f"angle-bound-{phase}-N{n}" for phase in ("early", "late") for n in (4, 6)}
 

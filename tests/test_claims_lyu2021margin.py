@@ -53,8 +53,9 @@ def test_ids_citations_and_provenance():
     found = claims(PATTERN)
     assert {c.citation for c in found} == {"lyu2021margin"}
     provenance = {c.name: c.provenance for c in found}
-    assert provenance["limit-margin"] == provenance["phase-1-rate"] == "published"
-    assert provenance["limit-masses"] == provenance["same-sign-limit"] == "derived"
+    assert provenance["limit-margin"] == provenance["phase-1-rate"] == "reconstructed"
+    assert provenance["limit-masses"] == provenance["phase-1-state"] == "derived"
+    assert "published" not in provenance.values()
 
 
 def _symmetric_claims(one):

@@ -1,8 +1,9 @@
 r"""Activations that avoid the flaws: kernels that are strictly positive definite on the sphere.
 
 The kernel of features φ(w·x), w ~ N(0, I), is strictly positive definite iff neither the even nor
-the odd part of φ is a polynomial (`gradflow.kernels`): then, and only then, infinitely many
-Gegenbauer coefficients of either parity are positive. ReLU, leaky ReLU, softplus and GELU have a
+the odd part of φ is a polynomial (`gradflow.kernels`). For d ≥ 3 that is to say that infinitely
+many Gegenbauer coefficients of either parity are positive, which on the circle is too little.
+ReLU, leaky ReLU, softplus and GELU have a
 linear odd part (no odd coefficients beyond k = 1), tanh and erf no even part. Shifted ReLU, ELU and
 cos + sin meet the criterion.
 
@@ -49,10 +50,10 @@ from gradflow.networks.activations import (
     AbstractActivation,
     ShiftedReLU,
     elu,
-    erf,
     fourier,
     gelu,
     leaky_relu,
+    probit_erf,
     relu,
     shifted_relu,
     softplus,
@@ -61,7 +62,7 @@ from gradflow.networks.activations import (
 from gradflow.validation import check_integer, fail
 
 STRICT = (shifted_relu(0.3), shifted_relu(-0.5), elu, fourier)
-FLAWED = (relu, leaky_relu(0.1), softplus, gelu, tanh, erf)
+FLAWED = (relu, leaky_relu(0.1), softplus, gelu, tanh, probit_erf)
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,9 @@ def criterion(activations: Any = (*STRICT, *FLAWED), sets: Any = SETS, *, id: st
     return Qualitative(
         id=id,
         title="strictly positive definite kernels",
-        statement="K > 0 on all distinct points of the sphere iff infinitely many even and odd "
-        "Gegenbauer coefficients are positive, iff neither part of φ is a polynomial (w ~ N(0, I))",
+        statement="w ~ N(0, I): K > 0 on all distinct points of the sphere iff neither the even "
+        "nor the odd part of φ is a polynomial; for d >= 3 iff infinitely many even and infinitely "
+        "many odd Gegenbauer coefficients are positive (on the circle that alone is too little)",
         provenance="reconstructed",
         hypotheses=[decidable, distinct(sets, lines=True)],
         measure=measure,

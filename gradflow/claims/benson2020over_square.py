@@ -37,9 +37,9 @@ from gradflow.claims.lab import Lab
 from gradflow.claims.registry import register
 from gradflow.networks.activations import (
     AbstractActivation,
-    erf,
     fourier,
     gelu,
+    probit_erf,
     relu,
     softplus,
     tanh,
@@ -246,6 +246,8 @@ GENERIC = (points(_RNG.normal(size=(4, 2))), points(_RNG.normal(size=(7, 3))))
 PLANAR = (points([[1.0, 0.0], [0.4, 0.9]]), points([[1.0, 0.1], [0.1, 1.0], [-0.9, 0.8]]))
 
 register(
-    square_invertible(GENERIC, (erf, tanh, softplus, gelu, fourier), id=f"{SOURCE}/square-analytic")
+    square_invertible(
+        GENERIC, (probit_erf, tanh, softplus, gelu, fourier), id=f"{SOURCE}/square-analytic"
+    )
 )
 register(square_singular(PLANAR, id=f"{SOURCE}/square-relu-singular"))

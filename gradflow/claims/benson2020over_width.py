@@ -46,8 +46,8 @@ from gradflow.networks.activations import (
     Fourier,
     LeakyReLU,
     Tanh,
-    erf,
     fourier,
+    probit_erf,
     relu,
 )
 from gradflow.validation import check_choice, check_integer, check_real, fail
@@ -262,7 +262,7 @@ _TRIPOD = points([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.3, -0.1, -0.9]])
 _FOUR = points([[2.0, 0.0], [0.0, 2.0], [-2.4, 0.8], [1.2, -3.0]])
 WIDE = (
     random_features(_TRIPOD, relu, "sphere"),
-    random_features(points(3 * _TRIPOD.X), erf),
+    random_features(points(3 * _TRIPOD.X), probit_erf),
     random_features(_FOUR, fourier),
 )
 

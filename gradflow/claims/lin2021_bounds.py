@@ -1,10 +1,11 @@
-r"""Published bounds on the direction and norm of linear nets, in printed and corrected form.
+r"""Published bounds on the direction and norm of linear nets.
 
 Every bound on the angle has the form :math:`\cos\theta\ge1-2/(e^{X}+1)`, which is
 :math:`-2\ln\tan(\theta/2)\ge X` without the cancellation; the functions below return X. ``T`` is
 the first time at which :math:`-w\cdot\nabla L=0` is crossed upward (0 if the norm grows from the
-start). The factor 0.6 bounds :math:`2\sup_z z/(1+e^z)=0.557`. Sources: `lin2021directional`,
-`lin2021faster`.
+start). The factor 0.6 bounds :math:`2\sup_z z/(1+e^z)=0.557`. Two constants for N > 2 fail as they
+stand in the submission of `lin2021faster`; its proceedings may have mended them. Sources:
+`lin2021directional`, `lin2021faster`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-Form = Literal["printed", "corrected"]
+#: Of a bound whose constant fails as submitted.
+Form = Literal["submitted", "corrected"]
 
 
 def flow_early(t: ArrayLike, c0: float, radius: float, lam: float) -> np.ndarray:
@@ -32,17 +34,19 @@ def flow_early(t: ArrayLike, c0: float, radius: float, lam: float) -> np.ndarray
     return 2 * c0 / (np.pi * radius) * np.asarray(t) - 2 * lam
 
 
-def flow_late(t: ArrayLike, c0: float, radius: float, lam: float, form: Form) -> np.ndarray:
+def flow_late(
+    t: ArrayLike, c0: float, radius: float, lam: float, *, scale: float = 1.0
+) -> np.ndarray:
     r"""Flow, N=1, t > T: :math:`X=A_2\sqrt{t-T+C_2}+B_2`; ``t`` counts from T, ``radius`` and
     ``lam`` are those at T.
 
     :math:`C_2=\|w(T)\|^2/0.6`, :math:`B_2=-2\ln\tan(\theta(T)/2)-4c_0\|w(T)\|/(0.6\pi)`,
-    :math:`A_2=4c_0/(\sqrt{0.6}\,\pi)` (corrected) or :math:`4c_0/\sqrt{0.6\pi}` (printed; it
-    fails). Source: `lin2021directional`.
+    :math:`A_2=4c_0/(\sqrt{0.6}\,\pi)`, so that :math:`A_2\sqrt{C_2}` cancels the last term and the
+    bound is an equality at T. ``scale`` multiplies A₂. Source: `lin2021directional`.
     """
-    scale = {"corrected": np.sqrt(0.6) * np.pi, "printed": np.sqrt(0.6 * np.pi)}[form]
+    rate = scale * 4 * c0 / (np.sqrt(0.6) * np.pi)
     shift = -2 * lam - 4 * c0 * radius / (0.6 * np.pi)
-    return 4 * c0 / scale * np.sqrt(np.asarray(t) + radius**2 / 0.6) + shift
+    return rate * np.sqrt(np.asarray(t) + radius**2 / 0.6) + shift
 
 
 def deep_early(
@@ -51,10 +55,10 @@ def deep_early(
     r"""Balanced flow, N > 2, t <= T: :math:`e^X=C_1(A_1t/B_1+1)^a`.
 
     :math:`A_1=(N-2)c_0`, :math:`B_1=\|w_e(0)\|^{2/N-1}`, :math:`C_1=\cot^2(\theta_0/2)`,
-    :math:`a=2/((N-2)\pi)` (corrected) or :math:`2c_0/\pi` (printed; it fails). Source:
-    `lin2021faster`.
+    :math:`a=2/((N-2)\pi)` (corrected) or :math:`2c_0/\pi` (as in the submission; it
+    fails). Source: `lin2021faster`.
     """
-    power = {"corrected": 2 / ((depth - 2) * np.pi), "printed": 2 * c0 / np.pi}[form]
+    power = {"corrected": 2 / ((depth - 2) * np.pi), "submitted": 2 * c0 / np.pi}[form]
     growth = (depth - 2) * c0 * radius ** (1 - 2 / depth) * np.asarray(t)
     return -2 * lam + power * np.log1p(growth)
 
@@ -65,10 +69,11 @@ def deep_late(
     r"""Balanced flow, N > 2, t > T: :math:`X=A_2(t-T)+B_2`; ``t`` counts from T, ``radius`` and
     ``lam`` are those at T.
 
-    :math:`A_2=\tfrac{2c_0}\pi\|w_e(T)\|^{1-2/N}` (corrected) or exponent :math:`2-2/N` (printed;
-    fails for :math:`\|w_e(T)\|>1`), :math:`B_2=-2\ln\tan(\theta(T)/2)`. Source: `lin2021faster`.
+    :math:`A_2=\tfrac{2c_0}\pi\|w_e(T)\|^{1-2/N}` (corrected) or exponent :math:`2-2/N` (as in
+    the submission; fails for :math:`\|w_e(T)\|>1`), :math:`B_2=-2\ln\tan(\theta(T)/2)`.
+    Source: `lin2021faster`.
     """
-    power = {"corrected": 1 - 2 / depth, "printed": 2 - 2 / depth}[form]
+    power = {"corrected": 1 - 2 / depth, "submitted": 2 - 2 / depth}[form]
     return 2 * c0 / np.pi * radius**power * np.asarray(t) - 2 * lam
 
 

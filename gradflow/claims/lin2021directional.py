@@ -314,7 +314,7 @@ def direction_monotone(
         title="direction is monotone",
         statement="cos θ(t) increases strictly along the flow, from every start with θ(0) ≠ π: "
         "(ln tan(θ/2))' = -(c0/π)/‖w‖",
-        provenance="derived",
+        provenance="published",
         hypotheses=hypotheses(some),
         measure=measure,
         control=Control.replacing(

@@ -1,4 +1,4 @@
-r"""Bounds on the flow of the linear predictor: published ones on the angle, one on the norm.
+r"""Published bounds on the flow of the linear predictor: its angle and its norm.
 
 T is the first time at which :math:`-w\cdot\nabla L=R[h(R)-\tfrac{c_0}\pi(1-\cos\theta)]` crosses
 zero upward; T = 0 if the norm grows from the start. The bounds are in
@@ -200,23 +200,24 @@ def flow_early(
 
 
 def flow_late(some: Instances = ALL, *, id: str = f"{SOURCE}/flow-bound-after-T") -> Bound:
-    """cos θ ≥ 1 - 2/(e^{A₂√(t-T+C₂)+B₂}+1) for t > T, with the corrected A₂."""
+    """cos θ ≥ 1 - 2/(e^{A₂√(t-T+C₂)+B₂}+1) for t > T."""
     some = several(some)
 
-    def form(name: published.Form) -> Formula:
+    def with_rate(scale: float) -> Formula:
         def bound(one: Instance, part: _Stretch, factor: float) -> np.ndarray:
             # The value at T stays; only the growth from there is multiplied.
-            where = (one.law.c0, part.radius, part.log_tan, name)
-            start = published.flow_late(0.0, *where)
-            return start + factor * (published.flow_late(part.t, *where) - start)
+            where = (one.law.c0, part.radius, part.log_tan)
+            start = published.flow_late(0.0, *where, scale=scale)
+            return start + factor * (published.flow_late(part.t, *where, scale=scale) - start)
 
         return bound
 
     return _angle_bound(
-        some, _late, form("corrected"), form("printed"), "as printed: A2 = 4c0/√(0.6π)",
-        id=id, title="angle while the norm grows", provenance="corrected",
+        some, _late, with_rate(1.0), with_rate(np.sqrt(np.pi)),
+        "π under the root: A2 = 4c0/√(0.6π)",
+        id=id, title="angle while the norm grows", provenance="published",
         statement="t > T: cos θ >= 1 - 2/(e^(A2 √(t - T + C2) + B2) + 1), C2 = ‖w(T)‖²/0.6, "
-        "B2 = -2 ln tan(θ(T)/2) - 4c0‖w(T)‖/(0.6π); A2 = 4c0/(√0.6 π), printed 4c0/√(0.6π)",
+        "B2 = -2 ln tan(θ(T)/2) - 4c0‖w(T)‖/(0.6π), A2 = 4c0/(√0.6 π)",
         quick=True,
     )  # fmt: skip
 
@@ -258,9 +259,8 @@ def norm_upper(some: Instances = (FAST, *ALL), *, id: str = f"{SOURCE}/norm-uppe
     return Bound(
         id=id,
         title="norm, upper bound",
-        statement="‖w(t)‖² <= ‖w(0)‖² + 0.6 t, as 2 z/(1+e^z) <= 0.557 "
-        "(N = 1; lin2021faster publishes it for N > 2)",
-        provenance="derived",
+        statement="‖w(t)‖² <= ‖w(0)‖² + 0.6 t, as 2 z/(1+e^z) <= 0.557",
+        provenance="published",
         hypotheses=hypotheses(some),
         measure=measure,
         bound=bound,

@@ -83,7 +83,7 @@ def exact_angle(ones: Sequence[Instance], name: str = "angle-exact-N2") -> Equal
         id=f"{SOURCE}/{name}",
         title="two layers: exponential alignment at one rate, from the start on",
         statement="N=2: -ln tan(θ(t)/2) = -ln tan(θ(0)/2) + (c0/π) t at every t",
-        provenance="derived",
+        provenance="published",
         hypotheses=[Hypothesis("N = 2", two_layers), *_hypotheses(ones)],
         predict=predict,
         measure=lambda lab: slopes(lab, ones),
@@ -216,7 +216,7 @@ def reduction_holds(one: Instance, *, t_end: float = 100.0, name: str = "reducti
         title=f"all layers against two equations, {one.depth} layers",
         statement="balanced layers: R' = N R^(2-2/N) [h(R) - (c0/π)(1-cosθ)], "
         "(ln tan(θ/2))' = -(c0/π) R^(1-2/N), compared with W_j' = -∂L/∂W_j",
-        provenance="derived",
+        provenance="published",
         hypotheses=_hypotheses([one]),
         predict=lambda lab: reduced(lab, one)[0],
         measure=measure,

@@ -1,5 +1,7 @@
 r"""Claims on the published bounds of `lin2021faster`: balanced linear nets of more than two layers.
 
+What was read is the submission; where a constant in it fails, the claim is the corrected bound, and
+the bound as in the submission is its control.
 The bounds themselves are in `gradflow.claims.lin2021_bounds`. Angles are compared as
 :math:`X=-2\ln\tan(\theta/2)` and norms as :math:`\ln\|w_e\|`, which do not saturate. A factor
 multiplies the part of a bound that grows with t; the angle bounds are attained as t → 0, so that
@@ -40,16 +42,17 @@ def deeper_than(one: Instance, depth: int) -> Hypothesis:
     return Hypothesis(f"N > {depth}", lambda lab: (one.depth > depth, f"N = {one.depth}"))
 
 
-def printed_or_sharp(
-    what: str, printed: Callable[[Lab], np.ndarray], bound: Bound, fails: Callable[[Lab], bool]
+def submitted_or_sharp(
+    what: str, submitted: Callable[[Lab], np.ndarray], bound: Bound, fails: Callable[[Lab], bool]
 ) -> Control:
-    """The bound as printed (``what``) where that is stronger, else 5 % beyond the sharpest."""
+    """The bound as submitted (``what``) where that is stronger, else 5 % beyond the sharpest."""
 
     def control(lab: Lab, factor: float) -> Any:
-        return printed(lab) if fails(lab) else bound.bound(lab, 1.05 * lab.once(bound.sharp))
+        return submitted(lab) if fails(lab) else bound.bound(lab, 1.05 * lab.once(bound.sharp))
 
     return Control.replacing(
-        f"as printed: {what} (where that is weaker: 5 % beyond the sharpest factor)", bound=control
+        f"as in the submission: {what} (where that is weaker: 5 % beyond the sharpest factor)",
+        bound=control,
     )
 
 
@@ -125,7 +128,7 @@ def _bound(
 
 
 def early_angle_bound(one: Instance, *, name: str = "angle-bound-early") -> Bound:
-    """Lower bound on the angle while the norm shrinks, corrected; the control is as printed."""
+    """Lower bound on the angle while the norm shrinks, corrected; the control is as submitted."""
 
     def times(lab: Lab) -> np.ndarray:
         return turning_point(lab, one).t * np.arange(1, _SAMPLES + 1) / _SAMPLES
@@ -150,15 +153,15 @@ def early_angle_bound(one: Instance, *, name: str = "angle-bound-early") -> Boun
         id=f"{SOURCE}/{name}-N{one.depth}",
         title=f"angle while the norm shrinks, {one.depth} layers",
         statement="t <= T, N > 2: cosθ >= 1 - 2/(C1 (A1 t/B1 + 1)^a + 1), A1=(N-2)c0, "
-        "B1=‖w_e(0)‖^(2/N-1), C1=cot²(θ0/2); corrected a=2/((N-2)π), printed a=2c0/π",
+        "B1=‖w_e(0)‖^(2/N-1), C1=cot²(θ0/2); corrected a=2/((N-2)π), in the submission a=2c0/π",
         provenance="corrected",
         hypotheses=[Hypothesis("T > 0", shrinks)],
         tolerance=1e-12,
         control=None,
     )
-    control = printed_or_sharp(
+    control = submitted_or_sharp(
         "exponent 2c0/π",
-        lambda lab: curve(lab, times(lab), 1.0, "printed"),
+        lambda lab: curve(lab, times(lab), 1.0, "submitted"),
         claim,
         lambda lab: one.law.c0 * (one.depth - 2) > 1.01,
     )
@@ -166,7 +169,7 @@ def early_angle_bound(one: Instance, *, name: str = "angle-bound-early") -> Boun
 
 
 def late_angle_bound(one: Instance, *, name: str = "angle-bound-late", t_end: float = 1e6) -> Bound:
-    """Lower bound on the angle from T on, corrected; the control is as printed."""
+    """Lower bound on the angle from T on, corrected; the control is as submitted."""
 
     def times(lab: Lab) -> np.ndarray:
         turn = turning_point(lab, one).t
@@ -192,14 +195,15 @@ def late_angle_bound(one: Instance, *, name: str = "angle-bound-late", t_end: fl
         id=f"{SOURCE}/{name}-N{one.depth}",
         title=f"angle while the norm grows, {one.depth} layers",
         statement="t > T, N > 2: cosθ >= 1 - 2/(e^(A2 (t-T) + B2) + 1), B2=-2 ln tan(θ(T)/2); "
-        "corrected A2=(2c0/π)‖w_e(T)‖^(1-2/N), printed exponent 2-2/N (fails if ‖w_e(T)‖ > 1)",
+        "corrected A2=(2c0/π)‖w_e(T)‖^(1-2/N), in the submission exponent 2-2/N "
+        "(fails if ‖w_e(T)‖ > 1)",
         provenance="corrected",
         tolerance=1e-12,
         control=None,
     )
-    control = printed_or_sharp(
+    control = submitted_or_sharp(
         "rate 2c0‖w(T)‖^(2-2/N)/π",
-        lambda lab: curve(lab, times(lab), 1.0, "printed"),
+        lambda lab: curve(lab, times(lab), 1.0, "submitted"),
         claim,
         lambda lab: turning_point(lab, one).log_radius > 0.01,
     )

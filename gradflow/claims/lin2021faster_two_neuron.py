@@ -4,7 +4,7 @@ r"""Claims on two neurons on spherically symmetric data: the appendix of `lin202
 :math:`\varphi(z)=\max(z,\alpha z)`, logistic loss; :math:`R_i,\theta_i` are a neuron's norm and
 angle to its own target :math:`\mathrm{sgn}(a_i)v`.
 
-- published: both neurons converge in direction to their targets;
+- published for ReLU, in one sentence: both neurons converge in direction to their targets;
 - :math:`w_2=-w_1`: :math:`(1+\alpha)w_1` is the linear flow in the time :math:`(1+\alpha)^2t/2`;
 - α=1: :math:`w_1+w_2` is constant;
 - :math:`R_1-R_2\propto R^{-2}` for ReLU, :math:`R^{-2q}` for a leaky slope.
@@ -46,7 +46,7 @@ from gradflow.symbolic import derive
 _EPS = float(np.finfo(np.float64).eps)
 
 
-# -- published: convergence in direction --------------------------------------------------------
+# -- convergence in direction -------------------------------------------------------------------
 
 
 def directional_convergence(
@@ -81,7 +81,7 @@ def directional_convergence(
         id=f"{SOURCE}/{name}",
         title="both neurons converge in direction",
         statement="two neurons, a1 > 0 > a2: θ_i(t) -> 0, the angle of w_i to sgn(a_i) v",
-        provenance="published",
+        provenance="published" if all(one.slope == 0 for one in ones) else "derived",
         hypotheses=checks,
         measure=measure,
         control=Control.replacing("the targets exchanged", measure=lambda lab: measure(lab, -1.0)),

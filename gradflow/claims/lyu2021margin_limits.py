@@ -99,7 +99,7 @@ def limit_margin(some: Any, *, id: str = f"{SOURCE}/limit-margin") -> Equality:
         id=id,
         title="small starts on symmetric data reach the global max margin",
         statement="symmetric data, small σ, b_k of both signs: min_i q_i/|θ|² -> (1+α) γ*/4",
-        provenance="published",
+        provenance="reconstructed",
         tolerance=1e-8,
     )
 
@@ -144,7 +144,7 @@ def limit_function(some: Any, *, id: str = f"{SOURCE}/limit-function") -> Equali
         id=id,
         title="the limit is linear",
         statement="symmetric data, small σ, b_k of both signs: at unit norm f -> (1+α)/4 w*.x",
-        provenance="published",
+        provenance="reconstructed",
         relative=False,
         tolerance=1e-7,
     )
@@ -169,7 +169,7 @@ def unpolished_margin(some: Any, *, id: str = f"{SOURCE}/limit-margin-unpolished
         title="the flow itself comes to that margin",
         statement="symmetric data, small σ, b_k of both signs: min_i q_i/|θ|² at ln t = 1e10 is "
         "(1+α) γ*/4 to a thousandth",
-        provenance="published",
+        provenance="derived",
         hypotheses=[*setting(ones), both_groups(ones), small(ones), unique(ones)],
         predict=predict,
         measure=lambda lab: flows(lab, ones),
@@ -282,7 +282,7 @@ def same_sign_probability(
         title="how often a draw is same-sign",
         statement="w_k ~ N(0, σ²I), a_k ~ N(0, c²σ²): all b_k are of one sign with "
         "probability 2^-(m-1)",
-        provenance="published",
+        provenance="reconstructed",
         hypotheses=[Hypothesis("μ is not zero", lambda lab: bool(np.any(frame.mu)))],
         predict=lambda lab: np.array([2.0 ** (1 - m) for m in counted + drawn]),
         measure=measure,
@@ -324,7 +324,7 @@ def global_optimum(some: Any, *, id: str = f"{SOURCE}/global-optimum") -> Equali
         id=id,
         title="no net has a larger margin on symmetric data",
         statement="symmetric data: max over nets of any width of min_i q_i/|θ|² is (1+α) γ*/4",
-        provenance="published",
+        provenance="reconstructed",
         hypotheses=[
             trained(ones), leaky(ones, closed=True), symmetric(ones), separable(ones),
             Hypothesis("d <= 3, where directions can be searched exactly", plane),

@@ -81,7 +81,7 @@ def phase_one_rate(some: Any, *, id: str = f"{SOURCE}/phase-1-rate") -> Equality
         title="phase I: neurons grow at one rate",
         statement="symmetric data, small σ: d/dt ln|w_k.μ̄ + a_k| = λ0 = (1+α)|μ|/4 "
         "as long as |θ| is small",
-        provenance="published",
+        provenance="reconstructed",
         hypotheses=[*setting(ones), small(ones)],
         predict=predict,
         measure=measure,
@@ -125,7 +125,7 @@ def phase_one_state(some: Any, *, id: str = f"{SOURCE}/phase-1-state") -> Equali
         title="phase I: neurons align with ±μ",
         statement="symmetric data, small σ: w_k = b_k e^(λ0 t) μ̄, a_k = b_k e^(λ0 t), relative to "
         "|θ| up to O(σ^(2/3)) at |θ| = σ^(1/3)",
-        provenance="published",
+        provenance="derived",
         hypotheses=[*setting(ones), small(ones)],
         predict=predict,
         measure=measure,
@@ -168,7 +168,7 @@ def phase_one_duration(some: Any, *, id: str = f"{SOURCE}/phase-1-duration") -> 
         title="phase I lasts ln(1/σ)/λ0",
         statement="symmetric data, small σ: the time until |θ| reaches a fixed size is "
         "ln(1/σ)/λ0 + const + O(σ)",
-        provenance="published",
+        provenance="derived",
         hypotheses=[*setting(ones), small(ones)],
         predict=predict,
         measure=measure,
@@ -206,7 +206,7 @@ def phase_one_groups(some: Any, *, id: str = f"{SOURCE}/phase-1-groups") -> Qual
         title="phase I: the sign of b_k picks the group",
         statement="symmetric data, small σ: a_k > 0 and w_k along μ if b_k > 0, a_k < 0 and w_k "
         "along -μ if b_k < 0, without exception",
-        provenance="published",
+        provenance="reconstructed",
         hypotheses=[*setting(ones), small(ones)],
         measure=outcomes,
         control=Control.replacing(

@@ -24,7 +24,7 @@ c`. The slopes are at most 1, so :math:`\|\nabla N\|^2\le2kv^2R_x^2`.
 up to 0.2785.
 
 With η bounded the right side is :math:`O(\sqrt T)`, so the mean of :math:`|\ell'_t|` falls to 0.
-Source: `sarussi2021linear`.
+The argument is that of `brutzkus2018sgd` for the hinge loss. Source: `sarussi2021linear`.
 """
 
 from __future__ import annotations

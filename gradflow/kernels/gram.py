@@ -15,6 +15,7 @@ singular, and it is evaluated so that the parity holds to the last bit. Source: 
 from __future__ import annotations
 
 import math
+from functools import singledispatch
 from typing import NamedTuple
 
 import numpy as np
@@ -131,7 +132,7 @@ def ntk(X: ArrayLike, Z: ArrayLike | None = None, *, slope: float = 0.0) -> np.n
 
 
 def arcsine(X: ArrayLike, Z: ArrayLike | None = None) -> np.ndarray:
-    r"""The kernel of erf(z/√2) features,
+    r"""The kernel of erf(z/√2) = 2Φ(z) − 1 features,
     :math:`\frac2\pi\arcsin\frac{x\cdot x'}{\sqrt{(1+\|x\|^2)(1+\|x'\|^2)}}`."""
     X, Z = check_points(X, Z)
     square_x, square_z = np.sum(X * X, axis=1)[:, None], np.sum(Z * Z, axis=1)[None]
@@ -222,19 +223,43 @@ def gram(
     check_choice("method", method, ("auto", "closed", "quadrature"))
     nodes = check_integer("nodes", nodes, minimum=8)
     if method != "quadrature":
-        if isinstance(activation, LeakyReLU):
-            return arc_cosine(X, Z, slope=activation.slope)
-        if isinstance(activation, ShiftedReLU):
-            return shifted_arc_cosine(X, Z, shift=activation.shift)
-        if isinstance(activation, Erf):
-            return arcsine(X, Z)
-        if isinstance(activation, Fourier):
-            return gaussian(X, Z)
+        closed = closed_gram(activation, X, Z)
+        if closed is not None:
+            return closed
         if method == "closed":
             raise fail("method", method, f"{activation.name} has none", "pass method='quadrature'")
     X, Z = check_points(X, Z)
     angle = angles(X, Z)
     return planar_gram(activation, angle.norm_x, angle.norm_z, angle.theta, nodes, Z is X)
+
+
+@singledispatch
+def closed_gram(
+    activation: AbstractActivation, X: ArrayLike, Z: ArrayLike | None
+) -> np.ndarray | None:
+    """The kernel in closed form, None where none is registered for this kind of activation."""
+    return None
+
+
+@closed_gram.register
+def _(activation: LeakyReLU, X: ArrayLike, Z: ArrayLike | None) -> np.ndarray | None:
+    return arc_cosine(X, Z, slope=activation.slope)
+
+
+@closed_gram.register
+def _(activation: ShiftedReLU, X: ArrayLike, Z: ArrayLike | None) -> np.ndarray | None:
+    return shifted_arc_cosine(X, Z, shift=activation.shift)
+
+
+@closed_gram.register
+def _(activation: Erf, X: ArrayLike, Z: ArrayLike | None) -> np.ndarray | None:
+    first, second = check_points(X, Z)
+    return arcsine(activation.stretch * first, activation.stretch * second)
+
+
+@closed_gram.register
+def _(activation: Fourier, X: ArrayLike, Z: ArrayLike | None) -> np.ndarray | None:
+    return gaussian(X, Z)
 
 
 def _products(X: np.ndarray, Z: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Balancedness (`du2018balanced`): along the gradient flow of any risk ``W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ``
 is constant. From a balanced start all layers keep one norm, and the end-to-end vector moves by an
-ODE of its own.
+ODE of its own (`arora2018optimization`).
 """
 
 from __future__ import annotations
