@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
 from gradflow.measures.arc_cosine import angles, bregman, frames, kernel, planar_norm
@@ -69,7 +70,7 @@ class AtomicMeasure:
         object.__setattr__(self, "directions", directions)
 
     @classmethod
-    def of_params(cls, params: object) -> AtomicMeasure:
+    def of_params(cls, params: PyTree) -> AtomicMeasure:
         """The measure of a two-layer net's parameters ``inner`` (m, d), ``outer`` (m,), no bias.
 
         Neurons of weight zero are left out.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ class RadialLaw(SphericalLaw):
 
     @property
     def largest_radius(self) -> float:
-        return self.radius if isinstance(self.radius, float) else float(self.radius.support()[1])
+        return self.radius if isinstance(self.radius, (int, float)) else self.radius.support()[1]
 
     def _nodes(self, k: int, largest: float) -> Nodes:
         rule = self._rule
@@ -139,7 +139,8 @@ class RadialLaw(SphericalLaw):
             return jnp.full((n,), float(self._rule.node[0]))
         u = jax.random.uniform(key, (n,), jnp.float64)
         shape = jax.ShapeDtypeStruct((n,), jnp.float64)
-        inverse = lambda p: np.asarray(self.radius.ppf(np.asarray(p)), dtype=np.float64)
+        norm = cast(Distribution, self.radius)
+        inverse = lambda p: np.asarray(norm.ppf(np.asarray(p)), dtype=np.float64)
         return jax.pure_callback(inverse, shape, u, vmap_method="expand_dims")
 
     def describe(self) -> dict[str, Any]:
@@ -159,7 +160,12 @@ def _on_host(law: RadialLaw, dimension: int, k: int, x: Array) -> Array:
     """`marginal_moment` inside compiled code: slow, exact, without derivative."""
     at_zero = 2 * law.p0 if k < 0 and dimension == 1 else 0.0
     integral = functools.partial(
-        marginal_moment, law.radius, law.dim, dimension, k=k, scale=law._rule.scale
+        marginal_moment,
+        cast(Distribution, law.radius),
+        law.dim,
+        dimension,
+        k=k,
+        scale=law._rule.scale,
     )
 
     def host(value: ArrayLike) -> np.ndarray:

@@ -20,9 +20,14 @@ from gradflow.data.laws.radial_fit import chebyshev_matrix
 from gradflow.validation import check_positive, fail
 
 
+class _Family(Protocol):
+    name: str
+
+
 class Distribution(Protocol):
     """What is asked of a frozen ``scipy.stats`` distribution."""
 
+    dist: _Family
     args: tuple[float, ...]
     kwds: dict[str, float]
 
@@ -63,7 +68,7 @@ class Radius(NamedTuple):
 
 def check_radius(radius: float | Distribution) -> float | Distribution:
     """Return the radius of a law: a float > 0 or a frozen distribution on (0, inf)."""
-    if isinstance(radius, (int, float, np.number)) and not isinstance(radius, bool):
+    if isinstance(radius, (int, float, np.number)):
         return check_positive("radius", radius)
     if not (hasattr(radius, "dist") and hasattr(radius, "support")):
         raise fail(
@@ -84,7 +89,7 @@ def check_radius(radius: float | Distribution) -> float | Distribution:
 
 def describe_radius(radius: float | Distribution) -> float | dict[str, object]:
     """JSON-able description of what :func:`check_radius` passed."""
-    if isinstance(radius, float):
+    if isinstance(radius, (int, float)):
         return radius
     kwds = {key: float(value) for key, value in sorted(radius.kwds.items())}
     args = [float(value) for value in radius.args]
@@ -93,7 +98,7 @@ def describe_radius(radius: float | Distribution) -> float | dict[str, object]:
 
 def radius_rule(radius: float | Distribution) -> Radius:
     """Rule for the norm |x| that :func:`check_radius` passed; refuses an infinite c0 or p0."""
-    if isinstance(radius, float):
+    if isinstance(radius, (int, float)):
         return Radius(np.array([radius]), np.zeros(1), np.ones(1), radius, 1.0, discrete=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -26,6 +26,7 @@ sign. Derived here for the other losses.
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import singledispatch
 
 import equinox as eqx
 import jax
@@ -36,9 +37,13 @@ from jaxtyping import PyTree
 
 from gradflow.data.laws.laws import SphericalLaw
 from gradflow.data.laws.radial import RadialFunctions
+from gradflow.data.teachers import LinearTeacher
 from gradflow.losses import AbstractMarginLoss, Logistic
+from gradflow.networks.deep_linear import DeepLinear
+from gradflow.networks.networks import LinearPredictor
 from gradflow.numerics.traced import log_tan_half, rejection
 from gradflow.risks.population.margin_moments import RadialMoments, radial_moments
+from gradflow.risks.population.reduction import AbstractReduction
 
 
 def gauss(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +103,10 @@ def wedge_rule(moments: RadialMoments, m: Array, angle: Array, order: int) -> tu
     )
 
 
-class AbstractLinearReduction(eqx.Module):
+_Linear = LinearPredictor | DeepLinear
+
+
+class AbstractLinearReduction(AbstractReduction):
     """Value and force of a linear predictor in the coordinates log R and λ = ln tan(θ/2).
 
     Both coordinates may be extreme (λ down to −1e20; R from 1e−60 to 1e12): nothing is formed by
@@ -121,6 +129,13 @@ class AbstractLinearReduction(eqx.Module):
     def log_value(self, log_R: Array, lam: Array) -> Array:
         """ln L, finite even where L overflows."""
 
+    def risk_at(self, net: _Linear, params: PyTree, teacher: LinearTeacher) -> Array:
+        return _linear_value(self, net.end_to_end(params), teacher.direction)
+
+    def gradient_at(self, net: _Linear, params: PyTree, teacher: LinearTeacher) -> PyTree:
+        w, pull_back = jax.vjp(net.end_to_end, params)
+        return net.freeze(pull_back(_linear_gradient(self, w, teacher.direction))[0])
+
     def value_of(self, w: Array, v: Array) -> Array:
         """L at w of shape (d,), for the unit vector v; its derivative is `gradient_of`."""
         return _value_of((w, v), self)
@@ -137,6 +152,19 @@ class AbstractLinearReduction(eqx.Module):
         sine_squared = jnp.sum(across**2)
         toward = radial * along + rate * sine_squared
         return -(toward * v + (radial - rate * along) * across)
+
+
+# Compiled once for all laws of one layout.
+
+
+@eqx.filter_jit
+def _linear_value(reduction: AbstractLinearReduction, w: Array, v: Array) -> Array:
+    return reduction.value_of(w, v)
+
+
+@eqx.filter_jit
+def _linear_gradient(reduction: AbstractLinearReduction, w: Array, v: Array) -> Array:
+    return reduction.gradient_of(w, v)
 
 
 @eqx.filter_custom_jvp
@@ -275,6 +303,7 @@ class QuadratureLinear(AbstractLinearReduction):
         return jnp.log(jnp.where(right, low, high)) + top
 
 
+@singledispatch
 def linear_reduction(loss: AbstractMarginLoss, law: SphericalLaw) -> AbstractLinearReduction:
     """The reduction of a linear predictor for a loss and a law.
 
@@ -283,4 +312,9 @@ def linear_reduction(loss: AbstractMarginLoss, law: SphericalLaw) -> AbstractLin
     ValueError
         If the population risk is infinite (see `QuadratureLinear`).
     """
-    return LogisticLinear(law) if isinstance(loss, Logistic) else QuadratureLinear(loss, law)
+    return QuadratureLinear(loss, law)
+
+
+@linear_reduction.register
+def _(loss: Logistic, law: SphericalLaw) -> AbstractLinearReduction:
+    return LogisticLinear(law)

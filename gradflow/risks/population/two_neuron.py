@@ -36,7 +36,11 @@ import numpy as np
 from jax import Array
 
 from gradflow.data.laws.radial import RadialFunctions
+from gradflow.data.teachers import LinearTeacher
+from gradflow.networks.networks import TwoLayer
+from gradflow.networks.parameters import TwoLayerParams
 from gradflow.numerics.traced import length
+from gradflow.risks.population.reduction import AbstractReduction, filled
 
 #: Gauss-Legendre nodes on [0, 1] for the wedge integrals: 1e-14 for |w| up to 1e4, 1e-10 to 1e8.
 NODES = 24
@@ -90,7 +94,7 @@ def _cross(p: Array, q: Array) -> Array:
     return p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0]
 
 
-class TwoNeuronReduction(eqx.Module):
+class TwoNeuronReduction(AbstractReduction):
     r"""Risk and forces of the two-neuron net as functions of planar coordinates.
 
     Parameters
@@ -112,6 +116,7 @@ class TwoNeuronReduction(eqx.Module):
     """
 
     radial: RadialFunctions
+    slope: Array
     forms: Array
     active: tuple[tuple[bool, bool], ...] = eqx.field(static=True)
 
@@ -126,7 +131,7 @@ class TwoNeuronReduction(eqx.Module):
                 [minus[0], plus[1]],
             ]
         )
-        self.radial = radial
+        self.radial, self.slope = radial, jnp.asarray(float(slope))
         self.forms = jnp.asarray(forms)
         # The angle from W to omega_1 vanishes when W has no omega_2 part, and conversely.
         self.active = tuple((bool(row[1] != 0), bool(row[0] != 0)) for row in forms)
@@ -142,7 +147,18 @@ class TwoNeuronReduction(eqx.Module):
             [plus, minus, jnp.stack([plus[0], minus[1]]), jnp.stack([minus[0], plus[1]])]
         )
         general = cls(radial, 0.5, (1, -1))
-        return eqx.tree_at(lambda r: r.forms, general, forms)
+        return eqx.tree_at(lambda r: (r.slope, r.forms), general, (jnp.asarray(slope), forms))
+
+    def risk_at(self, net: TwoLayer, params: TwoLayerParams, teacher: LinearTeacher) -> Array:
+        return _planar_value(self.radial, self.slope, params.inner, params.outer, teacher.direction)
+
+    def gradient_at(
+        self, net: TwoLayer, params: TwoLayerParams, teacher: LinearTeacher
+    ) -> TwoLayerParams:
+        parts = _planar_gradient(
+            self.radial, self.slope, params.inner, params.outer, teacher.direction
+        )
+        return filled(net, params, *parts)
 
     def sectors(self, state: PlanarState) -> Sectors:
         """The four linear forms and their angles to the neurons."""
@@ -319,3 +335,33 @@ def planar_frame(omega: Array, v: Array) -> Array:
     rest = reject(across[1 - long], [v, first])
     floor = jnp.maximum(eps * lengths[1 - long], rounding * length(omega[1 - long]))
     return jnp.stack([v, first, direction(rest, floor)])
+
+
+def _planar(radial: RadialFunctions, slope: Array, inner: Array, outer: Array, v: Array):
+    """Reduction, state and frame of a two-neuron net with logistic loss."""
+    signs = jnp.where(outer >= 0, 1.0, -1.0)
+    reduction = TwoNeuronReduction.with_traced_signs(radial, slope, signs)
+    omega = signs[:, None] * inner
+    # The risk depends on inner products only, so the frame's own motion does not matter.
+    frame = jax.lax.stop_gradient(planar_frame(omega, v))
+    state = PlanarState(omega @ v, omega @ frame[1:].T, jnp.zeros(()), signs * outer)
+    return reduction, state, frame
+
+
+@eqx.filter_jit
+def _planar_value(
+    radial: RadialFunctions, slope: Array, inner: Array, outer: Array, v: Array
+) -> Array:
+    reduction, state, _ = _planar(radial, slope, inner, outer, v)
+    return reduction.value(state)
+
+
+@eqx.filter_jit
+def _planar_gradient(
+    radial: RadialFunctions, slope: Array, inner: Array, outer: Array, v: Array
+) -> tuple[Array, Array]:
+    reduction, state, frame = _planar(radial, slope, inner, outer, v)
+    force_z, force_q = reduction.force(state)
+    force = force_z[:, None] * v[None, :] + force_q @ frame[1:]
+    # e_i = a_i w_i: dL/dw_i = -a_i F_i, dL/da_i = -w_i . F_i
+    return -outer[:, None] * force, -jnp.sum(inner * force, axis=-1)
