@@ -28,6 +28,7 @@ from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
 from gradflow.measures.arc_cosine import angles, bregman, frames, kernel, planar_norm
+from gradflow.numerics import vectors
 from gradflow.validation import check_array, check_integer, check_positive, fail
 
 #: Newton: steps at most, and the residual (relative to λ) that counts as solved.
@@ -85,12 +86,9 @@ class AtomicMeasure:
             raise fail("params.bias", bias, "has no place on the sphere", "use a net without bias")
         outer = check_array("params.outer", outer, (None,))
         inner = check_array("params.inner", inner, (outer.size, None))
-        top = np.max(np.abs(inner), axis=1, initial=0.0)
-        alive = (top > 0) & (outer != 0)
-        inner, outer, top = inner[alive], outer[alive], top[alive]
-        scaled = inner / top[:, None]  # squares of 1e-200 would underflow
-        size = np.linalg.norm(scaled, axis=1)
-        return cls(outer * (top * size), scaled / size[:, None])
+        alive = np.any(inner != 0, axis=1) & (outer != 0)
+        inner, outer = inner[alive], outer[alive]
+        return cls(outer * vectors.lengths(inner), vectors.directions(inner))
 
     @property
     def dim(self) -> int:
@@ -156,9 +154,7 @@ class TVMinimiser:
     def shifts(self) -> np.ndarray:
         """Angles of the atoms to their teachers, in radians."""
         one, other = self.measure.directions, self.teacher.directions
-        return 2 * np.arctan2(
-            np.linalg.norm(one - other, axis=1), np.linalg.norm(one + other, axis=1)
-        )
+        return vectors.angle(one, other)
 
     @property
     def signed(self) -> AtomicMeasure:

@@ -31,7 +31,7 @@ from gradflow.networks.parameters import (
     wrong_params,
 )
 from gradflow.numerics import traced
-from gradflow.numerics.vectors import length
+from gradflow.numerics.vectors import length, scaled
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
 
 
@@ -107,8 +107,7 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
         # Scaling each layer to size 1 tells a zero product from one that only underflows.
         row = np.ones(1)
         for matrix in reversed([np.asarray(w) for w in params.layers]):
-            top = np.max(np.abs(matrix))
-            row = row @ (matrix / top) if top > 0 else np.zeros(matrix.shape[1])
+            row = row @ scaled(matrix, axis=(0, 1))
         if not np.any(row):
             raise fail(
                 "layers",
@@ -176,19 +175,12 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
     def freeze(self, tree: DeepLinearParams) -> DeepLinearParams:
         return tree
 
-    def _defects(self, params: DeepLinearParams) -> list[jax.Array]:
-        pairs = zip(params.layers[:-1], params.layers[1:], strict=True)
-        return [traced.length(jnp.ravel(u.T @ u - w @ w.T)) for w, u in pairs]
-
     def balancedness(self, params: DeepLinearParams) -> jax.Array | None:
         """Return ``|W_{j+1}ᵀW_{j+1} − W_jW_jᵀ|_F`` (N−1,); None for one layer."""
-        return None if self.depth == 1 else jnp.stack(self._defects(params))
-
-    def balance_defect(self, params: DeepLinearParams) -> jax.Array:
-        """Return the largest entry of `balancedness`; 0 for one layer."""
         if self.depth == 1:
-            return jnp.zeros((), dtype=jnp.float64)
-        return jnp.max(jnp.stack(self._defects(params)))
+            return None
+        pairs = zip(params.layers[:-1], params.layers[1:], strict=True)
+        return jnp.stack([traced.length(jnp.ravel(u.T @ u - w @ w.T)) for w, u in pairs])
 
     @property
     def degree(self) -> int:
@@ -197,6 +189,3 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
     @property
     def name(self) -> str:
         return f"DeepLinear(dim={self.dim}, depth={self.depth}, width={self.width})"
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "dim": self.dim, "depth": self.depth, "width": self.width}

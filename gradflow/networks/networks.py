@@ -22,13 +22,13 @@ from jax.core import Tracer
 from gradflow.networks.abstract import (
     SCHEMES,
     AbstractNetwork,
+    Layer,
     check_inputs,
     check_key,
     gaussian_rows,
 )
 from gradflow.networks.activations import (
     AbstractActivation,
-    activation_from_description,
     apply_activation,
     as_activation,
 )
@@ -42,6 +42,7 @@ from gradflow.networks.parameters import (
     require_finite,
 )
 from gradflow.networks.random_features import RandomFeatures
+from gradflow.registry import register
 from gradflow.validation import check_choice, check_integer, check_positive, fail
 
 
@@ -104,6 +105,9 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
     def balancedness(self, params: LinearParams) -> None:
         return None
 
+    def layer(self, X: np.ndarray) -> Layer:
+        return Layer(X, (1.0,), trained=False, layout="linear")
+
     @property
     def degree(self) -> int:
         return 1
@@ -111,9 +115,6 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
     @property
     def name(self) -> str:
         return f"LinearPredictor(dim={self.dim})"
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "dim": self.dim}
 
 
 class TwoLayer(AbstractNetwork[TwoLayerParams]):
@@ -255,6 +256,17 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
             squares = squares + jnp.square(params.bias)
         return jnp.square(params.outer) - squares
 
+    def layer(self, X: np.ndarray) -> Layer | None:
+        slopes, trained = self.activation.slopes, self.outer == "trained"
+        # (what follows kinks knows φ(z) = max(z, αz) so far)
+        if slopes is None or not self.activation.homogeneous:
+            return None
+        if not 0 <= slopes[0] <= slopes[-1] == 1:
+            return None
+        if not self.bias:
+            return Layer(X, slopes, trained, "plain")
+        return Layer(np.concatenate([X, np.ones((len(X), 1))], axis=1), slopes, trained, "bias")
+
     @property
     def degree(self) -> int | None:
         if not self.activation.homogeneous:
@@ -266,39 +278,6 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         parts = f"dim={self.dim}, width={self.width}, {self.activation.name}, outer={self.outer}"
         return f"TwoLayer({parts}{', bias' if self.bias else ''})"
 
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "dim": self.dim,
-            "width": self.width,
-            "activation": self.activation.describe(),
-            "outer": self.outer,
-            "bias": self.bias,
-        }
 
-
-def _two_layer(activation: Mapping[str, Any], **rest: Any) -> TwoLayer:
-    return TwoLayer(activation=activation_from_description(activation), **rest)
-
-
-_REGISTRY: dict[str, Callable[..., AbstractNetwork]] = {}
-
-
-def register_network(kind: str, factory: Callable[..., AbstractNetwork]) -> None:
-    """Let `network_from_description` build ``factory(**rest)`` from ``{"kind": kind, **rest}``."""
-    if kind in _REGISTRY:
-        raise fail("kind", kind, "is registered already", "choose another name")
-    _REGISTRY[kind] = factory
-
-
-register_network(LinearPredictor.kind, LinearPredictor)
-register_network(TwoLayer.kind, _two_layer)
-register_network(DeepLinear.kind, DeepLinear)
-register_network(RandomFeatures.kind, RandomFeatures.from_description)
-
-
-def network_from_description(description: Mapping[str, Any]) -> AbstractNetwork:
-    """Rebuild a network from what its ``describe()`` returned."""
-    options = dict(description)
-    kind = check_choice("network kind", options.pop("kind", None), _REGISTRY)
-    return _REGISTRY[kind](**options)
+for _class in (LinearPredictor, TwoLayer, DeepLinear, RandomFeatures):
+    register(_class.kind, _class)

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gradflow.networks.abstract import SCHEMES, AbstractNetwork, check_inputs, check_key
+from gradflow.networks.abstract import SCHEMES, AbstractNetwork, Layer, check_inputs, check_key
 from gradflow.networks.activations import (
     AbstractActivation,
-    activation_from_description,
     apply_activation,
     as_activation,
 )
@@ -143,6 +142,10 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     def balancedness(self, params: LinearParams) -> None:
         return None
 
+    def layer(self, X: np.ndarray) -> Layer:
+        features = np.asarray(self.features(X))
+        return Layer(features, (1.0,), trained=False, layout="linear", of_features=True)
+
     @property
     def degree(self) -> int:
         return 1
@@ -150,16 +153,3 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     @property
     def name(self) -> str:
         return f"RandomFeatures(dim={self.dim}, width={self.width}, {self.activation.name})"
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "inner": np.asarray(self.inner).tolist(),
-            "activation": self.activation.describe(),
-        }
-
-    @classmethod
-    def from_description(cls, inner: Any, activation: Mapping[str, Any]) -> RandomFeatures:
-        """Rebuild the net from what ``describe()`` returned, its kind left out."""
-        rows = np.asarray(inner, dtype=np.float64)
-        return cls(rows, activation_from_description(activation))

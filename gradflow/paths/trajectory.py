@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow import observables
+from gradflow import observables, registry
 from gradflow.integrators.contract import Result
 from gradflow.numerics.files import replace_file
 from gradflow.numerics.rows import map_rows
@@ -20,7 +20,6 @@ from gradflow.paths.file import (
     describe_tree,
     leaf_names,
     rebuild_tree,
-    risk_from_description,
 )
 from gradflow.validation import fail
 
@@ -117,7 +116,7 @@ class Trajectory:
     result: Result
     stopped_by: str
     rtol: float
-    atol: float | None
+    atol: float | np.ndarray | None
     clock_name: str
     chart_names: tuple[str, ...]
     integrator: str
@@ -151,13 +150,14 @@ class Trajectory:
 
     def __repr__(self) -> str:
         span = f"t = {self.t[0]:.6g} ... {self.t[-1]:.6g}" if len(self) else "nothing recorded"
-        work = ", ".join(f"{int(self.stats[k])} {k}" for k in ("steps", "rejected", "rhs"))
+        atol = "scaled" if self.atol is None else f"{np.max(self.atol):g}"
+        work = ", ".join(f"{self.stats[k]:.0f} {k}" for k in ("steps", "rejected", "rhs"))
         return (
             f"Trajectory of {getattr(self.risk, 'name', type(self.risk).__name__)}\n"
             f"  {len(self)} points, {span}, "
             f"stopped at t = {self.t_final:.6g} by {self.stopped_by}\n"
             f"  {self.integrator}, clock {self.clock_name}, chart {self.chart}, "
-            f"rtol = {self.rtol:g}, atol = {'scaled' if self.atol is None else f'{self.atol:g}'}\n"
+            f"rtol = {self.rtol:g}, atol = {atol}\n"
             f"  {work}, {self.stats['run_seconds']:.3g} s + "
             f"{self.stats['compile_seconds']:.3g} s compiling\n"
             f"  result: {self.result.name} ({self.result.message})"
@@ -314,7 +314,7 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory:
         return rebuild_tree(structure, arrays)
 
     return Trajectory(
-        risk=risk_from_description(header["risk"]) if risk is None else risk,
+        risk=_risk_of(path, header["risk"]) if risk is None else risk,
         t=take("t"), log_t=take("log_t"), clock=take("clock"),
         params=tree("params", np.asarray), initial=tree("initial", jnp.asarray),
         final=tree("final", jnp.asarray),
@@ -326,6 +326,16 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory:
         rtol=header["rtol"], atol=header["atol"], clock_name=header["clock_name"],
         chart_names=tuple(header["chart_names"]), integrator=header["integrator"],
     )  # fmt: skip
+
+
+def _risk_of(path: Any, description: dict[str, Any]) -> Any:
+    missing = registry.unknown(description)
+    if missing:
+        raise fail(
+            "path", str(path), f"holds a risk that cannot be rebuilt: {missing[0]}",
+            "pass the risk: gf.load(path, risk=...), or register its class: gf.register(kind, cls)",
+        )  # fmt: skip
+    return registry.build(description)
 
 
 def _chart_rows(name: str, stage: Stage) -> np.ndarray:

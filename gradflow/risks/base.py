@@ -12,11 +12,12 @@ from typing import Any
 import equinox as eqx
 import jax
 
+from gradflow.cells.arrangement import Arrangement
 from gradflow.networks.abstract import AbstractNetwork
-from gradflow.risks.kinked import AbstractKinks
+from gradflow.registry import Described
 
 
-class AbstractRisk(eqx.Module):
+class AbstractRisk(Described, eqx.Module):
     """A scalar function L(θ) of the parameters of a network (or of any pytree).
 
     Attributes
@@ -39,8 +40,9 @@ class AbstractRisk(eqx.Module):
     def gradient(self, params: Any) -> Any:
         """Return ∇L(θ), shaped like θ, zero on the entries that are not trained."""
 
-    def kinks(self) -> AbstractKinks | None:
-        """Return the kinks that an event-located integrator must know; None for a smooth risk."""
+    @property
+    def arrangement(self) -> Arrangement | None:
+        """The surfaces of its data that neurons meet (host); None where none are known."""
         return None
 
     def as_params(self, value: Any) -> Any:
@@ -51,7 +53,3 @@ class AbstractRisk(eqx.Module):
     @abstractmethod
     def name(self) -> str:
         """A short readable name."""
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Return a JSON-able description."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from gradflow.networks.networks import TwoLayer
 from gradflow.networks.parameters import TwoLayerParams
 from gradflow.numerics.traced import row_norms
+from gradflow.registry import register
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_positive, fail
 
@@ -42,9 +43,9 @@ class Regularised(AbstractRisk):
     both layers rests. Along the flow a balanced neuron (|a_k| = ‖w_k‖) and one of the conic flow
     only decay exponentially and never get there. A neuron with a fixed outer weight reaches
     :math:`w_k=0` in finite time under the plain flow, whose integrators do not locate that kink
-    (nor those of the data: `kinks` is None, so a ReLU net on data is integrated across its kinks
-    under error control). In cartesian coordinates so does a dying balanced one, once rounding has
-    unbalanced it: late times need ``chart="conic"``.
+    (nor those of the data: `arrangement` is None, so a ReLU net on data is integrated across its
+    kinks under error control). In cartesian coordinates so does a dying balanced one, once rounding
+    has unbalanced it: late times need ``chart="conic"``.
     """
 
     net: TwoLayer
@@ -86,8 +87,8 @@ class Regularised(AbstractRisk):
     def _penalty_gradient(self, params: TwoLayerParams) -> Any:
         return self.net.freeze(_mass_gradient(params, self.lam))
 
-    def describe(self) -> dict[str, Any]:
-        return {"risk": "regularised", "lam": float(self.lam), "of": self.risk.describe()}
+
+register("regularised", Regularised)
 
 
 @eqx.filter_jit

@@ -31,6 +31,7 @@ from scipy.special import erfc
 
 from gradflow.data.laws.laws import SphericalLaw
 from gradflow.losses import AbstractMarginLoss, Exponential, Hinge
+from gradflow.numerics.logs import expm1_ratio
 from gradflow.validation import fail
 
 #: Chebyshev terms per octave, and the octaves [2^LOW, 2^HIGH) of m in units of 1/E s.
@@ -289,7 +290,7 @@ def _bounded_exponential_rows(radius: _Radius) -> dict[str, Function]:
 
     def gap(m: np.ndarray) -> np.ndarray:
         z = 2.0 * m[..., None] * s
-        return radius.mean_of(2.0 * s * wrong(m) * -np.expm1(-z) / z)
+        return radius.mean_of(2.0 * s * wrong(m) * expm1_ratio(-z))
 
     return {
         "value": lambda m: radius.mean_of(np.exp(-m[..., None] * s)),

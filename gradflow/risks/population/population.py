@@ -22,6 +22,7 @@ from gradflow.losses import AbstractLoss, AbstractMarginLoss
 from gradflow.networks.abstract import AbstractNetwork, check_key
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.networks import LinearPredictor, TwoLayer
+from gradflow.registry import register
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.population.reduction import AbstractReduction, Teacher
 from gradflow.risks.population.reductions import reduction_for
@@ -128,11 +129,5 @@ class PopulationRisk(AbstractRisk):
         x = self.law.sample(check_key("key", key), n)
         return x, self.teacher.label(x)
 
-    def describe(self) -> dict[str, object]:
-        return {
-            "risk": "population",
-            "net": self.net.describe(),
-            "loss": self.loss.describe(),
-            "law": self.law.describe(),
-            "teacher": self.teacher.describe(),
-        }
+
+register("population", PopulationRisk)
