@@ -143,17 +143,17 @@ def _verify(
     _print_summary(console, verdicts, seconds, perturb)
 
     from gradflow import report
-    from gradflow.numerics.files import replace_text
+    from gradflow.numerics.files import write_text
 
     run = {"patterns": " ".join(wanted), "quick": quick, "perturb": perturb, "seconds": seconds}
     try:
         if json_file is not None:
-            replace_text(json_file, report.to_json(verdicts, run))
+            write_text(json_file, report.to_json(verdicts, run))
             console.print(f"JSON written to {json_file}", highlight=False, soft_wrap=True)
         if report_file is not None:
             shown = {k: v for k, v in run.items() if v not in (None, False)}
             shown["seconds"] = f"{seconds:.1f}"
-            replace_text(report_file, report.to_html(verdicts, shown))
+            write_text(report_file, report.to_html(verdicts, shown))
             console.print(f"report written to {report_file}", highlight=False, soft_wrap=True)
     except (OSError, ValueError) as error:
         _usage_error(f"cannot write: {error}")

@@ -26,7 +26,7 @@ from gradflow.claims import (
     Registry,
     registry,
 )
-from gradflow.numerics.files import replace_text
+from gradflow.numerics.files import write_text
 
 T = np.linspace(0, 1, 5)
 COMMON = {"title": "a toy [brackets] & <tags>", "provenance": "corrected", "statement": "x < 2"}
@@ -190,9 +190,9 @@ def test_files(toys, tmp_path):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a.txt"
-    replace_text(path, "old")
+    write_text(path, "old")
     with pytest.raises(TypeError):
-        replace_text(path, None)
+        write_text(path, None)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

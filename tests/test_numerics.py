@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gradflow.numerics import logs, traced, vectors
-from gradflow.numerics.files import replace_file, replace_text
+from gradflow.numerics.files import replace_file, write_text
 from gradflow.numerics.format import number
 from gradflow.numerics.rows import map_rows
 
@@ -136,7 +136,7 @@ def test_rows_are_mapped_as_if_alone(rows):
 def test_files_have_the_mode_the_umask_leaves(tmp_path, umask):
     before = os.umask(umask)
     try:
-        replace_text(tmp_path / "new.txt", "text")
+        write_text(tmp_path / "new.txt", "text")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "new.txt").stat().st_mode) == 0o666 & ~umask
@@ -146,13 +146,13 @@ def test_a_replaced_file_keeps_its_mode(tmp_path):
     path = tmp_path / "old.txt"
     path.write_text("old")
     path.chmod(0o640)
-    replace_text(path, "new")
+    write_text(path, "new")
     assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("new", 0o640)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a.txt"
-    replace_text(path, "old")
+    write_text(path, "old")
 
     def dies(name):
         with open(name, "w") as file:
@@ -164,7 +164,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(ValueError, match="no existing folder"):
-        replace_text(tmp_path / "no" / "a.txt", "text")
+        write_text(tmp_path / "no" / "a.txt", "text")
 
 
 def test_numbers_as_text():

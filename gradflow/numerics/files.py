@@ -45,7 +45,7 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[str], None]) -> 
             os.unlink(temporary)
 
 
-def replace_text(path: str | os.PathLike[str], text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Make or replace a UTF-8 text file, whole or not at all."""
 
     def write(name: str) -> None:

@@ -73,23 +73,28 @@ class SphericalLaw(Described, abc.ABC):
 
     @property
     @abc.abstractmethod
-    def c0(self) -> float: ...
+    def c0(self) -> float:
+        """E rho, rho the radius of the 2-D marginal."""
 
     @property
     @abc.abstractmethod
-    def p0(self) -> float: ...
+    def p0(self) -> float:
+        """The density of x_1 at 0."""
 
     @property
     @abc.abstractmethod
-    def p2(self) -> float: ...
+    def p2(self) -> float:
+        """Its second derivative at 0; NaN where it has none."""
 
     @property
     @abc.abstractmethod
-    def p4(self) -> float: ...
+    def p4(self) -> float:
+        """Its fourth derivative at 0; NaN where it has none."""
 
     @property
     @abc.abstractmethod
-    def second_moment(self) -> float: ...
+    def second_moment(self) -> float:
+        """E rho^2 = 2 E x_1^2; may be inf."""
 
     @property
     def kappa(self) -> float:
