@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 from gradflow.networks.abstract import (
     SCHEMES,
@@ -117,7 +118,9 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             )
         return params
 
-    def balanced(self, end_to_end_vector: Any, hidden: Any = None) -> DeepLinearParams:
+    def balanced(
+        self, end_to_end_vector: ArrayLike, hidden: ArrayLike | None = None
+    ) -> DeepLinearParams:
         """Return balanced layers with the given end-to-end vector w_e.
 
         With ``r = |w_e|^{1/N}``, ``ŵ = w_e/|w_e|``: ``W_1 = r u_1 ŵᵀ``, ``W_j = r u_j u_{j−1}ᵀ``,
@@ -138,7 +141,9 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             return self.params((vector[None, :],))
         return self._balanced(size ** (1.0 / self.depth), vector / size, hidden)
 
-    def _balanced(self, root: float, unit: np.ndarray, hidden: Any) -> DeepLinearParams:
+    def _balanced(
+        self, root: float, unit: np.ndarray, hidden: ArrayLike | None
+    ) -> DeepLinearParams:
         shape = (self.depth - 1, self.width)
         if hidden is None:
             rows = np.zeros(shape)
@@ -181,6 +186,16 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             return None
         pairs = zip(params.layers[:-1], params.layers[1:], strict=True)
         return jnp.stack([traced.length(jnp.ravel(u.T @ u - w @ w.T)) for w, u in pairs])
+
+    def neurons(self, params: DeepLinearParams) -> tuple[jax.Array, jax.Array]:
+        rows = params.layers[0]
+        for matrix in params.layers[1:]:
+            rows = matrix @ rows
+        return rows, jnp.ones(rows.shape[:-1])
+
+    @property
+    def vanishes_at_zero(self) -> bool:
+        return True
 
     @property
     def degree(self) -> int:

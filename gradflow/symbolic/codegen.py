@@ -47,6 +47,15 @@ class Radial(Protocol):
         ...
 
 
+class Law(Protocol):
+    """A law of the inputs, as far as a derived field knows it."""
+
+    @property
+    def radial(self) -> Radial:
+        """Its radial functions."""
+        ...
+
+
 @lru_cache(maxsize=1)
 def _gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights on [0, 1]."""

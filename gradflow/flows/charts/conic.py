@@ -36,11 +36,10 @@ from jax import Array
 
 from gradflow.flows.charts.chart import AbstractChart
 from gradflow.networks.networks import TwoLayer
-from gradflow.networks.parameters import TwoLayerParams
+from gradflow.networks.parameters import TwoLayerParams, joined_rows
 from gradflow.numerics.traced import row_norms
 from gradflow.numerics.vectors import directions, lengths
 from gradflow.risks.base import AbstractRisk
-from gradflow.risks.regularised import joined_rows
 
 #: Metrics in which a gradient flow, or a descent, may be taken.
 METRICS = ("euclidean", "conic")

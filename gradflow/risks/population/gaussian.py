@@ -71,7 +71,7 @@ def atoms_of(net: LinearPredictor | DeepLinear, params: PyTree) -> Atoms:
 
 @atoms_of.register
 def _(net: TwoLayer, params: PyTree) -> Atoms:
-    return Atoms(net.activation, params.outer, params.inner)
+    return Atoms(net.activation, net.factor * params.outer, params.inner)
 
 
 class GaussianReduction(AbstractReduction):

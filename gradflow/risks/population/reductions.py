@@ -53,6 +53,11 @@ def _of_labels(
 
 @_of_labels.register
 def _(net: TwoLayer, loss: AbstractMarginLoss, law: SphericalLaw) -> AbstractReduction:
+    if net.scaling is not None:
+        raise fail(
+            "net", net.name, "has a scaling, which the reduction to two neurons has not",
+            "leave scaling out, or sample the law and use EmpiricalRisk",
+        )  # fmt: skip
     if net.width != 2 or net.bias:
         raise fail(
             "net", net, "the population risk is reduced for two neurons without bias",
