@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gradflow import certificates as certificates
     from gradflow import kernels as kernels
     from gradflow import observables as observables
+    from gradflow import protocols as protocols
     from gradflow import rates as rates
     from gradflow.certificates.certificate import Certificate as Certificate
     from gradflow.certificates.certificate import certify as certify
@@ -119,6 +120,7 @@ _MODULES = {
     "datasets": "gradflow.data.datasets",
     "kernels": "gradflow.kernels",
     "observables": "gradflow.observables",
+    "protocols": "gradflow.protocols",
     "rates": "gradflow.rates",
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names.split()}

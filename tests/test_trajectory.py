@@ -13,7 +13,8 @@ from gradflow.integration import integrate
 from gradflow.losses import logistic
 from gradflow.networks.activations import leaky_relu
 from gradflow.networks.networks import TwoLayer
-from gradflow.paths.file import describe_tree, rebuild_tree, replace_file
+from gradflow.numerics.files import replace_file
+from gradflow.paths.file import describe_tree, rebuild_tree
 from gradflow.paths.trajectory import Trajectory, load
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.risks.function import FunctionRisk

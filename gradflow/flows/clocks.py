@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradflow.numerics.logs import log_expm1
+
 
 class AbstractClock(eqx.Module):
     """A time change. ``states`` counts the extra states it carries (``tau = ln(1+t)`` for the
@@ -42,9 +44,7 @@ class AbstractClock(eqx.Module):
 
     def log_time(self, s: np.ndarray, extra: np.ndarray) -> np.ndarray:
         """ln t on the host; -inf at t = 0."""
-        tau = np.asarray(self.log1p_time(s, extra), dtype=np.float64)
-        with np.errstate(divide="ignore"):
-            return tau + np.log(-np.expm1(-tau))
+        return log_expm1(self.log1p_time(s, extra))
 
 
 class PhysicalClock(AbstractClock):

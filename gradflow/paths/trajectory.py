@@ -14,12 +14,12 @@ import numpy as np
 
 from gradflow import observables, registry
 from gradflow.integrators.contract import Result
-from gradflow.numerics.compiled import compile_once
+from gradflow.numerics.files import replace_file
+from gradflow.numerics.rows import map_rows
 from gradflow.paths.file import (
     describe_tree,
     leaf_names,
     rebuild_tree,
-    replace_file,
 )
 from gradflow.validation import fail
 
@@ -342,21 +342,16 @@ def _risk_of(path: Any, description: dict[str, Any]) -> Any:
 
 
 def _chart_rows(name: str, stage: Stage) -> np.ndarray:
-    """A chart function at every recorded state, compiled once per structure and power of two."""
-    rows = stage.s.shape[0]
-    size = max(16, 1 << (rows - 1).bit_length())
-    padded = np.concatenate([stage.Y, np.repeat(stage.Y[-1:], size - rows, axis=0)])
-    fn = _log_loss_rows if name == "log_loss" else _gradient_norm_rows
-    program, arrays, _ = compile_once(fn, name, (stage.flow.core(), padded))
-    return np.asarray(program(*arrays))[:rows]
+    """A chart function at every recorded state."""
+    return map_rows(_log_loss if name == "log_loss" else _gradient_norm, stage.flow.core(), stage.Y)
 
 
-def _log_loss_rows(flow: Any, Y: Any) -> Any:
-    return jax.lax.map(lambda row: flow.chart.log_risk(flow.split(row)[0]), Y)
+def _log_loss(flow: Any, row: jax.Array) -> jax.Array:
+    return flow.chart.log_risk(flow.split(row)[0])
 
 
-def _gradient_norm_rows(flow: Any, Y: Any) -> Any:
-    return jax.lax.map(lambda row: flow.chart.gradient_norm(flow.split(row)[0]), Y)
+def _gradient_norm(flow: Any, row: jax.Array) -> jax.Array:
+    return flow.chart.gradient_norm(flow.split(row)[0])
 
 
 #: Names of the view that a parameter of a user's own pytree must not take.

@@ -18,11 +18,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import ArrayLike
 
 from gradflow.flows.charts.chart import AbstractChart
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.parameters import DeepLinearParams, LinearParams
+from gradflow.numerics import vectors
+from gradflow.numerics.vectors import length, log_tan_half
 from gradflow.risks.population.linear_reduction import AbstractLinearReduction
 from gradflow.risks.population.population import PopulationRisk
 from gradflow.validation import fail
@@ -33,32 +34,12 @@ BALANCE_TOLERANCE = 1e-12
 _CLOSEST_TO_PI = 1e-15
 
 
-def log_tan_half(parallel: ArrayLike, across: ArrayLike) -> np.ndarray:
-    r""":math:`\ln\tan(\theta/2)` of a vector with components ``parallel`` and ``across``
-    :math:`\ge0`, without cancellation."""
-    parallel, across = np.asarray(parallel), np.asarray(across)
-    radius = np.hypot(parallel, across)
-    with np.errstate(divide="ignore"):
-        return np.where(
-            parallel >= 0,
-            np.log(across) - np.log(radius + np.abs(parallel)),
-            np.log(radius + np.abs(parallel)) - np.log(across),
-        )
-
-
-def length(x: np.ndarray) -> float:
-    """|x| without underflow or overflow of the squares."""
-    top = float(np.max(np.abs(x), initial=0.0))
-    return top * float(np.linalg.norm(x / top)) if top > 0 else 0.0
-
-
 def rejection(w: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Part of ``w`` perpendicular to the unit vector ``v``; rounding-sized parts count as zero.
 
     If ``v`` is a coordinate axis the result is exact, however small.
     """
-    across = w - (w @ v) * v
-    across = across - (across @ v) * v
+    across = vectors.rejection(w, v)
     floor = 0.0 if np.count_nonzero(v) == 1 else 4 * np.finfo(float).eps
     return across if length(across) > floor * length(w) else np.zeros_like(w)
 

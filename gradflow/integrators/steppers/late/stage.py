@@ -22,6 +22,7 @@ from gradflow.integrators.until import (
 )
 from gradflow.integrators.watch import Watch
 from gradflow.losses import Exponential, Logistic
+from gradflow.numerics.logs import log1p_exp, log_expm1
 
 #: The late phase begins with every margin and ρ^D above these: earlier its directions and
 #: logarithms are no better than weights, later explicit steps are cut short by stiffness. What is
@@ -163,12 +164,12 @@ def late_stage(
     if at.blind:
         unseen = Pattern(at, sides[W.any(axis=1)]).unseen
     run = late_phase(
-        at, W, a, _log_time(tau), clock=before.s_final, sides=sides, unseen=unseen, rtol=rtol,
-        log_t_end=None if tau_end is None else _log_time(tau_end),
+        at, W, a, float(log_expm1(tau)), clock=before.s_final, sides=sides, unseen=unseen,
+        rtol=rtol, log_t_end=None if tau_end is None else float(log_expm1(tau_end)),
         log_loss_end=_threshold(resolved, LossEvent),
         direction_tol=None if direction is None else float(np.exp(direction)),
         clock_end=resolved.s_end if np.isfinite(resolved.s_end) else None,
-        save_log_t=None if save is None else _log_time(save),
+        save_log_t=None if save is None else log_expm1(save),
         max_steps=max(max_steps, 1), watch=watch,
     )  # fmt: skip
     chart: Any = flow.chart
@@ -177,7 +178,7 @@ def late_stage(
     # What the loss has spent; here the energy is no monitor.
     first = float(np.exp(chart.log_risk(jnp.asarray(state))))
     spent = float(energy) + first - np.exp(run.log_loss)
-    taus = np.logaddexp(0.0, run.log_t)
+    taus = log1p_exp(run.log_t)
     Y = np.concatenate([states, spent[:, None], taus[:, None]], axis=1)
     keep = np.ones(len(Y), bool) if save is None else run.saved
     stats = {
@@ -192,7 +193,7 @@ def late_stage(
         result=Result("event" if run.ok else run.result, run.detail),
         event=event,
         happenings=tuple(
-            Happening(e.clock, float(np.logaddexp(0.0, e.log_t)), e.neuron, e.surface, e.kind)
+            Happening(e.clock, float(log1p_exp(e.log_t)), e.neuron, e.surface, e.kind)
             for e in run.events
         ),
         sides=run.sides,
@@ -222,20 +223,13 @@ def off_the_surface(flow: Flow, params: Any, sides: Any, seen: np.ndarray) -> An
     return at.join(W, a)
 
 
-def _log_time(tau: Any) -> Any:
-    """ln t from ln(1+t)."""
-    with np.errstate(divide="ignore"):
-        out = tau + np.log(-np.expm1(-np.asarray(tau, float)))
-    return float(out) if np.ndim(out) == 0 else out
-
-
 def _which(resolved: Resolved, run: Any) -> AbstractEvent | None:
     """The condition that ended a run: the one nearest to its threshold."""
     gaps: list[float] = []
     for event in resolved.events:
         threshold = float(event.threshold)  # type: ignore[attr-defined]
         if isinstance(event, TimeEvent):
-            tau = float(np.logaddexp(0.0, run.log_t[-1]))
+            tau = float(log1p_exp(run.log_t[-1]))
             gaps.append(abs(tau - threshold) / max(1.0, abs(threshold)))
         elif isinstance(event, LossEvent):
             gaps.append(abs(run.log_loss[-1] - threshold) / max(1.0, abs(threshold)))
