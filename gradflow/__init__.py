@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from gradflow import kernels as kernels
     from gradflow import observables as observables
     from gradflow import rates as rates
+    from gradflow import symbolic as symbolic
     from gradflow.certificates.certificate import Certificate as Certificate
     from gradflow.certificates.certificate import certify as certify
     from gradflow.claims.verification import verify as verify
     from gradflow.data import datasets as datasets
     from gradflow.data.laws.laws import Gaussian as Gaussian
+    from gradflow.data.laws.laws import SphericalLaw as SphericalLaw
     from gradflow.data.laws.laws import StudentT as StudentT
     from gradflow.data.laws.laws import UniformBall as UniformBall
     from gradflow.data.laws.laws import UniformSphere as UniformSphere
@@ -40,12 +42,15 @@ if TYPE_CHECKING:
     from gradflow.integration import integrate_many as integrate_many
     from gradflow.integrators import save as save
     from gradflow.integrators import until as until
+    from gradflow.integrators.contract import integrator_names as integrator_names
     from gradflow.integrators.descent import descend as descend
     from gradflow.losses import exponential as exponential
     from gradflow.losses import hinge as hinge
     from gradflow.losses import logistic as logistic
     from gradflow.losses import squared as squared
+    from gradflow.networks.activations import AbstractActivation as AbstractActivation
     from gradflow.networks.activations import LeakyReLU as LeakyReLU
+    from gradflow.networks.activations import ShiftedReLU as ShiftedReLU
     from gradflow.networks.activations import elu as elu
     from gradflow.networks.activations import erf as erf
     from gradflow.networks.activations import fourier as fourier
@@ -59,6 +64,7 @@ if TYPE_CHECKING:
     from gradflow.networks.deep_linear import DeepLinear as DeepLinear
     from gradflow.networks.networks import LinearPredictor as LinearPredictor
     from gradflow.networks.networks import TwoLayer as TwoLayer
+    from gradflow.networks.parameters import TwoLayerParams as TwoLayerParams
     from gradflow.networks.random_features import RandomFeatures as RandomFeatures
     from gradflow.paths.trajectory import Trajectory as Trajectory
     from gradflow.paths.trajectory import load as load
@@ -75,13 +81,15 @@ if TYPE_CHECKING:
 _EXPORTS = {
     # activations, losses, networks, laws of the inputs, teachers
     "gradflow.networks.activations": (
-        "LeakyReLU elu erf fourier gelu leaky_relu linear relu shifted_relu softplus tanh"
+        "AbstractActivation LeakyReLU ShiftedReLU elu erf fourier gelu leaky_relu linear relu "
+        "shifted_relu softplus tanh"
     ),
     "gradflow.losses": "exponential hinge logistic squared",
     "gradflow.networks.networks": "LinearPredictor TwoLayer",
     "gradflow.networks.deep_linear": "DeepLinear",
+    "gradflow.networks.parameters": "TwoLayerParams",
     "gradflow.networks.random_features": "RandomFeatures",
-    "gradflow.data.laws.laws": "Gaussian StudentT UniformBall UniformSphere",
+    "gradflow.data.laws.laws": "Gaussian SphericalLaw StudentT UniformBall UniformSphere",
     "gradflow.data.laws.radial_law": "RadialLaw",
     "gradflow.data.teachers": "LinearTeacher NetworkTeacher",
     # risks: of a data set, of a law, of any JAX function
@@ -92,6 +100,7 @@ _EXPORTS = {
     "gradflow.risks.population.gaussian_kernels": "gaussian_kernel",
     # integration: the flow, and gradient descent beside it
     "gradflow.integrators.descent": "descend",
+    "gradflow.integrators.contract": "integrator_names",
     "gradflow.integration": "integrate integrate_many",
     "gradflow.paths.trajectory": "Trajectory load",
     # limits, certified
@@ -111,6 +120,7 @@ _MODULES = {
     "kernels": "gradflow.kernels",
     "observables": "gradflow.observables",
     "rates": "gradflow.rates",
+    "symbolic": "gradflow.symbolic",
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 

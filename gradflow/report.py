@@ -8,13 +8,13 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from gradflow.bibliography import SOURCES
-from gradflow.claims.base import ControlVerdict, Status, Verdict
+from gradflow.claims.evidence import ControlVerdict, Verdict, Verdicts
 
 WORDS = "Numerics support a statement; they never prove it."
 
@@ -34,12 +34,6 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         raise
 
 
-def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """Number of verdicts by status, in the order of `Status`, zeros left out."""
-    tally = {str(s): sum(v.status is s for v in verdicts) for s in Status}
-    return {name: n for name, n in tally.items() if n}
-
-
 def environment() -> dict[str, str]:
     """What the numbers depend on besides the code: versions and machine."""
     found = {"python": platform.python_version(), "machine": platform.platform()}
@@ -51,14 +45,14 @@ def environment() -> dict[str, str]:
     return found
 
 
-def to_json(verdicts: Sequence[Verdict], run: Mapping[str, Any] | None = None) -> str:
+def to_json(verdicts: Verdicts, run: Mapping[str, Any] | None = None) -> str:
     """All verdicts, the tally and the environment as JSON text."""
     return json.dumps(
         {
             "note": WORDS,
             "run": dict(run or {}),
             "environment": environment(),
-            "counts": counts(verdicts),
+            "counts": verdicts.counts(),
             "verdicts": [v.to_dict() for v in verdicts],
         },
         indent=2,
@@ -100,7 +94,7 @@ code { font-size:.88em }
 """
 
 
-def to_html(verdicts: Sequence[Verdict], run: Mapping[str, Any] | None = None) -> str:
+def to_html(verdicts: Verdicts, run: Mapping[str, Any] | None = None) -> str:
     """One page without scripts, fonts or links to load; opens anywhere, prints well."""
     out = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
@@ -110,7 +104,9 @@ def to_html(verdicts: Sequence[Verdict], run: Mapping[str, Any] | None = None) -
         f"<p class='soft'>{_esc(WORDS)} Every claim was held against a measurement with its "
         "numerical error, and against a negative control that must fail.</p><div class='tally'>",
     ]
-    out += [f"<span class='badge {name}'>{n} {name}</span>" for name, n in counts(verdicts).items()]
+    out += [
+        f"<span class='badge {name}'>{n} {name}</span>" for name, n in verdicts.counts().items()
+    ]
     out.append("</div>")
     if run:
         facts = " · ".join(f"{_esc(k)}: {_esc(v)}" for k, v in run.items())

@@ -11,12 +11,9 @@ import scipy.stats
 
 import gradflow as gf
 from gradflow.claims import Lab, Status, claims, verify, weigh
-from gradflow.claims import lin2021_bounds as published
-from gradflow.claims import lin2021directional as rates
-from gradflow.claims import lin2021directional_bounds as bounds
-from gradflow.claims import lin2021directional_descent as descent
-from gradflow.claims import lin2021directional_gradient as gradient
-from gradflow.claims.lin2021_common import (
+from gradflow.claims.papers.lin2021directional import bounds, descent, gradient, rates
+from gradflow.claims.papers.lin2021directional import formulas as published
+from gradflow.claims.papers.lin2021directional.setting import (
     balanced,
     derived_rate,
     horizon,
