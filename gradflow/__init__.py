@@ -51,15 +51,20 @@ if TYPE_CHECKING:
     from gradflow.networks.activations import AbstractActivation as AbstractActivation
     from gradflow.networks.activations import LeakyReLU as LeakyReLU
     from gradflow.networks.activations import ShiftedReLU as ShiftedReLU
+    from gradflow.networks.activations import activation as activation
     from gradflow.networks.activations import elu as elu
     from gradflow.networks.activations import erf as erf
     from gradflow.networks.activations import fourier as fourier
     from gradflow.networks.activations import gelu as gelu
     from gradflow.networks.activations import leaky_relu as leaky_relu
     from gradflow.networks.activations import linear as linear
+    from gradflow.networks.activations import monomial as monomial
+    from gradflow.networks.activations import probit_erf as probit_erf
     from gradflow.networks.activations import relu as relu
     from gradflow.networks.activations import shifted_relu as shifted_relu
+    from gradflow.networks.activations import sigmoid as sigmoid
     from gradflow.networks.activations import softplus as softplus
+    from gradflow.networks.activations import swish as swish
     from gradflow.networks.activations import tanh as tanh
     from gradflow.networks.deep_linear import DeepLinear as DeepLinear
     from gradflow.networks.networks import LinearPredictor as LinearPredictor
@@ -81,8 +86,8 @@ if TYPE_CHECKING:
 _EXPORTS = {
     # activations, losses, networks, laws of the inputs, teachers
     "gradflow.networks.activations": (
-        "AbstractActivation LeakyReLU ShiftedReLU elu erf fourier gelu leaky_relu linear relu "
-        "shifted_relu softplus tanh"
+        "AbstractActivation LeakyReLU ShiftedReLU activation elu erf fourier gelu leaky_relu "
+        "linear monomial probit_erf relu shifted_relu sigmoid softplus swish tanh"
     ),
     "gradflow.losses": "exponential hinge logistic squared",
     "gradflow.networks.networks": "LinearPredictor TwoLayer",

@@ -3,7 +3,8 @@ the fix."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,26 @@ import numpy as np
 SMALLEST_RTOL = 1e-14
 
 
-def fail(argument: str, value: Any, problem: str, fix: str) -> ValueError:
+#: An array of more entries than this is shown by its shape and its first entries.
+_SHOWN = 8
+
+
+def fail(argument: str, value: object, problem: str, fix: str) -> ValueError:
     """Build the error ``argument=value: problem; fix`` (returned, so that callers ``raise
     fail(...)``)."""
-    shown = np.array2string(value, threshold=8) if isinstance(value, np.ndarray) else repr(value)
-    if len(shown) > 200:
-        shown = shown[:200] + "..."
-    return ValueError(f"{argument}={shown}: {problem}; {fix}")
+    return ValueError(f"{argument}={_show(value)}: {problem}; {fix}")
+
+
+def _show(value: object) -> str:
+    """Return ``value`` in at most about 200 characters; a large array is never written out."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(shape, tuple) and dtype is not None and math.prod(shape) > _SHOWN:
+        if not hasattr(value, "__array__") or "Tracer" in type(value).__name__:
+            return f"array of shape {shape}, dtype {dtype}"
+        first = np.array2string(np.asarray(value).ravel()[:4], separator=", ")[:-1]
+        return f"array of shape {shape}, dtype {dtype}, {first}, ...]"
+    shown = np.array2string(value) if isinstance(value, np.ndarray) else repr(value)
+    return shown[:200] + "..." if len(shown) > 200 else shown
 
 
 def check_real(argument: str, value: Any, *, allow_infinite: bool = False) -> float:
@@ -73,6 +87,24 @@ def check_choice(argument: str, value: Any, choices: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in names:
         raise fail(argument, value, "is not a known name", "choose one of " + ", ".join(names))
     return value
+
+
+def check_traceable(argument: str, fn: Callable[..., Any], *shapes: tuple[int, ...]) -> None:
+    """Refuse what is not a JAX function of float64 arrays of these shapes with one float64 number
+    (or an array of those shapes) as its value."""
+    import jax  # not needed for the other checks
+
+    inputs = [jax.ShapeDtypeStruct(shape, np.float64) for shape in shapes]
+    fix = "write it with jax.numpy, without NumPy, float() or `if` on the values"
+    try:
+        out = jax.eval_shape(fn, *inputs)
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, TypeError) as error:
+        problem = f"cannot be traced by JAX ({type(error).__name__})"
+        raise fail(argument, fn, problem, fix) from error
+    found = getattr(out, "shape", None), getattr(out, "dtype", None)
+    if found != (shapes[0], np.float64):
+        problem = f"returns shape {found[0]} and dtype {found[1]} for float64 of {shapes[0]}"
+        raise fail(argument, fn, problem, "return a float64 array of the shape of its argument")
 
 
 def check_array(argument: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:

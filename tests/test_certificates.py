@@ -611,6 +611,34 @@ def test_minimum_on_a_kink():
         assert float(risk(off)) > low + 1e-3 * 1e-4
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_slope_of_a_neuron_on_a_kink_whatever_the_targets_size(share):
+    # f = (0, 1, 1); residuals (3, 3s, -3s) balance with slope s at the datum the neuron stands on.
+    X = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    y = np.array([0.0, 1.0, 1.0]) - 3.0 * np.array([1.0, share, -share])
+    net = gf.TwoLayer(2, 1, activation=gf.relu, outer="fixed")
+    risk = gf.EmpiricalRisk(net, gf.squared, X, y)
+    end = gf.certify(risk, net.params(np.array([[1.0, 0.0]]), np.ones(1)))
+    assert end.accepted, end.reason
+    assert end.verdict == "minimum", end.reason
+    assert end.kkt_residual <= 1e-12
+    np.testing.assert_allclose(end.slopes, [share], atol=1e-14)
+
+
+@pytest.mark.slow
+def test_end_of_a_regression_that_rests_on_four_kinks():
+    # (two of the four neurons have the slope 0 there, one the slope 1)
+    rng = np.random.default_rng(1)
+    net = gf.TwoLayer(3, 5, activation=gf.relu)
+    risk = gf.EmpiricalRisk(net, gf.squared, rng.normal(size=(12, 3)), rng.normal(size=12))
+    start = net.init(jax.random.key(1), 0.5, scheme="balanced")
+    path = gf.integrate(risk, start, until=gf.until.time(2e3) | gf.until.gradient(1e-9), rtol=1e-9)
+    end = gf.certify(path)
+    assert end.accepted, end.reason
+    assert end.kkt_residual <= 1e-12
+    assert end.distance < 1e-6
+
+
 def test_end_of_a_squared_flow():
     # (a point where minimisers stop is seldom stationary at a kink; a flow's end is)
     risk, near = _least_squares_start(2, 12, 3, 1, 0.3)

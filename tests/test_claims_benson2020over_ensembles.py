@@ -120,7 +120,7 @@ def test_width_needs_bounded_features_and_a_regular_kernel():
     pairs = points(gf.datasets.antipodal_pairs(4, 2, 1).X)
     singular = width.random_features(pairs, gf.relu, "sphere")
     assert "λ_min(K)" in reason(width.width_bound(singular, id="m/width"))
-    close = width.random_features(points([[1.0, 0.0], [0.99, 0.1]]), gf.erf)
+    close = width.random_features(points([[1.0, 0.0], [0.99, 0.1]]), gf.probit_erf)
     assert "stated width" in reason(width.width_bound(close, epsilon=0.05, id="m/width"))
     odd = width.random_features(points([[1.0, 0.0], [-1.0, 0.0]]), gf.tanh)
     assert "λ_min(K)" in reason(width.width_bound(odd, id="m/width"))
@@ -288,7 +288,7 @@ def test_the_criterion_is_not_met_by_decree():
 
 def test_parity_rank_of_own_cases():
     data = points(gf.datasets.antipodal_pairs(6, 3, 77).X)
-    cases = [kernels.case(phi, data) for phi in (gf.linear, gf.erf, gf.shifted_relu(-1.0))]
+    cases = [kernels.case(phi, data) for phi in (gf.linear, gf.probit_erf, gf.shifted_relu(-1.0))]
     check(kernels.parity_rank(cases, id="m/r"), Lab())
     assert kernels.parity_rank(cases, id="m/r").predict(Lab()) == [3, 6, 12]
     assert "nothing is known" in reason(

@@ -96,10 +96,10 @@ def _collect(cells: Cells, V: np.ndarray, c: np.ndarray, group: _Group) -> np.nd
     return np.sum(rows, axis=0)
 
 
-def wall_forces(cells: Cells, lam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``(F⁺, F⁻)`` (G,): the pull of the data on each surface, from its two sides."""
-    up = np.where(cells.scale > 0, cells.scale, cells.slope * cells.scale) * cells.y * lam
-    down = np.where(cells.scale > 0, cells.slope * cells.scale, cells.scale) * cells.y * lam
+def wall_forces(cells: Cells, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``(F⁺, F⁻)`` (G,): the pulls −∂L/∂f_i (n,) on each surface, from its two sides."""
+    up = np.where(cells.scale > 0, cells.scale, cells.slope * cells.scale) * pull
+    down = np.where(cells.scale > 0, cells.slope * cells.scale, cells.scale) * pull
     size = cells.normals.shape[0]
     plus = np.bincount(cells.surface, weights=up, minlength=size)
     return plus, np.bincount(cells.surface, weights=down, minlength=size)
@@ -122,7 +122,7 @@ def _search(
     for visited in range(1, _CELLS + 1):
         if cells.slope == 1:
             return sol, sides, visited
-        plus, minus = wall_forces(cells, sol.duals / level)
+        plus, minus = wall_forces(cells, cells.y * sol.duals / level)
         room = c[:, None] * (minus - plus)
         touched = (sol.wall_duals > sol.wall_slack) & _alive(cells, sol)[:, None]
         scale = np.max(np.abs(sol.force)) + np.max(sol.wall_duals * touched)

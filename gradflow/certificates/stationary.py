@@ -189,7 +189,7 @@ class _Squared:
     def forces(self, W: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """F± = −∂L/∂A± on every surface."""
         pull = -self.omega * (self.outputs(W, a) - self.cells.y)
-        return wall_forces(self.cells, pull * self.cells.y)
+        return wall_forces(self.cells, pull)
 
     def bases(self, sides: np.ndarray) -> list[np.ndarray]:
         """Orthonormal bases of the directions of w_k along the surfaces it stands on."""

@@ -130,7 +130,7 @@ def ntk(X: Any, Z: Any = None, *, slope: float = 0.0) -> np.ndarray:
 
 
 def arcsine(X: Any, Z: Any = None) -> np.ndarray:
-    r"""The kernel of erf(z/√2) features,
+    r"""The kernel of erf(z/√2) = 2Φ(z) − 1 features,
     :math:`\frac2\pi\arcsin\frac{x\cdot x'}{\sqrt{(1+\|x\|^2)(1+\|x'\|^2)}}`."""
     X, Z = check_points(X, Z)
     square_x, square_z = np.sum(X * X, axis=1)[:, None], np.sum(Z * Z, axis=1)[None]
@@ -226,7 +226,8 @@ def gram(
         if isinstance(activation, ShiftedReLU):
             return shifted_arc_cosine(X, Z, shift=activation.shift)
         if isinstance(activation, Erf):
-            return arcsine(X, Z)
+            first, second = check_points(X, Z)
+            return arcsine(activation.stretch * first, activation.stretch * second)
         if isinstance(activation, Fourier):
             return gaussian(X, Z)
         if method == "closed":

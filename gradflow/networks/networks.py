@@ -30,6 +30,7 @@ from gradflow.networks.activations import (
     AbstractActivation,
     activation_from_description,
     apply_activation,
+    as_activation,
 )
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.parameters import (
@@ -118,8 +119,9 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
     ----------
     dim, width : int
         Input dimension d ≥ 1 and number of neurons m ≥ 1.
-    activation : AbstractActivation
-        φ, for example ``gf.relu`` or ``gf.leaky_relu(0.3)``.
+    activation : AbstractActivation or callable
+        φ, for example ``gf.relu`` or ``gf.leaky_relu(0.3)``, or a JAX function (`gf.activation`
+        says more of it).
     outer : {"trained", "fixed"}
         Whether the flow moves the outer weights a.
     bias : bool
@@ -137,20 +139,13 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         self,
         dim: int,
         width: int,
-        activation: AbstractActivation,
+        activation: AbstractActivation | Callable[[jax.Array], jax.Array],
         outer: str = "trained",
         bias: bool = False,
     ) -> None:
         self.dim = check_integer("dim", dim, minimum=1)
         self.width = check_integer("width", width, minimum=1)
-        if not isinstance(activation, AbstractActivation):
-            raise fail(
-                "activation",
-                activation,
-                "is not an activation",
-                "pass gf.relu or gf.leaky_relu(0.3)",
-            )
-        self.activation = activation
+        self.activation = as_activation("activation", activation)
         self.outer = check_choice("outer", outer, ("trained", "fixed"))  # type: ignore[assignment]
         if not isinstance(bias, bool):
             raise fail("bias", bias, "is not a bool", "pass True or False")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -15,6 +15,7 @@ from gradflow.networks.activations import (
     AbstractActivation,
     activation_from_description,
     apply_activation,
+    as_activation,
 )
 from gradflow.networks.parameters import (
     LinearParams,
@@ -36,8 +37,8 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     ----------
     inner : (m, d) array
         The fixed inner weights w_k; a row may not be zero.
-    activation : AbstractActivation
-        φ, for example ``gf.relu`` or ``gf.shifted_relu(0.3)``.
+    activation : AbstractActivation or callable
+        φ, for example a JAX function, ``gf.relu`` or ``gf.shifted_relu(0.3)``.
 
     Raises
     ------
@@ -49,16 +50,17 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     activation: AbstractActivation
     kind: ClassVar[str] = "random_features"
 
-    def __init__(self, inner: Any, activation: AbstractActivation) -> None:
+    def __init__(
+        self, inner: Any, activation: AbstractActivation | Callable[[jax.Array], jax.Array]
+    ) -> None:
         rows = check_array("inner", inner, (None, None))
         if rows.size == 0:
             raise fail("inner", rows, "holds no weights", "pass an array (m, d) with m, d >= 1")
         if not np.all(np.any(rows != 0, axis=1)):
             dead = int(np.argmin(np.any(rows != 0, axis=1)))
             raise fail("inner", rows, f"row {dead} is zero", "pass rows that are not zero")
-        if not isinstance(activation, AbstractActivation):
-            raise fail("activation", activation, "is not an activation", "pass gf.relu or another")
-        self.inner, self.activation = jnp.asarray(rows), activation
+        self.inner = jnp.asarray(rows)
+        self.activation = as_activation("activation", activation)
 
     @classmethod
     def draw(

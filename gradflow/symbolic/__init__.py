@@ -78,12 +78,13 @@ def derive(name: str, **options: Any) -> Derivation:
 @lru_cache(maxsize=64)
 def _derive(name: str, options: tuple[tuple[str, type, Any], ...]) -> Derivation:
     """Build one derivation (cached: the result is immutable)."""
-    from gradflow.symbolic import deep_linear, linear, two_neuron
+    from gradflow.symbolic import deep_linear, linear
+    from gradflow.symbolic.two_neuron.derive import derive_two_neuron
 
     builders = {
         "linear": linear.derive_linear,
         "deep-linear": deep_linear.derive_deep_linear,
-        "two-neuron": two_neuron.derive_two_neuron,
+        "two-neuron": derive_two_neuron,
     }
     return builders[name](**{option: value for option, _, value in options})
 

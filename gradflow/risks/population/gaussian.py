@@ -76,7 +76,9 @@ class GaussianReduction(eqx.Module):
         if isinstance(phi, LeakyReLU) and isinstance(chi, LeakyReLU):
             value = jax.custom_jvp(ft.partial(homogeneous_value, phi, chi))
         elif isinstance(phi, Erf) and isinstance(chi, Erf):
-            value = jax.custom_jvp(erf_value)
+            value = jax.custom_jvp(
+                lambda W, a, V, b: erf_value(phi.stretch * W, a, chi.stretch * V, b)
+            )
         else:
             value = jax.custom_jvp(form)
         value.defjvp(

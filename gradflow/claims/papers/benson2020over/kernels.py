@@ -51,7 +51,7 @@ from gradflow.claims.papers.benson2020over.setting import (
 from gradflow.validation import check_integer, fail
 
 STRICT = (gf.shifted_relu(0.3), gf.shifted_relu(-0.5), gf.elu, gf.fourier)
-FLAWED = (gf.relu, gf.leaky_relu(0.1), gf.softplus, gf.gelu, gf.tanh, gf.erf)
+FLAWED = (gf.relu, gf.leaky_relu(0.1), gf.softplus, gf.gelu, gf.tanh, gf.probit_erf)
 
 
 @dataclass(frozen=True)

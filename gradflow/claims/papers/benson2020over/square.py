@@ -234,7 +234,7 @@ def _dead_share(one: Points) -> float:
     return float(np.sum(cells.share[~np.any(one.X @ W.T > 0, axis=0)]))
 
 
-ANALYTIC = (gf.erf, gf.tanh, gf.softplus, gf.gelu, gf.fourier)
+ANALYTIC = (gf.probit_erf, gf.tanh, gf.softplus, gf.gelu, gf.fourier)
 
 
 @cache

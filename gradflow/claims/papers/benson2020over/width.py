@@ -47,7 +47,7 @@ WIDEST = 100_000
 #: Failure probabilities around which a pilot run chooses further widths.
 PILOT = (0.6, 0.3, 0.15)
 #: sup |φ| of the activations that are bounded.
-SUPREMUM = {gf.erf.name: 1.0, gf.tanh.name: 1.0, gf.fourier.name: math.sqrt(2)}
+SUPREMUM = {gf.probit_erf.name: 1.0, gf.tanh.name: 1.0, gf.fourier.name: math.sqrt(2)}
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def wide() -> tuple[Features, ...]:
     four = points([[2.0, 0.0], [0.0, 2.0], [-2.4, 0.8], [1.2, -3.0]])
     return (
         random_features(tripod, gf.relu, "sphere"),
-        random_features(points(3 * tripod.X), gf.erf),
+        random_features(points(3 * tripod.X), gf.probit_erf),
         random_features(four, gf.fourier),
     )
 

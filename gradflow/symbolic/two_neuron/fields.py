@@ -12,7 +12,7 @@ from typing import Any
 import sympy as sp
 
 from gradflow.symbolic.notation import M, c0, expr
-from gradflow.symbolic.wedges import invariants, pulls, s, sbar
+from gradflow.symbolic.two_neuron.wedges import invariants, pulls, s, sbar
 
 R1, R2 = sp.symbols("R1 R2", positive=True)
 gamma = sp.Symbol("gamma", nonnegative=True)

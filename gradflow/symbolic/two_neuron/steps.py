@@ -15,7 +15,7 @@ from gradflow.symbolic.derivation import Step
 from gradflow.symbolic.expansion import LOSSES
 from gradflow.symbolic.linear import half_circle_mean
 from gradflow.symbolic.notation import M, Mean, alpha, c0, dot, equation, expr, h, t, z
-from gradflow.symbolic.wedges import like_sector, pulls
+from gradflow.symbolic.two_neuron.wedges import like_sector, pulls
 
 
 @lru_cache(maxsize=1)

@@ -14,12 +14,11 @@ import sympy as sp
 from gradflow.symbolic import notation as nt
 from gradflow.symbolic.derivation import Derivation
 from gradflow.symbolic.expansion import expand
-from gradflow.symbolic.notation import M, alpha, c0, equation, expr, h, t, versine
-from gradflow.symbolic.two_neuron_steps import generic_steps
-from gradflow.symbolic.wedges import Pull, components, invariants, pulls, s, sbar
-from gradflow.validation import check_choice, fail
+from gradflow.symbolic.notation import M, c0, equation, expr, h, t, versine
+from gradflow.symbolic.two_neuron.fields import cartesian_field
+from gradflow.symbolic.two_neuron.steps import generic_steps
+from gradflow.symbolic.two_neuron.wedges import Pull, components, invariants, pulls, s, sbar
 
-REGIMES = ("generic", "symmetric", "decoupled", "leaky")
 R1, R2 = sp.symbols("R1 R2", positive=True)
 T1, T2 = sp.symbols("theta1 theta2", real=True)
 r1, r2, a1, a2 = sp.symbols("r1 r2 a1 a2", positive=True)
@@ -33,65 +32,6 @@ ASSUMPTIONS = (
     "Planar coordinates: w1, u2 and v in one plane, θ1, θ2 the signed angles from v; γ and σ are "
     "size and sign of θ2-θ1 wrapped to (-π, π].",
 )
-
-
-def check_slope(slope: Any) -> sp.Expr | None:
-    """The slope alpha as an exact sympy number (0.3 is 3/10) or expression."""
-    if slope is None or isinstance(slope, sp.Expr):
-        value = slope
-    elif isinstance(slope, bool) or not isinstance(slope, (int, float)):
-        try:
-            value = sp.Rational(str(float(slope)))
-        except (TypeError, ValueError):
-            raise fail("slope", slope, "is not a number", "pass 0 <= slope <= 1") from None
-    else:
-        try:
-            value = sp.Rational(str(slope))
-        except (TypeError, ValueError):
-            raise fail("slope", slope, "is not finite", "pass 0 <= slope <= 1") from None
-    if value is not None and value.is_number and not (0 <= value <= 1):
-        raise fail("slope", slope, "is outside [0, 1]", "pass 0 <= slope <= 1")
-    return value
-
-
-def derive_two_neuron(
-    regime: str | None = None, outer: str = "fixed", slope: Any = None
-) -> Derivation:
-    """Derive the two-neuron flow and its regimes. See ``gradflow.symbolic.derive``."""
-    from gradflow.symbolic import regimes
-
-    if regime is not None:
-        check_choice("regime", regime, REGIMES)
-    check_choice("outer", outer, ("fixed", "trained"))
-    value = check_slope(slope)
-    if regime == "decoupled" and value not in (None, 0):
-        raise fail("slope", slope, "neurons decouple for ReLU only", "pass slope=0")
-    if regime == "leaky" and value in (sp.S.Zero, sp.S.One):
-        raise fail("slope", slope, "is not leaky", "pass 0 < slope < 1")
-    if regime == "leaky" and outer == "trained":
-        raise fail("outer", outer, "is not derived in the leaky regime", "pass outer='fixed'")
-    if regime == "decoupled":
-        value = sp.S.Zero
-    base = generic(alpha if value is None else value, outer)
-    if regime == "generic":
-        return base
-    builders = {
-        "symmetric": regimes.symmetric,
-        "decoupled": regimes.decoupled,
-        "leaky": regimes.leaky,
-    }
-    if regime is not None:
-        return builders[regime](base, value, outer)
-    parts = ["symmetric"]
-    if value is None or value == 0:
-        parts.append("decoupled")
-    if value not in (sp.S.Zero, sp.S.One) and outer == "fixed":
-        parts.append("leaky")
-    chosen = {name: builders[name](base, value, outer) for name in parts}
-    return regimes.combine(base, chosen)
-
-
-# -- generic position ---------------------------------------------------------------------------
 
 
 def _abbreviations(label: str) -> dict[str, sp.Symbol]:
@@ -197,8 +137,6 @@ def _by_angle(total: sp.Expr) -> sp.Expr:
 @lru_cache(maxsize=16)
 def generic(slope: sp.Expr, outer: str) -> Derivation:
     """The flow in general position: steps, equations, vector fields."""
-    from gradflow.symbolic.fields import cartesian_field
-
     forces, names = planar_forces(slope)
     definitions = _definitions(slope, names)
     difference = T2 - T1

@@ -16,9 +16,9 @@ from gradflow.symbolic.derivation import Derivation, Rate, Step
 from gradflow.symbolic.expansion import expand
 from gradflow.symbolic.linear import decay_equations, polar_flow
 from gradflow.symbolic.notation import M, R, alpha, c0, equation, expr, t, theta
-from gradflow.symbolic.slow_mode import leaky
-from gradflow.symbolic.two_neuron import T1, T2, gamma, planar_forces, sigma
-from gradflow.symbolic.wedges import pulls
+from gradflow.symbolic.two_neuron.generic import T1, T2, gamma, planar_forces, sigma
+from gradflow.symbolic.two_neuron.slow_mode import leaky
+from gradflow.symbolic.two_neuron.wedges import pulls
 
 __all__ = ["combine", "decoupled", "leaky", "symmetric"]
 
