@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gradflow import certificates as certificates
+    from gradflow import claims as claims
     from gradflow import kernels as kernels
     from gradflow import observables as observables
     from gradflow import rates as rates
@@ -121,6 +122,7 @@ _MODULES = {
     "until": "gradflow.integrators.until",
     "save": "gradflow.integrators.save",
     "certificates": "gradflow.certificates",
+    "claims": "gradflow.claims",
     "datasets": "gradflow.data.datasets",
     "kernels": "gradflow.kernels",
     "observables": "gradflow.observables",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
@@ -25,6 +26,11 @@ class Status(StrEnum):
     INCONCLUSIVE = "INCONCLUSIVE"
     NOT_APPLICABLE = "NOT_APPLICABLE"
     ERROR = "ERROR"
+
+
+def _of(path: str) -> property:
+    """A property that reads what a part of the object has."""
+    return property(attrgetter(path), doc=f"The ``{path}``.")
 
 
 class Row(NamedTuple):
@@ -133,30 +139,15 @@ class ControlVerdict:
     evidence: Evidence
     expected: tuple[Status, ...]
 
-    @property
-    def status(self) -> Status:
-        """What it came out as."""
-        return self.evidence.status
+    status = _of("evidence.status")
+    message = _of("evidence.message")
+    predicted = _of("evidence.row.predicted")
+    measured = _of("evidence.row.measured")
 
     @property
     def as_expected(self) -> bool:
         """Whether it failed as it must."""
-        return self.status in self.expected
-
-    @property
-    def predicted(self) -> float:
-        """Of the deciding component."""
-        return self.evidence.row.predicted
-
-    @property
-    def measured(self) -> float:
-        """Of the deciding component."""
-        return self.evidence.row.measured
-
-    @property
-    def message(self) -> str:
-        """Why, in words."""
-        return self.evidence.message
+        return self.evidence.status in self.expected
 
 
 @dataclass(frozen=True)
@@ -176,6 +167,11 @@ class Verdict:
     hypotheses : tuple of str
         Names of the hypotheses that were checked.
     perturb : float or None
+
+    Notes
+    -----
+    ``id``, ``title``, … are the statement's; ``predicted``, ``measured`` and ``error`` those of the
+    deciding row, NaN where there is none.
     """
 
     claim: Statement
@@ -185,75 +181,20 @@ class Verdict:
     hypotheses: tuple[str, ...] = ()
     perturb: float | None = None
 
-    @property
-    def id(self) -> str:
-        """Of the claim."""
-        return self.claim.id
-
-    @property
-    def source(self) -> str:
-        """Of the claim."""
-        return self.claim.source
-
-    @property
-    def title(self) -> str:
-        """Of the claim."""
-        return self.claim.title
-
-    @property
-    def statement(self) -> str:
-        """Of the claim."""
-        return self.claim.statement
-
-    @property
-    def provenance(self) -> str:
-        """Of the claim."""
-        return self.claim.provenance
-
-    @property
-    def kind(self) -> str:
-        """Of the claim."""
-        return self.claim.kind
-
-    @property
-    def citation(self) -> str:
-        """Of the claim."""
-        return self.claim.citation
-
-    @property
-    def status(self) -> Status:
-        """The decision."""
-        return self.evidence.status
-
-    @property
-    def message(self) -> str:
-        """Why, in words."""
-        return self.evidence.message
-
-    @property
-    def predicted(self) -> float:
-        """Of the deciding component; NaN where there is none."""
-        return self.evidence.row.predicted
-
-    @property
-    def measured(self) -> float:
-        """Of the deciding component."""
-        return self.evidence.row.measured
-
-    @property
-    def error(self) -> float:
-        """Numerical error of ``measured``, in the unit in which the tolerance is stated."""
-        return self.evidence.row.error
-
-    @property
-    def tolerance(self) -> float:
-        """Relative or absolute, as the claim states."""
-        return self.evidence.tolerance
-
-    @property
-    def details(self) -> Mapping[str, Any]:
-        """JSON-able; of the evidence."""
-        return self.evidence.details
+    id = _of("claim.id")
+    source = _of("claim.source")
+    title = _of("claim.title")
+    statement = _of("claim.statement")
+    provenance = _of("claim.provenance")
+    kind = _of("claim.kind")
+    citation = _of("claim.citation")
+    status = _of("evidence.status")
+    message = _of("evidence.message")
+    predicted = _of("evidence.row.predicted")
+    measured = _of("evidence.row.measured")
+    error = _of("evidence.row.error")
+    tolerance = _of("evidence.tolerance")
+    details = _of("evidence.details")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary; numbers that are not finite become None."""

@@ -26,6 +26,7 @@ from gradflow.claims import (
     Outcome,
     Qualitative,
 )
+from gradflow.claims.instances import several
 from gradflow.claims.papers.akiyama2021learnability import PAPER
 from gradflow.claims.papers.akiyama2021learnability.minimisers import one_each, two_each
 from gradflow.claims.papers.akiyama2021learnability.setting import (
@@ -41,7 +42,6 @@ from gradflow.claims.papers.akiyama2021learnability.setting import (
     late_path,
     measures_of,
     minimiser,
-    several,
     slowest_rate,
     teacher_student,
 )
@@ -73,9 +73,8 @@ def conic_equations(
     times : array
         Physical times to compare at; early ones, before masses are so small that cartesian
         coordinates lose them.
-    id : str
     """
-    some = several(ones)
+    some = several("ones", ones, TeacherStudent)
     t = check_array("times", times, (None,))
     if not t.size or np.any(np.diff(t) <= 0) or t[0] <= 0:
         raise fail("times", t, "are not increasing and positive", "pass for example (2.0, 5.0)")
@@ -154,9 +153,8 @@ def descent_order(
         ηN.
     steps : int
         The smallest N of N, 2N, 4N, 8N.
-    id : str
     """
-    (one,) = several(one)
+    (one,) = several("one", one, TeacherStudent)
     time, steps = check_positive("time", time), check_integer("steps", steps, minimum=8)
     many = [steps * 2**k for k in range(4)]
 
@@ -221,9 +219,8 @@ def plain_descent_lags(
         η of plain descent; the first is also that of the norm-dependent one.
     steps : int
         N; the first η times N must reach the late phase.
-    id : str
     """
-    (one,) = several(one)
+    (one,) = several("one", one, TeacherStudent)
     eta = check_array("step_sizes", step_sizes, (None,))
     if not eta.size or np.any(eta <= 0):
         raise fail("step_sizes", eta, "are not positive", "pass for example (0.05, 0.02)")
@@ -281,9 +278,8 @@ def global_convergence(ones: Instances, *, id: str = f"{SOURCE}/global-convergen
     ----------
     ones : TeacherStudent or several
         Several seeds make an ensemble.
-    id : str
     """
-    some = several(ones)
+    some = several("ones", ones, TeacherStudent)
 
     def outcomes(lab: Lab, ones: Iterable[TeacherStudent] = some) -> list[Outcome]:
         found = []
@@ -340,14 +336,8 @@ def _summary(lab: Lab, one: TeacherStudent, rtol: float) -> np.ndarray:
 
 
 def linear_rate(ones: Instances, *, id: str = f"{SOURCE}/linear-rate") -> Equality:
-    """ln(J − J*) ends linear in t, with the slope of the flow linearised at ν*.
-
-    Parameters
-    ----------
-    ones : TeacherStudent or several
-    id : str
-    """
-    some = several(ones)
+    """ln(J − J*) ends linear in t, with the slope of the flow linearised at ν*."""
+    some = several("ones", ones, TeacherStudent)
 
     def predict(lab: Lab) -> np.ndarray:
         return np.array([slowest_rate(lab, one) for one in some])

@@ -25,6 +25,7 @@ from gradflow.claims import (
     Outcome,
     Qualitative,
 )
+from gradflow.claims.instances import several
 from gradflow.claims.papers.akiyama2021learnability import PAPER
 from gradflow.claims.papers.akiyama2021learnability.setting import (
     COARSE,
@@ -40,7 +41,6 @@ from gradflow.claims.papers.akiyama2021learnability.setting import (
     late_path,
     measures_of,
     minimiser,
-    several,
     teacher_student,
     teachers_are,
 )
@@ -69,9 +69,8 @@ def one_teacher(ones: Instances, *, id: str = f"{SOURCE}/one-teacher") -> Equali
     ----------
     ones : TeacherStudent or several
         With one teacher.
-    id : str
     """
-    some = several(ones)
+    some = several("ones", ones, TeacherStudent)
 
     def read(one: TeacherStudent):
         v = np.array(one.teachers[0])
@@ -122,9 +121,8 @@ def several_teachers(ones: Instances, *, id: str = f"{SOURCE}/two-teachers") -> 
     ----------
     ones : TeacherStudent or several
         With two or more orthogonal teachers of equal weight.
-    id : str
     """
-    some = several(ones)
+    some = several("ones", ones, TeacherStudent)
 
     def read(one: TeacherStudent):
         v = np.array(one.teachers)
@@ -197,7 +195,6 @@ def recovery_slopes(
         m ≥ 2 orthonormal teachers.
     dim : int, optional
         d ≥ m; default m.
-    id : str
     """
     m = check_integer("teachers", teachers, minimum=2)
     d = m if dim is None else check_integer("dim", dim, minimum=2)
@@ -259,9 +256,8 @@ def dual_bound(ones: Instances, *, id: str = f"{SOURCE}/dual-certificate") -> Qu
     ----------
     ones : TeacherStudent or several
         Their starts do not matter.
-    id : str
     """
-    some = several(ones)
+    some = several("ones", ones, TeacherStudent)
 
     def outcomes(lab: Lab, debias: bool = False) -> list[Outcome]:
         found = []

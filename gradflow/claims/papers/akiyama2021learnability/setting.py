@@ -16,6 +16,7 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab
+from gradflow.claims.instances import row, rows
 from gradflow.measures.arc_cosine import angles
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
 
@@ -165,15 +166,7 @@ def teacher_student(
         s = check_array("signs", signs, (len(u),))
         if np.any(np.abs(s) != 1):
             raise fail("signs", s, "holds numbers other than 1 and -1", "pass ±1")
-    return TeacherStudent(_rows(v), _row(c), lam, _rows(u), _row(s), scale, outer)
-
-
-def _row(x: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(entry) for entry in x)
-
-
-def _rows(x: np.ndarray) -> tuple[tuple[float, ...], ...]:
-    return tuple(_row(row) for row in x)
+    return TeacherStudent(rows(v), row(c), lam, rows(u), row(s), scale, outer)
 
 
 def _spread(width: int, dim: int, rng: np.random.Generator) -> np.ndarray:
@@ -186,14 +179,6 @@ def _spread(width: int, dim: int, rng: np.random.Generator) -> np.ndarray:
 
 
 Instances = TeacherStudent | Sequence[TeacherStudent]
-
-
-def several(ones: Instances) -> tuple[TeacherStudent, ...]:
-    """One or several instances as a tuple."""
-    found = (ones,) if isinstance(ones, TeacherStudent) else tuple(ones)
-    if not found or not all(isinstance(one, TeacherStudent) for one in found):
-        raise fail("ones", ones, "are not instances", "pass teacher_student(...), or several")
-    return found
 
 
 # -- the minimiser -----------------------------------------------------------------------------

@@ -28,6 +28,7 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Bound, Claim, Control, Equality, Hypothesis, Lab, Measurement
+from gradflow.claims.instances import every, several
 from gradflow.claims.papers.benson2020over import PAPER
 from gradflow.claims.papers.benson2020over.setting import (
     EPS,
@@ -35,14 +36,12 @@ from gradflow.claims.papers.benson2020over.setting import (
     Points,
     antipodal,
     distinct,
-    every,
     features,
     general_position,
     labelled,
     partners,
     points,
     rank_error,
-    several,
 )
 from gradflow.validation import check_choice, check_integer, check_real, fail
 
@@ -110,7 +109,6 @@ def antipodal_rank(
     kernel : {"arc-cosine", "ntk"}
     slope : float
         α < 1.
-    id : str
     """
     ones, slope = several("ones", ones, Points), _bent(slope)
     check_choice("kernel", kernel, KERNELS)
@@ -180,7 +178,6 @@ def cannot_fit(ones: Any, *, slope: float = 0.0, id: str) -> Equality:
         With labels, every row with its negative among the rows; on the hexagon it is 1.
     slope : float
         α < 1.
-    id : str
     """
     ones, slope = several("ones", ones, Points), _bent(slope)
 
@@ -237,7 +234,6 @@ def no_training(
         α < 1.
     width, seeds, steps : int
         Neurons, random starts, and steps of gradient descent with η = 0.05/max ‖x‖².
-    id : str
     """
     least = cannot_fit(ones, slope=slope, id=id)
     ones, slope = several("ones", ones, Points), _bent(slope)
@@ -313,7 +309,6 @@ def hexagon_fitted(shift: float = 0.3, *, id: str) -> Equality:
     ----------
     shift : float
         b in (-1, 1), other than 0.
-    id : str
     """
     shift = check_real("shift", shift)
     one, factor = _hexagon(), alternating_sum(shift)

@@ -6,7 +6,7 @@ r"""Flaws of bias-free (leaky) ReLU nets: what holds whatever the weights.
 - f(cx) = c f(x) for c > 0;
 - :math:`f(x)-f(-x)=(1+\alpha)\left(\sum_ka_kw_k\right)\cdot x` is linear in x.
 
-What follows on data is in `gradflow.claims.benson2020over_antipodal`. Source: `benson2020over`.
+What follows on data is in `antipodal`. Source: `benson2020over`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,9 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Claim, Control, Equality, Hypothesis, Lab, Measurement
+from gradflow.claims.instances import Row, every, row, rows, several
 from gradflow.claims.papers.benson2020over import PAPER
-from gradflow.claims.papers.benson2020over.setting import (
-    EPS,
-    SOURCE,
-    Row,
-    check_activation,
-    every,
-    nested,
-    points,
-    several,
-)
+from gradflow.claims.papers.benson2020over.setting import EPS, SOURCE, check_activation, points
 from gradflow.validation import check_array, fail
 
 SCALES = (1e-3, 0.5, 7.0, 1e4)
@@ -111,8 +103,8 @@ def probe(
         raise fail("X", at.X, f"has dimension {at.dim}", f"pass shape (n, {W.shape[1]})")
     if not np.any(a) or not np.all(np.any(W, axis=1)):
         raise fail("inner", W, "or outer holds only zeros", "pass weights that are not zero")
-    b = () if bias is None else tuple(map(float, check_array("bias", bias, (W.shape[0],))))
-    return Probe(nested(W), tuple(map(float, a)), at.rows, check_activation("phi", activation), b)
+    b = () if bias is None else row(check_array("bias", bias, (W.shape[0],)))
+    return Probe(rows(W), row(a), at.rows, check_activation("phi", activation), b)
 
 
 def random_probe(seed: int, dim: int, width: int, slope: float = 0.0, n: int = 6) -> Probe:
@@ -133,13 +125,7 @@ def _bias_free(ones: tuple[Probe, ...]) -> list[Hypothesis]:
 
 
 def homogeneity(ones: Any, *, id: str) -> Equality:
-    """f(cx) = c f(x), c from 1e-3 to 1e4, in units of c Σ|a_k|‖w_k‖‖x‖.
-
-    Parameters
-    ----------
-    ones : Probe or sequence of Probe
-    id : str
-    """
+    """f(cx) = c f(x), c from 1e-3 to 1e4, in units of c Σ|a_k|‖w_k‖‖x‖."""
     ones = several("ones", ones, Probe)
 
     def read(one: Probe, value: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -171,13 +157,7 @@ def homogeneity(ones: Any, *, id: str) -> Equality:
 
 
 def odd_part(ones: Any, *, id: str) -> Equality:
-    """f(x) - f(-x) = (1+α) Σ_k a_k w_k·x, in units of Σ|a_k|‖w_k‖‖x‖.
-
-    Parameters
-    ----------
-    ones : Probe or sequence of Probe
-    id : str
-    """
+    """f(x) - f(-x) = (1+α) Σ_k a_k w_k·x, in units of Σ|a_k|‖w_k‖‖x‖."""
     ones = several("ones", ones, Probe)
 
     def predict(lab: Lab) -> np.ndarray:

@@ -32,6 +32,7 @@ from gradflow.claims import (
     Outcome,
     Qualitative,
 )
+from gradflow.claims.instances import every, several
 from gradflow.claims.papers.benson2020over import PAPER
 from gradflow.claims.papers.benson2020over.setting import (
     EPS,
@@ -40,13 +41,11 @@ from gradflow.claims.papers.benson2020over.setting import (
     antipodal,
     check_activation,
     distinct,
-    every,
     features,
     general_position,
     labelled,
     points,
     rank_error,
-    several,
 )
 from gradflow.validation import check_integer, fail
 
@@ -121,7 +120,6 @@ def criterion(activations: Any, sets: Any, *, id: str) -> Qualitative:
     activations : AbstractActivation or sequence of AbstractActivation
     sets : Points or sequence of Points
         Of points no two of which lie on one line through 0, antipodal pairs excepted.
-    id : str
     """
     activations = several("activations", activations, gf.AbstractActivation)
     sets = several("sets", sets, Points)
@@ -197,7 +195,6 @@ def parity_rank(ones: Any, *, id: str) -> Equality:
     ----------
     ones : Case or sequence of Case
         Pairs in general position; polynomial parts of degree at most 1.
-    id : str
     """
     ones = several("ones", ones, Case)
 
@@ -254,7 +251,6 @@ def fits(ones: Any, *, width: int = 48, seed: int = 0, id: str) -> Equality:
     width : int
         Random neurons per datum.
     seed : int
-    id : str
     """
     ones = several("ones", ones, Case)
     width = check_integer("width", width, minimum=1)

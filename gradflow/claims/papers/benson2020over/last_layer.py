@@ -22,18 +22,15 @@ import scipy.linalg
 
 import gradflow as gf
 from gradflow.claims import Claim, Control, Equality, Hypothesis, Lab, Measurement
+from gradflow.claims.instances import Row, every, row, rows, several
 from gradflow.claims.papers.benson2020over import PAPER
 from gradflow.claims.papers.benson2020over.setting import (
     EPS,
     SOURCE,
     Points,
-    Row,
     check_activation,
-    every,
     labelled,
-    nested,
     points,
-    several,
 )
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
 
@@ -138,7 +135,7 @@ def last_layer(
         W = check_array("inner", inner, (None, data.dim))
     v = np.zeros(len(W)) if start is None else check_array("start", start, (len(W),))
     gf.RandomFeatures(W, check_activation("activation", activation))  # refuses zero rows
-    return LastLayer(data, nested(W), tuple(map(float, v)), activation)
+    return LastLayer(data, rows(W), row(v), activation)
 
 
 @cache
@@ -199,7 +196,6 @@ def flow(ones: Any, integrators: Any = None, *, id: str) -> Equality:
     ones : LastLayer or sequence of LastLayer
     integrators : sequence of str, optional
         Names; default: all that are registered.
-    id : str
     """
     ones = several("ones", ones, LastLayer)
     if integrators is not None:
@@ -262,7 +258,6 @@ def descent(
         η in units of the largest step that does not diverge, 2/λ_max.
     steps : tuple of int
         k, increasing.
-    id : str
     """
     ones, share = several("ones", ones, LastLayer), check_positive("share", share)
     steps = tuple(check_integer("steps", k, minimum=1) for k in steps)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
 import gradflow as gf
-from gradflow.claims import Hypothesis, Lab
+from gradflow.claims import Hypothesis
+from gradflow.claims.instances import Row, every, row, rows
 from gradflow.kernels.gram import angles
 from gradflow.validation import check_array, fail
 
@@ -22,9 +23,6 @@ APART = 1e-3
 
 #: Two-sided level of the confidence intervals, per width.
 LEVEL = 0.999
-
-Row = tuple[float, ...]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,6 @@ class Points:
         return f"{self.n} points, d={self.dim}"
 
 
-def nested(matrix: np.ndarray) -> tuple[Row, ...]:
-    """A matrix as a tuple of rows."""
-    return tuple(tuple(map(float, row)) for row in matrix)
-
-
 def points(X: Any, y: Any = None) -> Points:
     """Checked `Points`.
 
@@ -84,24 +77,10 @@ def points(X: Any, y: Any = None) -> Points:
     if array.size == 0:
         raise fail("X", array, "holds no points", "pass an array (n, d) with n, d >= 1")
     if not np.all(np.any(array, axis=1)):
-        row = int(np.argmin(np.any(array, axis=1)))
-        raise fail("X", array, f"row {row} is zero", "drop the row")
-    labels = () if y is None else tuple(map(float, check_array("y", y, (array.shape[0],))))
-    return Points(nested(array), labels)
-
-
-def several(argument: str, some: Any, kind: type[T]) -> tuple[T, ...]:
-    """One instance or several of ``kind``, as a tuple."""
-    found = (some,) if isinstance(some, kind) else some
-    if not isinstance(found, Iterable):
-        raise fail(argument, some, f"is no {kind.__name__}", f"pass a {kind.__name__}")
-    found = tuple(found)
-    if not found:
-        raise fail(argument, found, "is empty", f"pass at least one {kind.__name__}")
-    for one in found:
-        if not isinstance(one, kind):
-            raise fail(argument, one, f"is no {kind.__name__}", f"pass a {kind.__name__}")
-    return found
+        zero = int(np.argmin(np.any(array, axis=1)))
+        raise fail("X", array, f"row {zero} is zero", "drop the row")
+    labels = () if y is None else row(check_array("y", y, (array.shape[0],)))
+    return Points(rows(array), labels)
 
 
 def check_activation(argument: str, value: Any) -> gf.AbstractActivation:
@@ -121,16 +100,6 @@ def features(activation: gf.AbstractActivation, X: np.ndarray, W: np.ndarray) ->
     for block in blocks:
         block[:] = activation(jnp.asarray(block))
     return blocks.ravel()[: z.size].reshape(z.shape)
-
-
-def every(name: str, ones: Sequence[T], check: Callable[[T], str]) -> Hypothesis:
-    """A hypothesis on all instances; ``check(one)`` returns what is wrong, or ""."""
-
-    def checked(lab: Lab) -> tuple[bool, str]:
-        wrong = [f"{one}: {said}" for one in ones if (said := check(one))]
-        return not wrong, "; ".join(wrong[:3])
-
-    return Hypothesis(name, checked)
 
 
 def interval(failures: int, trials: int) -> tuple[float, float]:

@@ -20,14 +20,9 @@ import scipy.special
 
 import gradflow as gf
 from gradflow.claims import Claim, Control, Equality, Lab, Measurement
+from gradflow.claims.instances import every, several
 from gradflow.claims.papers.benson2020over import PAPER
-from gradflow.claims.papers.benson2020over.setting import (
-    EPS,
-    SOURCE,
-    check_activation,
-    every,
-    several,
-)
+from gradflow.claims.papers.benson2020over.setting import EPS, SOURCE, check_activation
 from gradflow.validation import check_integer, fail
 
 
@@ -97,7 +92,6 @@ def spectra(ones: Any = SPHERES, *, degree: int = 6, id: str) -> Equality:
     ones : Sphere or sequence of Sphere
     degree : int
         The last degree.
-    id : str
     """
     ones, degree = several("ones", ones, Sphere), check_integer("degree", degree, minimum=1)
 
@@ -183,13 +177,7 @@ POLYGONS = tuple(
 
 
 def polygons(ones: Any = POLYGONS, *, id: str) -> Equality:
-    """Eigenvalues of Gram matrices on regular polygons, over the largest; some are 0 for ReLU.
-
-    Parameters
-    ----------
-    ones : Polygon or sequence of Polygon
-    id : str
-    """
+    """Eigenvalues of Gram matrices on regular polygons, over the largest; some are 0 for ReLU."""
     ones = several("ones", ones, Polygon)
 
     def measure(lab: Lab) -> Measurement:

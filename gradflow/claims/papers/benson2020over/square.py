@@ -32,17 +32,16 @@ from gradflow.claims import (
     Outcome,
     Qualitative,
 )
+from gradflow.claims.instances import every, several
 from gradflow.claims.papers.benson2020over import PAPER
 from gradflow.claims.papers.benson2020over.setting import (
     EPS,
     SOURCE,
     Points,
     distinct,
-    every,
     features,
     interval,
     points,
-    several,
 )
 from gradflow.validation import check_integer, check_real, fail
 
@@ -63,7 +62,6 @@ def square_invertible(
     activations : AbstractActivation or sequence of AbstractActivation
     draws, seed : int
         Draws of the square Gaussian weight matrix, per instance and activation.
-    id : str
     """
     ones = several("ones", ones, Points)
     activations = several("activations", activations, gf.AbstractActivation)
@@ -171,7 +169,6 @@ def square_singular(
     slope : float
         α < 1.
     trials, seed : int
-    id : str
     """
     ones, slope = several("ones", ones, Points), check_real("slope", slope)
     if not 0 <= slope < 1:

@@ -28,16 +28,15 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Bound, Claim, Control, Lab, Measurement
+from gradflow.claims.instances import every, several
 from gradflow.claims.papers.benson2020over import PAPER
 from gradflow.claims.papers.benson2020over.setting import (
     SOURCE,
     Points,
     check_activation,
-    every,
     features,
     interval,
     points,
-    several,
 )
 from gradflow.validation import check_choice, check_integer, check_real, fail
 
@@ -145,7 +144,6 @@ def width_bound(
         In (0, 1).
     trials, seed : int
         Independent draws of all the weights.
-    id : str
     """
     ones = several("ones", ones, Features)
     for name, value in (("epsilon", epsilon), ("delta", delta)):

@@ -2,7 +2,7 @@ r"""Published bounds on the flow of the linear predictor: its angle and its norm
 
 T is the first time at which :math:`-w\cdot\nabla L=R[h(R)-\tfrac{c_0}\pi(1-\cos\theta)]` crosses
 zero upward; T = 0 if the norm grows from the start. The bounds are in
-`gradflow.claims.lin2021_bounds`, in the coordinate :math:`X=-2\ln\tan(\theta/2)`, in which
+`formulas`, in the coordinate :math:`X=-2\ln\tan(\theta/2)`, in which
 :math:`\cos\theta=1-2/(e^X+1)` does not saturate. Since exactly :math:`X'=2c_0/(\pi R)`, both angle
 bounds are statements on R: :math:`R\le\|w(0)\|` up to T, and
 :math:`R^2\le\|w(T)\|^2+0.6(t-T)` after it. Source: `lin2021directional`.

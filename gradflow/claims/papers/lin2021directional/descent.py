@@ -227,7 +227,6 @@ def descent_early(
     some : Instance or sequence of Instance
         With v·w(0) < 0.
     steps : int
-    id : str
     name : str
         Of the schedule, for the title.
     """

@@ -33,6 +33,7 @@ from gradflow.claims import (
     Outcome,
     Qualitative,
 )
+from gradflow.claims.instances import row
 from gradflow.claims.papers.lin2021directional import PAPER
 from gradflow.flows.charts.linear import rejection
 from gradflow.validation import check_array, fail
@@ -94,7 +95,7 @@ def points(law: gf.SphericalLaw, weights: Any = None, teacher: Any = None) -> tu
             v /= np.linalg.norm(v)
         else:
             v = np.asarray(gf.LinearTeacher(teacher).direction)
-        found.append(Point(law, tuple(map(float, w)), tuple(map(float, v))))
+        found.append(Point(law, row(w), row(v)))
     return tuple(found)
 
 

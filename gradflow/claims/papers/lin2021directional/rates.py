@@ -10,14 +10,8 @@ and for other losses with :math:`M=\int_0^\infty\ell`: :math:`R\sim(6p_0Mt)^{1/3
 :math:`\theta'\approx-(2c_0/\pi)(-\ell'(0))\,\theta/R`. Predictions are those of
 ``gradflow.derive("linear")``.
 
-Every function here builds a claim for instances of your own:
-
->>> from gradflow.claims.lin2021_common import instance
->>> from gradflow.claims.lin2021directional import norm_constant
->>> claim = norm_constant(instance(gf.Gaussian(4), [1.0, 0.0, 0.0, -2.0]), id="mine/norm")
-
-Source: `lin2021directional`. The bounds are in `gradflow.claims.lin2021directional_bounds` and
-`gradflow.claims.lin2021directional_descent`.
+Source: `lin2021directional`. The bounds are in
+`gradflow.claims.papers.lin2021directional.bounds` and `descent`.
 """
 
 from __future__ import annotations

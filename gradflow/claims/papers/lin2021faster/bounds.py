@@ -2,7 +2,7 @@ r"""Claims on the published bounds of `lin2021faster`: balanced linear nets of m
 
 What was read is the submission; where a constant in it fails, the claim is the corrected bound, and
 the bound as in the submission is its control.
-The bounds themselves are in `gradflow.claims.lin2021_bounds`. Angles are compared as
+The bounds themselves are in `formulas` of `lin2021directional`. Angles are compared as
 :math:`X=-2\ln\tan(\theta/2)` and norms as :math:`\ln\|w_e\|`, which do not saturate. A factor
 multiplies the part of a bound that grows with t; the angle bounds are attained as t → 0, so that
 their best factor is close to 1.

@@ -9,9 +9,7 @@ With :math:`w_e=(W_N\cdots W_1)^\top`, :math:`R=\|w_e\|`, θ its angle to the te
 Derived, with :math:`\kappa=\pi^2p_0/6`: :math:`R\sim((N+2)\kappa t)^{N/(N+2)}` and
 :math:`-\ln\tan(\theta/2)\sim\tfrac{c_0}\pi\tfrac{N+2}{2N}((N+2)\kappa)^{(N-2)/(N+2)}t^{2N/(N+2)}`;
 for N=2 the angle law is exact at all t.
-The published bounds are in `gradflow.claims.lin2021faster_bounds`.
-Every factory takes instances (`gradflow.claims.lin2021_common.instance`), so that a claim can be
-stated about one's own law and start.
+The published bounds are in `bounds`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab, Measurement
+from gradflow.claims.instances import row, rows
 from gradflow.claims.papers.lin2021directional.setting import COARSE, FINE
 from gradflow.flows.charts.linear import rejection
 from gradflow.validation import check_array, check_choice, check_real, fail
@@ -102,8 +103,7 @@ def pair(
         check_choice("outer", outer, ("balanced",))
         outer, trained = np.linalg.norm(w, axis=1) * np.array([1.0, -1.0]), True
     a = check_array("outer", np.asarray(outer, dtype=np.float64), (2,))
-    rows = tuple(tuple(map(float, row)) for row in w)
-    return Pair(law, rows, tuple(map(float, v)), float(slope), tuple(map(float, a)), trained)
+    return Pair(law, rows(w), row(v), float(slope), row(a), trained)
 
 
 def random_pairs(law: gf.SphericalLaw, count: int, seed: int, **options: Any) -> list[Pair]:

@@ -8,7 +8,7 @@ With :math:`\kappa=\pi^2p_0/6`, :math:`\kappa_2=\kappa/2`, :math:`A=3c_0/(\pi^3p
 - ReLU, trained balanced outputs: :math:`\ln\tan(\theta_i/2)` has slope :math:`-c_0/2\pi`,
   :math:`|a_i|R_i\sim(2\kappa t)^{1/2}`.
 
-Leaky pairs are in `gradflow.claims.lin2021faster_slow_mode`. The predictions come from
+Leaky pairs are in `leaky`. The predictions come from
 ``gradflow.derive("two-neuron", regime=...)`` with the law's constants put in.
 """
 

@@ -9,9 +9,7 @@ angle to its own target :math:`\mathrm{sgn}(a_i)v`.
 - α=1: :math:`w_1+w_2` is constant;
 - :math:`R_1-R_2\propto R^{-2}` for ReLU, :math:`R^{-2q}` for a leaky slope.
 
-All but the first are derived. They are registered, with the rates, by
-`gradflow.claims.lin2021faster_two_neuron_rates` (ReLU) and
-`gradflow.claims.lin2021faster_slow_mode` (leaky, linear).
+All but the first are derived. `relu` and `leaky` state them of their instances, with the rates.
 """
 
 from __future__ import annotations

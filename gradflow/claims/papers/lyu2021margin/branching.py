@@ -3,7 +3,7 @@ leave both ways, and such surfaces are reported.
 
 On hinted data with :math:`(1-\alpha)K^2>\epsilon(H+(1+\alpha)\epsilon)` the surface of
 :math:`\epsilon w^*-Kw_\perp` repels neurons with :math:`a>0` and attracts those with :math:`a<0`;
-see `gradflow.claims.lyu2021margin_hint`. Registered by `gradflow.claims.lyu2021margin_hinted`.
+see `hint`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,9 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Claim, Control, Equality, Lab, Measurement, Outcome, Qualitative
+from gradflow.claims.instances import several
 from gradflow.claims.papers.lyu2021margin import PAPER
-from gradflow.claims.papers.lyu2021margin.hint import (
-    DIRECTIONS,
-    Hint,
-    align,
-    hint,
-    leaky_hints,
-    several_hints,
-)
+from gradflow.claims.papers.lyu2021margin.hint import DIRECTIONS, Hint, align, hint, leaky_hints
 from gradflow.claims.papers.lyu2021margin.setting import SOURCE, path
 from gradflow.validation import check_array, check_positive, fail
 
@@ -50,7 +44,7 @@ def branching(hints: Any, *, offset: float = 1e-3, id: str = f"{SOURCE}/branchin
     from starts that are turned off the surface by ``offset`` (radians, either way), the flow must
     be reported unique; from the turned starts the neuron leaves to the side it is on.
     """
-    points = several_hints(hints)
+    points = several("hints", hints, Hint)
     offset = check_positive("offset", offset)
 
     def run(lab: Lab, one: Hint, turn: float) -> gf.Trajectory:
@@ -109,7 +103,7 @@ def branch_time(hints: Any, *, ratios: Any = RATIOS, id: str = f"{SOURCE}/branch
     ratios : array (8,)
         −a(0)/|w(0)| of each neuron, in (0, 1).
     """
-    points = several_hints(hints)
+    points = several("hints", hints, Hint)
     shares = check_array("ratios", ratios, (len(RATIOS),))
     if not np.all((shares > 0) & (shares < 1)):
         raise fail("ratios", shares, "are not all in (0, 1)", "pass -a/|w| of each neuron")

@@ -32,6 +32,7 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab
+from gradflow.claims.instances import every
 from gradflow.claims.papers.lyu2021margin.setting import Instance, instance, path
 from gradflow.validation import check_positive, check_real, fail
 
@@ -188,25 +189,17 @@ def read_hint(one: Instance) -> Hint | None:
     return Hint(H, K, eps, one.slope)
 
 
-def several_hints(hints: Any) -> tuple[Hint, ...]:
-    """One hint or a sequence of them, as a tuple."""
-    found = (hints,) if isinstance(hints, Hint) else tuple(hints)
-    if not found or not all(isinstance(one, Hint) for one in found):
-        raise fail("hints", hints, "holds no Hint", "pass what hint(...) returns")
-    return found
-
-
 # -- hypotheses ---------------------------------------------------------------------------------
 
 
 def leaky_hints(hints: Sequence[Hint]) -> Hypothesis:
     """0 < α < 1: a ReLU neuron that no datum activates never moves."""
-    wrong = [str(one) for one in hints if not 0 < one.slope < 1]
-    return Hypothesis("slope 0 < α < 1", lambda lab: (not wrong, wrong[0] if wrong else ""))
+    return every(
+        "slope 0 < α < 1", hints, lambda one: "" if 0 < one.slope < 1 else f"α = {one.slope:g}"
+    )
 
 
 def align(hints: Sequence[Hint], holds: bool = True) -> Hypothesis:
     """(1−α)K² < ε(H+(1+α)ε), or the reverse."""
-    wrong = [str(one) for one in hints if one.aligns != holds]
     name = f"(1-α) K² {'<' if holds else '>'} ε (H + (1+α) ε)"
-    return Hypothesis(name, lambda lab: (not wrong, wrong[0] if wrong else ""))
+    return every(name, hints, lambda one: "" if one.aligns == holds else "it is not so")

@@ -1,6 +1,6 @@
 r"""Claims on hinted data (`lyu2021margin`): the switch of early alignment, and what it costs.
 
-The derivations are in `gradflow.claims.lyu2021margin_hint`. If all neurons with :math:`a_k>0` come
+The derivations are in `hint`. If all neurons with :math:`a_k>0` come
 to w* there is one group left, and where all data are active the net is
 :math:`f=\sum a_kw_k\cdot x`, at unit norm at most :math:`\tfrac12w^*\cdot x`: the margin is
 :math:`\tfrac12\gamma^*=\tfrac12\epsilon`. The best net has two groups. With the dual
@@ -29,15 +29,9 @@ from gradflow.claims import (
     Outcome,
     Qualitative,
 )
+from gradflow.claims.instances import every, several
 from gradflow.claims.papers.lyu2021margin import PAPER
-from gradflow.claims.papers.lyu2021margin.hint import (
-    Hint,
-    align,
-    hint,
-    leaky_hints,
-    read_hint,
-    several_hints,
-)
+from gradflow.claims.papers.lyu2021margin.hint import Hint, align, hint, leaky_hints, read_hint
 from gradflow.claims.papers.lyu2021margin.setting import (
     ALIGNED,
     COARSE,
@@ -48,7 +42,6 @@ from gradflow.claims.papers.lyu2021margin.setting import (
     leaky,
     limit,
     path,
-    several,
     trained,
     unique,
 )
@@ -76,7 +69,7 @@ def switch_map(hints: Any, *, id: str = f"{SOURCE}/hinted-switch-map") -> Qualit
     angle at which :math:`x_3` is switched off, lies below ½ or above; its error is the distance to
     the angle by exact geometry.
     """
-    points = several_hints(hints)
+    points = several("hints", hints, Hint)
     judged = [one for one in points if abs(one.K / one.critical - 1) > _NEAR]
 
     def measure(lab: Lab, side: float = 1.0) -> list[Outcome]:
@@ -116,7 +109,7 @@ def switch_location(
     width : float
         Relative width at which the bisection stops.
     """
-    points = several_hints(hints)
+    points = several("hints", hints, Hint)
 
     def splits(lab: Lab, one: Hint, K: float, exact: bool) -> bool:
         at = Hint(one.H, K, one.eps, one.slope)
@@ -160,7 +153,7 @@ def switch_location(
 
 def split_directions(hints: Any, *, id: str = f"{SOURCE}/hinted-split-angle") -> Equality:
     """Beyond the switch the other attracting directions are at arctan((1−α)K/(H+(1+α)ε))."""
-    points = several_hints(hints)
+    points = several("hints", hints, Hint)
 
     def measure(lab: Lab) -> Measurement:
         loose, fine = (
@@ -196,11 +189,8 @@ def _hints_of(ones: Sequence[Instance]) -> list[Hint]:
 
 
 def _is_hinted(ones: Sequence[Instance]) -> Hypothesis:
-    def check(lab: Lab) -> tuple[bool, str]:
-        wrong = [str(one) for one in ones if read_hint(one) is None]
-        return not wrong, wrong[0] if wrong else ""
-
-    return Hypothesis("data +1: H w*, ε w* + K w⊥, ε w* - K w⊥", check)
+    name = "data +1: H w*, ε w* + K w⊥, ε w* - K w⊥"
+    return every(name, ones, lambda one: "other data" if read_hint(one) is None else "")
 
 
 def _inequality(ones: Sequence[Instance]) -> Hypothesis:
@@ -231,7 +221,10 @@ def _share(w: np.ndarray, a: np.ndarray, chosen: np.ndarray) -> float:
 def _aligned_early(ones: Sequence[Instance]) -> Hypothesis:
     """σ is so small that when f begins to be felt one group is there, and it is along w*."""
 
-    def why(lab: Lab, one: Instance, hinted_by: Hint) -> str:
+    def why(lab: Lab, one: Instance) -> str:
+        hinted_by = read_hint(one)
+        if hinted_by is None:  # another hypothesis says so
+            return ""
         state = _when_felt(lab, one, hinted_by)
         if state is None:
             return "no neuron with a_k > 0 grows"
@@ -243,7 +236,9 @@ def _aligned_early(ones: Sequence[Instance]) -> Hypothesis:
         off = float(np.max(gap[up]))
         return f"a neuron is {off:.2g} off w*; pass a smaller scale" if off > ALIGNED else ""
 
-    return _when(f"small start: one group, within {ALIGNED:g} of w* when f is felt", ones, why)
+    return every(
+        f"small start: one group, within {ALIGNED:g} of w* when f is felt", ones, measured=why
+    )
 
 
 def _two_sided(ones: Sequence[Instance]) -> Hypothesis:
@@ -252,7 +247,10 @@ def _two_sided(ones: Sequence[Instance]) -> Hypothesis:
     At |θ|² max|x_i| = ¼: a little later than where a small start must be aligned.
     """
 
-    def why(lab: Lab, one: Instance, hinted_by: Hint) -> str:
+    def why(lab: Lab, one: Instance) -> str:
+        hinted_by = read_hint(one)
+        if hinted_by is None:
+            return ""
         state = _when_felt(lab, one, hinted_by, 5.0)
         if state is None:
             return "no neuron with a_k > 0 grows"
@@ -261,7 +259,7 @@ def _two_sided(ones: Sequence[Instance]) -> Hypothesis:
         return f"on one side they have {least:.2g} of the norm" if least < TWO_SIDED else ""
 
     name = f"a larger start: beyond both surfaces neurons of {TWO_SIDED:g} of |θ| when f is felt"
-    return _when(name, ones, why)
+    return every(name, ones, measured=why)
 
 
 def _gainful(ones: Sequence[Instance]) -> Hypothesis:
@@ -272,23 +270,9 @@ def _gainful(ones: Sequence[Instance]) -> Hypothesis:
     return Hypothesis(name, lambda lab: (holds, f"it is {min(gains)[0]:.3g} γ*/2" if gains else ""))
 
 
-def _when(
-    name: str, ones: Sequence[Instance], why: Callable[[Lab, Instance, Hint], str]
-) -> Hypothesis:
-    def check(lab: Lab) -> tuple[bool, str]:
-        for one in ones:
-            found = read_hint(one)
-            reason = "" if found is None else why(lab, one, found)
-            if reason:
-                return False, f"{reason}; {one}"
-        return True, ""
-
-    return Hypothesis(name, check)
-
-
 def one_neuron_limit(some: Any, *, id: str = f"{SOURCE}/hinted-limit") -> Equality:
     """From a small start, where the inequality holds: one effective neuron, margin γ*/2."""
-    ones = several(some)
+    ones = several("instances", some, Instance)
     names = ["margin", "Σ a w.w*"]
 
     def measure(lab: Lab) -> Measurement:
@@ -329,7 +313,7 @@ def one_neuron_limit(some: Any, *, id: str = f"{SOURCE}/hinted-limit") -> Equali
 
 def hinted_optimum(hints: Any, *, id: str = f"{SOURCE}/hinted-optimum") -> Equality:
     """The best margin of nets of any width: closed form against the linear program."""
-    points = several_hints(hints)
+    points = several("hints", hints, Hint)
 
     def measure(lab: Lab) -> Measurement:
         found = [gf.certificates.global_max_margin(one.start(np.ones((2, 2)), np.ones(2), 1.0).risk)
@@ -339,13 +323,15 @@ def hinted_optimum(hints: Any, *, id: str = f"{SOURCE}/hinted-optimum") -> Equal
         labels = [f"{side}, {one}" for one in points for side in ("attained", "dual")]
         return Measurement(values, np.array(gaps) + 1e-14 * np.abs(values), labels)
 
-    def slack(lab: Lab) -> tuple[bool, str]:
-        wrong = [str(one) for one in points if not one.hint_is_slack]
-        return not wrong, wrong[0] if wrong else ""
-
     return Equality(
         **PAPER.words("hinted-optimum", id),
-        hypotheses=[Hypothesis("the hint is no support datum of the best net", slack)],
+        hypotheses=[
+            every(
+                "the hint is no support datum of the best net",
+                points,
+                lambda one: "" if one.hint_is_slack else "it is one",
+            )
+        ],
         predict=lambda lab: np.repeat([one.optimum for one in points], 2),
         measure=measure,
         tolerance=1e-7,
@@ -372,7 +358,7 @@ def larger_starts(
     smaller : float
         The scale of the controls, the same draws made small.
     """
-    ones = several(some)
+    ones = several("instances", some, Instance)
 
     def measure(lab: Lab, starts: Sequence[Instance] = ones) -> list[Outcome]:
         shares, errors = [], []

@@ -24,6 +24,7 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Control, Equality, Hypothesis, Lab, Measurement
+from gradflow.claims.instances import several
 from gradflow.claims.papers.lyu2021margin import PAPER
 from gradflow.claims.papers.lyu2021margin.setting import (
     COARSE,
@@ -38,7 +39,6 @@ from gradflow.claims.papers.lyu2021margin.setting import (
     one_group,
     separable,
     setting,
-    several,
     small,
     symmetric,
     trained,
@@ -65,7 +65,7 @@ def _limits(lab: Lab, ones: Sequence[Instance], read: Read, names: Sequence[str]
 def _limit_claim(
     some: Any, read: Read, names: Sequence[str], stated: Callable[[Instance], Any], **fields: Any
 ) -> Equality:
-    ones = several(some)
+    ones = several("instances", some, Instance)
 
     def measure(lab: Lab) -> Measurement:
         return _limits(lab, ones, read, names)
@@ -140,7 +140,7 @@ def limit_function(some: Any, *, id: str = f"{SOURCE}/limit-function") -> Equali
 
 def unpolished_margin(some: Any, *, id: str = f"{SOURCE}/limit-margin-unpolished") -> Equality:
     """The flow's own normalised margin at ln t = 1e10, without a certificate."""
-    ones = several(some)
+    ones = several("instances", some, Instance)
 
     def flows(lab: Lab, ones: Sequence[Instance]) -> Measurement:
         coarse, fine = (
@@ -169,7 +169,7 @@ def unpolished_margin(some: Any, *, id: str = f"{SOURCE}/limit-margin-unpolished
 
 def same_sign_limit(some: Any, *, id: str = f"{SOURCE}/same-sign-limit") -> Equality:
     """What same-sign draws reach: margin αγ*/2, one group, f(x) = ½ s φ(s w*·x), s the sign."""
-    ones = several(some)
+    ones = several("instances", some, Instance)
     names = ["margin/γ*", "Σ a|a|", "a.w along w*"]
 
     def read(one: Instance, found: gf.Certificate) -> np.ndarray:
@@ -279,7 +279,7 @@ def global_optimum(some: Any, *, id: str = f"{SOURCE}/global-optimum") -> Equali
 
     A net that attains it and a dual that bounds it are both found, without a flow; d ≤ 3.
     """
-    ones = several(some)
+    ones = several("instances", some, Instance)
 
     def plane(lab: Lab) -> tuple[bool, str]:
         high = [len(one.inputs[0]) for one in ones if len(one.inputs[0]) > 3]

@@ -24,13 +24,13 @@ import numpy as np
 from scipy.interpolate import BarycentricInterpolator
 
 from gradflow.claims import Control, Equality, Hypothesis, Lab, Measurement, Outcome, Qualitative
+from gradflow.claims.instances import several
 from gradflow.claims.papers.lyu2021margin import PAPER
 from gradflow.claims.papers.lyu2021margin.setting import (
     SOURCE,
     Instance,
     both_groups,
     setting,
-    several,
     small,
     weights_at,
 )
@@ -51,7 +51,7 @@ def phase_one_rate(some: Any, *, id: str = f"{SOURCE}/phase-1-rate") -> Equality
     Measured between half the time to |θ| = √σ and that time, where the correction is O(σ). The
     error holds the change on taking σ ten times smaller, nine tenths of the correction.
     """
-    ones = several(some)
+    ones = several("instances", some, Instance)
 
     def rates(lab: Lab, one: Instance, scale: float, rtol: float) -> np.ndarray:
         one = one.but(scale=scale)
@@ -92,7 +92,7 @@ def phase_one_rate(some: Any, *, id: str = f"{SOURCE}/phase-1-rate") -> Equality
 
 def phase_one_state(some: Any, *, id: str = f"{SOURCE}/phase-1-state") -> Equality:
     """At |θ| = σ^(1/3), where both corrections are O(σ^(2/3)): θ/|θ| is b ⊗ (μ̄, 1), normalised."""
-    ones = several(some)
+    ones = several("instances", some, Instance)
 
     def read(lab: Lab, rtol: float) -> np.ndarray:
         parts = []
@@ -130,7 +130,7 @@ def phase_one_state(some: Any, *, id: str = f"{SOURCE}/phase-1-state") -> Equali
 
 def phase_one_duration(some: Any, *, id: str = f"{SOURCE}/phase-1-duration") -> Equality:
     """The time until f is felt grows by 1/λ₀ for every factor e that σ shrinks by."""
-    ones = several(some)
+    ones = several("instances", some, Instance)
 
     def time_felt(lab: Lab, one: Instance, rtol: float, order: int) -> float:
         times = one.time_to(one.felt) + np.array([-0.1, 0.1, 0.0]) / one.rate
@@ -167,7 +167,7 @@ def phase_one_duration(some: Any, *, id: str = f"{SOURCE}/phase-1-duration") -> 
 def phase_one_groups(some: Any, *, id: str = f"{SOURCE}/phase-1-groups") -> Qualitative:
     """The sign of b_k picks the group, for every neuron of every draw: when f begins to be felt
     a_k and w_k·μ̄ have the sign of b_k. Margins are in units of |b_k| σ e^{λ₀t}."""
-    ones = several(some)
+    ones = several("instances", some, Instance)
 
     def read(lab: Lab, one: Instance, by: np.ndarray, rtol: float) -> np.ndarray:
         state = weights_at(lab, one, one.time_to(one.felt), rtol)
@@ -217,7 +217,7 @@ def two_neuron_tracking(
     sizes : sequence of float
         Falling; in units of the size at which f is felt. One order for each pair of neighbours.
     """
-    ones = several(some)
+    ones = several("instances", some, Instance)
     sizes = [check_positive("sizes", s) for s in sizes]
     if len(sizes) < 2 or any(s <= t for s, t in pairwise(sizes)):
         raise fail("sizes", sizes, "do not fall", "pass at least two, for example (1e-4, 1e-5)")

@@ -17,6 +17,7 @@ of :math:`w_k` stays.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -26,6 +27,7 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab
+from gradflow.claims.instances import every, row, rows
 from gradflow.validation import (
     check_array,
     check_bool,
@@ -172,7 +174,7 @@ class Instance:
     def same_sign(self) -> Instance:
         """The start with (w_k, a_k) negated wherever b_k < 0, so that all b_k > 0."""
         turn = np.where(self.b < 0, -1.0, 1.0)
-        return self.but(inner=_rows(turn[:, None] * self.w), outer=tuple((turn * self.a).tolist()))
+        return self.but(inner=rows(turn[:, None] * self.w), outer=row(turn * self.a))
 
     def __str__(self) -> str:
         n, d, m = len(self.labels), len(self.inputs[0]), len(self.outer)
@@ -184,10 +186,6 @@ class Instance:
 @lru_cache(maxsize=64)
 def _svm(inputs: tuple, labels: tuple) -> gf.certificates.HardMargin:
     return gf.certificates.hard_margin_svm(np.array(inputs), np.array(labels))
-
-
-def _rows(array: np.ndarray) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(row) for row in array.tolist())
 
 
 def instance(
@@ -255,16 +253,7 @@ def instance(
         if w.shape[0] == 0:
             raise fail("inner", w, "holds no neuron", "pass at least one row")
     scale, trained = check_positive("scale", scale), check_bool("trained", trained)
-    labels, outers = tuple(map(float, y)), tuple(map(float, a))
-    return Instance(_rows(X), labels, _rows(w), outers, slope, scale, trained)
-
-
-def several(some: Any) -> tuple[Instance, ...]:
-    """One instance or a sequence of them, as a tuple."""
-    ones = (some,) if isinstance(some, Instance) else tuple(some)
-    if not ones or not all(isinstance(one, Instance) for one in ones):
-        raise fail("instances", some, "holds no Instance", "pass what instance(...) returns")
-    return ones
+    return Instance(rows(X), row(y), rows(w), row(a), slope, scale, trained)
 
 
 # -- paths --------------------------------------------------------------------------------------
@@ -277,10 +266,7 @@ def path(lab: Lab, one: Instance, time: float, rtol: float = 1e-10) -> gf.Trajec
     """
 
     def build() -> gf.Trajectory:
-        done = gf.integrate(one.risk, one.params, until=gf.until.time(time), rtol=rtol)
-        if not done.result.ok:
-            raise RuntimeError(f"{one}: {done.result.name}: {done.result.message}")
-        return done
+        return gf.integrate(one.risk, one.params, until=gf.until.time(time), rtol=rtol, throw=True)
 
     return lab.get((SOURCE, "path", one, float(time), rtol), build)
 
@@ -295,10 +281,8 @@ def late_path(lab: Lab, one: Instance, rtol: float = FINE) -> gf.Trajectory:
     """The flow to ln t = 1e10."""
 
     def build() -> gf.Trajectory:
-        done = gf.integrate(one.risk, one.params, until=gf.until.log_time(LATE), rtol=rtol)
-        if not done.result.ok:
-            raise RuntimeError(f"{one}: {done.result.name}: {done.result.message}")
-        return done
+        until = gf.until.log_time(LATE)
+        return gf.integrate(one.risk, one.params, until=until, rtol=rtol, throw=True)
 
     return lab.get((SOURCE, "late path", one, rtol), build)
 
@@ -318,20 +302,9 @@ def limit(lab: Lab, one: Instance, rtol: float = FINE) -> gf.Certificate:
 # -- hypotheses ---------------------------------------------------------------------------------
 
 
-def _each(name: str, ones: Sequence[Instance], why: Callable[[Instance], str]) -> Hypothesis:
-    """``why(one)`` says what is wrong with an instance, or nothing."""
-
-    def check(lab: Lab) -> tuple[bool, str]:
-        found = [(one, why(one)) for one in ones]
-        wrong = [f"{reason}; {one}" for one, reason in found if reason]
-        return not wrong, wrong[0] if wrong else ""
-
-    return Hypothesis(name, check)
-
-
 def trained(ones: Sequence[Instance]) -> Hypothesis:
     """Both layers are trained."""
-    return _each(
+    return every(
         "both layers trained", ones, lambda one: "" if one.trained else "outer weights are fixed"
     )
 
@@ -342,29 +315,26 @@ def leaky(ones: Sequence[Instance], *, closed: bool = False) -> Hypothesis:
     def why(one: Instance) -> str:
         return "" if closed or 0 < one.slope < 1 else f"α = {one.slope:g}"
 
-    return _each("slope 0 <= α <= 1" if closed else "slope 0 < α < 1", ones, why)
+    return every("slope 0 <= α <= 1" if closed else "slope 0 < α < 1", ones, why)
 
 
 def symmetric(ones: Sequence[Instance]) -> Hypothesis:
     """(x, y) is in the data exactly if (−x, −y) is, as often."""
 
     def why(one: Instance) -> str:
-        rows = [tuple(row) for row in (np.column_stack([one.X, one.y]) + 0.0).tolist()]
-        count: dict[tuple, int] = {}
-        for row in rows:
-            count[row] = count.get(row, 0) + 1
-        for i, row in enumerate(rows):
-            opposite = tuple(-v + 0.0 for v in row)
-            if count.get(opposite, 0) != count[row]:
+        data = rows(np.column_stack([one.X, one.y]) + 0.0)
+        count = Counter(data)
+        for i, datum in enumerate(data):
+            if count[tuple(-v + 0.0 for v in datum)] != count[datum]:
                 return f"row {i} has no exact negative with the opposite label"
         return ""
 
-    return _each("symmetric data", ones, why)
+    return every("symmetric data", ones, why)
 
 
 def separable(ones: Sequence[Instance]) -> Hypothesis:
     """The data are linearly separable through the origin."""
-    return _each(
+    return every(
         "linearly separable data", ones,
         lambda one: "" if one.svm.separable else "no w has y_i w.x_i > 0 for all i",
     )  # fmt: skip
@@ -383,7 +353,7 @@ def both_groups(ones: Sequence[Instance]) -> Hypothesis:
             )
         return ""
 
-    return _each("b_k of both signs", ones, why)
+    return every("b_k of both signs", ones, why)
 
 
 def one_group(ones: Sequence[Instance]) -> Hypothesis:
@@ -393,7 +363,7 @@ def one_group(ones: Sequence[Instance]) -> Hypothesis:
         same = np.all(one.b > 0) or np.all(one.b < 0)
         return "" if same else "b_k of both signs occur"
 
-    return _each("all b_k of one sign", ones, why)
+    return every("all b_k of one sign", ones, why)
 
 
 def small(
@@ -407,7 +377,7 @@ def small(
             return ""
         return f"a neuron is {off:.2g} off ±μ, relative, when f is felt; pass a smaller scale"
 
-    return _each(f"small start: neurons within {ALIGNED:g} of ±μ when f is felt", ones, why)
+    return every(f"small start: neurons within {ALIGNED:g} of ±μ when f is felt", ones, why)
 
 
 def unique(ones: Sequence[Instance]) -> Hypothesis:

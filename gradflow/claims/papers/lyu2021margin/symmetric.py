@@ -1,8 +1,7 @@
 """Claims on margin maximisation and simplicity bias (`lyu2021margin`): symmetric data.
 
-The instances that the package itself weighs; the statements are in
-`gradflow.claims.lyu2021margin_limits` and `gradflow.claims.lyu2021margin_phases`, those on hinted
-data, and on uniqueness, in `gradflow.claims.lyu2021margin_hinted`.
+The instances that the package itself weighs; the statements are in `limits` and `phases`, those on
+hinted data in `hinted`, on uniqueness in `branching`.
 """
 
 from __future__ import annotations

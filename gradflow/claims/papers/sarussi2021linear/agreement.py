@@ -34,6 +34,7 @@ from gradflow.claims import (
     Outcome,
     Qualitative,
 )
+from gradflow.claims.instances import every, several
 from gradflow.claims.papers.sarussi2021linear import PAPER
 from gradflow.claims.papers.sarussi2021linear.regimes import imperfect, settled
 from gradflow.claims.papers.sarussi2021linear.setting import (
@@ -43,7 +44,6 @@ from gradflow.claims.papers.sarussi2021linear.setting import (
     halves,
     leaky,
     random_student,
-    several,
 )
 from gradflow.claims.papers.sarussi2021linear.sgd import reluctant
 
@@ -128,16 +128,15 @@ def closest(one: Student) -> float:
 def orthogonal(some: Sequence[Student]) -> Hypothesis:
     """y_i y_j x_i·x_j > 0 for all pairs."""
 
-    def check(lab: Lab) -> tuple[bool, str]:
-        for one in some:
-            signed = one.y[:, None] * one.X
-            gram = signed @ signed.T
-            if np.min(gram) <= 0:
-                i, j = np.unravel_index(np.argmin(gram), gram.shape)
-                return False, f"pair ({i}, {j}) has {gram[i, j]:.3g}, {one}"
-        return True, ""
+    def why(one: Student) -> str:
+        signed = one.y[:, None] * one.X
+        gram = signed @ signed.T
+        if np.min(gram) > 0:
+            return ""
+        i, j = np.unravel_index(np.argmin(gram), gram.shape)
+        return f"pair ({i}, {j}) has {gram[i, j]:.3g}"
 
-    return Hypothesis("y_i y_j x_i·x_j > 0 for all pairs", check)
+    return every("y_i y_j x_i·x_j > 0 for all pairs", some, why)
 
 
 def _hypotheses(some: Sequence[Student]) -> list[Hypothesis]:
@@ -162,14 +161,8 @@ def _outcomes(lab: Lab, some: Sequence[Student]) -> list[Outcome]:
 
 
 def reaches_agreement(some: Students, *, id: str) -> Qualitative:
-    """Every start enters the perfect agreement regime, and none leaves it.
-
-    Parameters
-    ----------
-    some : Student or sequence of Student
-    id : str
-    """
-    some = several(some)
+    """Every start enters the perfect agreement regime, and none leaves it."""
+    some = several("some", some, Student)
     return Qualitative(
         **PAPER.words("orthogonal-data-reach-perfect-agreement", id),
         hypotheses=_hypotheses(some),
@@ -189,9 +182,8 @@ def agreement_time(some: Students, *, id: str) -> Bound:
     ----------
     some : Student or sequence of Student
         Starts in the regime say nothing; some must be outside.
-    id : str
     """
-    some = several(some)
+    some = several("some", some, Student)
 
     def latest(one: Student) -> float:
         wrong = -np.sign(one.a)[:, None] * one.y * (one.W @ one.X.T)

@@ -37,6 +37,7 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Bound, Claim, Control, Hypothesis, Lab, Measurement
+from gradflow.claims.instances import every, rows, several
 from gradflow.claims.papers.sarussi2021linear import PAPER
 from gradflow.claims.papers.sarussi2021linear.setting import EPS, SOURCE
 from gradflow.validation import (
@@ -147,16 +148,12 @@ def clusters(
     if not 0 <= slope <= 1:
         raise fail("slope", slope, "is not in [0, 1]", "pass for example 0.3")
     if centres is not None:
-        centres = _rows(check_array("centres", centres, (2, w.shape[1])))
+        centres = rows(check_array("centres", centres, (2, w.shape[1])))
     if len(points):
         points = check_array("points", points, (None, w.shape[1]))
         if not np.all(np.any(points != 0, axis=1)):
             raise fail("points", points, "holds a zero input", "drop it")
-    return Clusters(_rows(w), _rows(u), centres, slope, check_positive("v", v), _rows(points))
-
-
-def _rows(array: Any) -> tuple:
-    return tuple(tuple(map(float, row)) for row in np.asarray(array))
+    return Clusters(rows(w), rows(u), centres, slope, check_positive("v", v), rows(points))
 
 
 def random_clusters(
@@ -194,26 +191,22 @@ def worst_clusters(dim: int, *, slope: float = 0.3, means: bool = False, seed: i
 Nets = Clusters | Sequence[Clusters]
 
 
-def _several(nets: Nets) -> tuple[Clusters, ...]:
-    found = (nets,) if isinstance(nets, Clusters) else tuple(nets)
-    if not found or not all(isinstance(one, Clusters) for one in found):
-        raise fail("nets", nets, "is not a Clusters, nor a sequence", "pass clusters(...)")
-    return found
-
-
 def _leaky(nets: Sequence[Clusters]) -> Hypothesis:
-    wrong = [one.slope for one in nets if not 0 < one.slope < 1]
-    return Hypothesis("leaky, 0 < α < 1", lambda lab: (not wrong, f"α = {wrong}"))
+    return every(
+        "leaky, 0 < α < 1", nets, lambda one: "" if 0 < one.slope < 1 else f"α = {one.slope:g}"
+    )
 
 
 def _spread(nets: Sequence[Clusters], zero: bool) -> Hypothesis:
-    wrong = [str(one) for one in nets if (one.radius == 0) != zero]
-    return Hypothesis(f"r {'=' if zero else '>'} 0", lambda lab: (not wrong, "; ".join(wrong)))
+    name = f"r {'=' if zero else '>'} 0"
+    return every(name, nets, lambda one: "" if (one.radius == 0) == zero else f"r = {one.radius:g}")
 
 
 def _apart(nets: Sequence[Clusters]) -> Hypothesis:
-    wrong = [str(one) for one in nets if not np.any(one.centre[0] - one.centre[1])]
-    return Hypothesis("centres differ", lambda lab: (not wrong, "; ".join(wrong)))
+    same = "the centres are one point"
+    return every(
+        "centres differ", nets, lambda one: "" if np.any(one.centre[0] - one.centre[1]) else same
+    )
 
 
 def _values(one: Clusters, x: np.ndarray) -> np.ndarray:
@@ -256,9 +249,8 @@ def cluster_rule(
         Of the inputs.
     worst : bool
         Try, for each dimension and slope, the net that errs just below the threshold too.
-    id : str
     """
-    nets = _several(nets)
+    nets = several("nets", nets, Clusters)
     means = nets[0].centres is None
     if any((one.centres is None) != means for one in nets):
         raise fail("nets", len(nets), "nets mix centres and means", "make two claims of them")
@@ -310,9 +302,8 @@ def exactly_linear(nets: Nets, *, probes: int = 500, seed: int = 0, id: str) -> 
     probes, seed : int
         As for `cluster_rule`; inputs within 1e-3 |c| of the boundary are left out, where the
         quotient is rounding.
-    id : str
     """
-    nets = _several(nets)
+    nets = several("nets", nets, Clusters)
     probes = check_integer("probes", probes, minimum=1)
     check_integer("seed", seed, minimum=0)
 

@@ -38,6 +38,7 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Claim, Control, Equality, Hypothesis, Lab, Measurement
+from gradflow.claims.instances import every, several
 from gradflow.claims.papers.sarussi2021linear import PAPER
 from gradflow.claims.papers.sarussi2021linear.setting import (
     EPS,
@@ -46,7 +47,6 @@ from gradflow.claims.papers.sarussi2021linear.setting import (
     Students,
     random_student,
     setting,
-    several,
 )
 from gradflow.validation import check_choice
 
@@ -165,18 +165,17 @@ def _uncertain(lab: Lab, one: Student, inner: np.ndarray) -> float:
 def _regime(
     some: Sequence[Student], test: Callable[[Student, Any], np.ndarray], name: str, latest: float
 ) -> Hypothesis:
-    def check(lab: Lab) -> tuple[bool, str]:
-        for one in some:
-            for rtol in (INDEPENDENT, FINE, COARSE):
-                path = trained(lab, one, rtol)
-                still = len(sliding(path))
-                if still or not test(one, path.final.inner):
-                    return False, f"{one}: not at ln t = 1e10, {still} pairs slide along a kink"
-                if not settled(path) < latest:
-                    return False, f"{one}: from ln t = {settled(path):.3g} on only"
-        return True, ""
+    def why(lab: Lab, one: Student) -> str:
+        for rtol in (INDEPENDENT, FINE, COARSE):
+            path = trained(lab, one, rtol)
+            still = len(sliding(path))
+            if still or not test(one, path.final.inner):
+                return f"not at ln t = 1e10, {still} pairs slide along a kink"
+            if not settled(path) < latest:
+                return f"from ln t = {settled(path):.3g} on only"
+        return ""
 
-    return Hypothesis(name, check)
+    return every(name, some, measured=why)
 
 
 def neural_agreement(some: Sequence[Student], latest: float = 1e4) -> Hypothesis:
@@ -191,14 +190,11 @@ def perfect_agreement(some: Sequence[Student], latest: float = 1e4) -> Hypothesi
 
 
 def _spread(some: Sequence[Student]) -> Hypothesis:
-    def check(lab: Lab) -> tuple[bool, str]:
-        for one in some:
-            away = np.linalg.norm(_means(one, _entered(lab, one, INDEPENDENT))[1], axis=1)
-            if not np.all(_sides(one, away) > 0):
-                return False, f"{one}: a half whose neurons are equal"
-        return True, ""
+    def why(lab: Lab, one: Student) -> str:
+        away = np.linalg.norm(_means(one, _entered(lab, one, INDEPENDENT))[1], axis=1)
+        return "" if np.all(_sides(one, away) > 0) else "a half whose neurons are equal"
 
-    return Hypothesis("neurons of each half differ", check)
+    return every("neurons of each half differ", some, measured=why)
 
 
 # -- neural agreement ---------------------------------------------------------------------------
@@ -210,7 +206,7 @@ def differences_kept(some: Students, *, tolerance: float = 1e-6, id: str) -> Equ
     Compared between the time of entry, in a run of its own, and ten later times up to ln t = 1e3
     (or a hundred times ln t at entry, if that is later).
     """
-    some = several(some)
+    some = several("some", some, Student)
 
     def later(one: Student, rtol: float, lab: Lab) -> np.ndarray:
         first = _after(lab, one)
@@ -259,7 +255,7 @@ def differences_kept(some: Students, *, tolerance: float = 1e-6, id: str) -> Equ
 
 def two_clusters(some: Students, *, tolerance: float = 1e-3, id: str) -> Equality:
     """The limit of ln t · spread/|mean|, for w and u; read off at ln t = 1e5 and 1e6."""
-    some = several(some)
+    some = several("some", some, Student)
 
     def predict(lab: Lab) -> np.ndarray:
         parts = []
@@ -322,9 +318,8 @@ def svm_limit(some: Students, part: str, *, id: str) -> Equality:
         "margin": the flow's normalised margin at ln t = 1e10, to 0.1 %; "direction": W/‖W‖ there,
         to 1e-6; "certificate": both of the certified limit, to 1e-8; "approach": the exponent of
         the distance of directions in ln t, -1, between 1e5 and 1e8.
-    id : str
     """
-    some = several(some)
+    some = several("some", some, Student)
     check_choice("part", part, _PARTS)
     hypotheses = [*setting(some), perfect_agreement(some)]
     predict, measure, tolerance = _PARTS[part](some)

@@ -35,6 +35,7 @@ from gradflow.claims import (
     Outcome,
     Qualitative,
 )
+from gradflow.claims.instances import every
 from gradflow.claims.papers.sarussi2021linear import PAPER
 from gradflow.claims.papers.sarussi2021linear.setting import (
     SOURCE,
@@ -123,16 +124,12 @@ def _share(lab: Lab, one: Student, log_t: float, rtol: float) -> tuple[float, fl
 
 
 def _fitted(some: Sequence[Student], log_t: float) -> Hypothesis:
-    def check(lab: Lab) -> tuple[bool, str]:
-        for one in some:
-            inner = _final(lab, one, log_t, FINE)
-            pre = one.X @ inner.T
-            margin = np.min(one.y * (np.where(pre > 0, pre, one.slope * pre) @ one.a))
-            if not margin > 0:
-                return False, f"a margin is {margin:.3g}, {one}"
-        return True, ""
+    def why(lab: Lab, one: Student) -> str:
+        pre = one.X @ _final(lab, one, log_t, FINE).T
+        margin = np.min(one.y * (np.where(pre > 0, pre, one.slope * pre) @ one.a))
+        return "" if margin > 0 else f"a margin is {margin:.3g}"
 
-    return Hypothesis(f"all data are fitted by ln t = {log_t:g}", check)
+    return every(f"all data are fitted by ln t = {log_t:g}", some, measured=why)
 
 
 def _ensemble(
@@ -176,7 +173,6 @@ def nonlinearity_falls(
     slope : float
     log_t : float
         ln of the training time.
-    id : str
     """
     sizes, students = _ensemble(data, half, scales, seeds, slope)
     log_t = check_real("log_t", log_t)

@@ -21,6 +21,7 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Hypothesis
+from gradflow.claims.instances import every, row, rows
 from gradflow.validation import check_array, check_integer, check_positive, check_real, fail
 
 SOURCE = "sarussi2021linear"
@@ -139,7 +140,7 @@ def student(X: Any, y: Any, inner: Any, *, slope: float = 0.3, outer: Any = None
     a = check_array("outer", outer, (m,))
     if not np.all(np.any(W != 0, axis=1)):
         raise fail("inner", W, "holds a zero row, a neuron without a direction", "drop it")
-    return Student(_rows(X), tuple(map(float, y)), _rows(W), tuple(map(float, a)), slope)
+    return Student(rows(X), row(y), rows(W), row(a), slope)
 
 
 def random_student(
@@ -163,22 +164,10 @@ def random_student(
     return student(X, y, scale * rng.normal(size=(2 * half, X.shape[1])), slope=slope)
 
 
-def several(some: Students) -> tuple[Student, ...]:
-    """The students, at least one."""
-    found = (some,) if isinstance(some, Student) else tuple(some)
-    if not found or not all(isinstance(one, Student) for one in found):
-        raise fail("some", some, "is not a Student, nor a sequence of them", "pass student(...)")
-    return found
-
-
 def _pair(data: Any) -> tuple[Any, Any]:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise fail("data", data, "is not a pair (X, y)", "pass gf.datasets.two_balls(...)")
     return data[0], data[1]
-
-
-def _rows(array: np.ndarray) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(map(float, row)) for row in array)
 
 
 # -- hypotheses ---------------------------------------------------------------------------------
@@ -186,40 +175,37 @@ def _rows(array: np.ndarray) -> tuple[tuple[float, ...], ...]:
 
 def leaky(some: Sequence[Student]) -> Hypothesis:
     """0 < α < 1."""
-    wrong = [one.slope for one in some if not 0 < one.slope < 1]
-    return Hypothesis("leaky, 0 < α < 1", lambda lab: (not wrong, f"α = {wrong}"))
+    return every(
+        "leaky, 0 < α < 1", some, lambda one: "" if 0 < one.slope < 1 else f"α = {one.slope:g}"
+    )
 
 
 def halves(some: Sequence[Student]) -> Hypothesis:
     """Outer weights ±v, equally many of each."""
 
-    def check(lab: Any) -> tuple[bool, str]:
-        for one in some:
-            size = np.abs(one.a)
-            if size[0] == 0 or np.any(np.abs(size - size[0]) > 4 * EPS * size[0]):
-                return False, f"|a| from {size.min():g} to {size.max():g}"
-            up = int(np.count_nonzero(one.a > 0))
-            if 2 * up != one.a.size:
-                return False, f"{up} positive of {one.a.size}"
-        return True, ""
+    def why(one: Student) -> str:
+        size = np.abs(one.a)
+        if size[0] == 0 or np.any(np.abs(size - size[0]) > 4 * EPS * size[0]):
+            return f"|a| from {size.min():g} to {size.max():g}"
+        up = int(np.count_nonzero(one.a > 0))
+        return f"{up} positive of {one.a.size}" if 2 * up != one.a.size else ""
 
-    return Hypothesis("outer weights ±v in equal halves", check)
+    return every("outer weights ±v in equal halves", some, why)
 
 
 def separable(some: Sequence[Student]) -> Hypothesis:
     """y_i w*·x_i >= 1 for some w*."""
 
-    def check(lab: Any) -> tuple[bool, str]:
-        for one in some:
-            if not one.svm.separable:
-                weight = float(np.max(one.svm.gordan)) if one.svm.gordan is not None else np.nan
-                return False, (
-                    f"{one}: a convex combination of the y_i x_i vanishes, residual "
-                    f"{one.svm.residual:.1e}, largest weight {weight:.2g}"
-                )
-        return True, ""
+    def why(one: Student) -> str:
+        if one.svm.separable:
+            return ""
+        weight = float(np.max(one.svm.gordan)) if one.svm.gordan is not None else np.nan
+        return (
+            f"a convex combination of the y_i x_i vanishes, residual {one.svm.residual:.1e}, "
+            f"largest weight {weight:.2g}"
+        )
 
-    return Hypothesis("linearly separable through the origin", check)
+    return every("linearly separable through the origin", some, why)
 
 
 def setting(some: Sequence[Student]) -> list[Hypothesis]:

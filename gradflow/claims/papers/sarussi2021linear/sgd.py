@@ -39,6 +39,7 @@ from scipy.special import lambertw
 
 import gradflow as gf
 from gradflow.claims import Bound, Claim, Control, Lab, Measurement
+from gradflow.claims.instances import several
 from gradflow.claims.papers.sarussi2021linear import PAPER
 from gradflow.claims.papers.sarussi2021linear.setting import (
     EPS,
@@ -47,7 +48,6 @@ from gradflow.claims.papers.sarussi2021linear.setting import (
     Students,
     random_student,
     setting,
-    several,
     student,
 )
 from gradflow.validation import check_choice, check_integer, check_positive, fail
@@ -174,14 +174,13 @@ def sgd_bound(
         Of the draws.
     sampling : str
         reshuffled or independent, as for `gradflow.descend`.
-    id : str
     name : str
         Of the data, for the title.
     control : str
         "sharp": the bound 5 % beyond the sharpest factor; "slope": α replaced by 1, as if no neuron
         were ever on its flat side (it must fail, so use it with a start that is).
     """
-    some = several(some)
+    some = several("some", some, Student)
     eta, steps = check_positive("step_size", step_size), check_integer("steps", steps, minimum=1)
     check_choice("sampling", sampling, ("reshuffled", "independent"))
     check_choice("control", control, ("sharp", "slope"))
