@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from gradflow.paths.trajectory import load as load
     from gradflow.plots.trajectory import plot as plot
     from gradflow.rates import Estimate as Estimate
+    from gradflow.registry import register as register
     from gradflow.risks.empirical import EmpiricalRisk as EmpiricalRisk
     from gradflow.risks.function import FunctionRisk as FunctionRisk
     from gradflow.risks.population.gaussian_kernels import gaussian_kernel as gaussian_kernel
@@ -98,6 +99,7 @@ _EXPORTS = {
     "gradflow.data.laws.laws": "Gaussian SphericalLaw StudentT UniformBall UniformSphere",
     "gradflow.data.laws.radial_law": "RadialLaw",
     "gradflow.data.teachers": "LinearTeacher NetworkTeacher",
+    "gradflow.registry": "register",
     # risks: of a data set, of a law, of any JAX function
     "gradflow.risks.empirical": "EmpiricalRisk",
     "gradflow.risks.population.population": "PopulationRisk",

@@ -4,14 +4,13 @@ A margin loss is a function ℓ(z) of the margin ``z = y f(x)``, y = ±1. Late i
 large and ℓ(z) is below the smallest float64; ``log_of_margin`` and ``log_neg_derivative`` still
 give ln ℓ(z) and ln(−ℓ'(z)) to rounding for every z in [−1e300, 1e300].
 
-A new loss is one class and one `register_loss` call.
+A new loss is one class, registered (`gf.register`) where files are to hold it.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -19,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow.validation import check_array, check_choice, fail
+from gradflow.registry import Described, register
+from gradflow.validation import check_array, fail
 
 
-class AbstractLoss(eqx.Module):
+class AbstractLoss(Described, eqx.Module):
     """A loss ℓ(prediction, target), entry by entry."""
 
     name: eqx.AbstractClassVar[str]
@@ -42,10 +42,6 @@ class AbstractLoss(eqx.Module):
     @abstractmethod
     def check_targets(self, argument: str, value: Any) -> np.ndarray:
         """Return ``value`` as a finite float64 vector of targets that this loss accepts."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return a JSON-able description that `loss_from_description` reads."""
-        return {"kind": self.name}
 
 
 class AbstractMarginLoss(AbstractLoss):
@@ -255,22 +251,5 @@ hinge = Hinge()
 #: ½(f − y)².
 squared = Squared()
 
-_REGISTRY: dict[str, Callable[..., AbstractLoss]] = {}
-
-
-def register_loss(kind: str, factory: Callable[..., AbstractLoss]) -> None:
-    """Let `loss_from_description` build ``factory(**rest)`` from ``{"kind": kind, **rest}``."""
-    if kind in _REGISTRY:
-        raise fail("kind", kind, "is registered already", "choose another name")
-    _REGISTRY[kind] = factory
-
-
 for _class in (Logistic, Exponential, Hinge, Squared):
-    register_loss(_class.name, _class)
-
-
-def loss_from_description(description: Mapping[str, Any]) -> AbstractLoss:
-    """Rebuild a loss from what its ``describe()`` returned."""
-    options = dict(description)
-    kind = check_choice("loss kind", options.pop("kind", None), _REGISTRY)
-    return _REGISTRY[kind](**options)
+    register(_class.name, _class)

@@ -14,11 +14,9 @@ import pytest
 
 import gradflow as gf
 from gradflow.networks.activations import (
-    GELU,
     AbstractActivation,
     LeakyReLU,
     Softplus,
-    activation_from_description,
     apply_activation,
     elu,
     erf,
@@ -28,7 +26,6 @@ from gradflow.networks.activations import (
     linear,
     monomial,
     probit_erf,
-    register_activation,
     relu,
     shifted_relu,
     sigmoid,
@@ -36,6 +33,7 @@ from gradflow.networks.activations import (
     swish,
     tanh,
 )
+from gradflow.registry import build, register
 
 ALL = [relu, leaky_relu(0.3), linear, erf, tanh, softplus, Softplus(25.0), gelu, elu]
 ALL += [shifted_relu(0.3), shifted_relu(-1.2), fourier, probit_erf, sigmoid, swish, monomial(1)]
@@ -115,7 +113,7 @@ def test_names() -> None:
 @pytest.mark.parametrize("activation", ALL, ids=lambda a: a.name)
 def test_description_round_trip(activation: AbstractActivation) -> None:
     written = json.loads(json.dumps(activation.describe()))
-    again = activation_from_description(written)
+    again = build(written)
     assert type(again) is type(activation)
     assert again.describe() == activation.describe()
     assert hash(again) == hash(activation)
@@ -130,12 +128,12 @@ def test_bad_slope(slope: object) -> None:
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="beta="):
         Softplus(0.0)
-    with pytest.raises(ValueError, match=r"activation kind='mish'.*leaky_relu"):
-        activation_from_description({"kind": "mish"})
+    with pytest.raises(ValueError, match=r"kind='mish'.*leaky_relu"):
+        build({"kind": "mish"})
     with pytest.raises(ValueError, match="registered"):
-        register_activation("gelu", GELU)
-    with pytest.raises(ValueError, match=r"activation=.*does not describe one"):
-        activation_from_description({"kind": "erf"})
+        register("gelu", Softplus)
+    with pytest.raises(ValueError, match=r"description=.*scale"):
+        build({"kind": "erf"})
     with pytest.raises(ValueError, match="power="):
         monomial(0)
 
@@ -194,8 +192,8 @@ def test_a_function_is_an_activation(name: str) -> None:
     np.testing.assert_allclose(by_rule, phi.derivative(z), rtol=1e-15)
     assert phi.kinked == (name in ("|z|", "hat", "curved"))
     assert phi(z.reshape(2, 4)).shape == (2, 4)
-    with pytest.raises(ValueError, match=r"activation=.*risk="):
-        activation_from_description(json.loads(json.dumps(phi.describe())))
+    with pytest.raises(ValueError, match=r"function"):
+        build(json.loads(json.dumps(phi.describe())))
 
 
 def test_functions_of_jax_that_have_a_name_keep_it() -> None:

@@ -10,8 +10,8 @@ import gradflow as gf
 from gradflow.certificates import global_max_margin, hard_margin_svm
 
 # `chizat2020implicit`: wide two-layer ReLU nets with biases, logistic loss, k² clusters of
-# alternating labels (the source: k = 3, n = 256, d = 15; here without the dimensions
-# of pure noise, where the largest margin over nets of any width is known exactly).
+# alternating labels (the source: k = 3, n = 256, d = 15; here without the dimensions of pure noise,
+# where the largest margin over nets of any width is known exactly).
 
 
 def _clusters(n, rng, k=3):

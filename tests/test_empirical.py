@@ -15,6 +15,7 @@ from gradflow.networks.abstract import AbstractNetwork
 from gradflow.networks.activations import leaky_relu, relu, tanh
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.networks import LinearPredictor, TwoLayer
+from gradflow.registry import build
 from gradflow.risks.empirical import EmpiricalRisk
 
 LOSSES = [logistic, exponential, hinge, squared]
@@ -153,7 +154,7 @@ def test_parameters_may_be_given_as_a_dict_or_a_vector() -> None:
 @pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
 def test_description_round_trip(net: AbstractNetwork, key: jax.Array) -> None:
     risk = EmpiricalRisk(net, exponential, *data(7), reduction="sum")
-    again = EmpiricalRisk.from_description(json.loads(json.dumps(risk.describe())))
+    again = build(json.loads(json.dumps(risk.describe())))
     assert eqx.tree_equal(again, risk)
     params = net.init(key, 1.0)
     assert float(again(params)) == float(risk(params))
@@ -307,14 +308,14 @@ def test_weights_survive_the_description(weights: np.ndarray | None, key: jax.Ar
     net = NETS[1]
     risk = EmpiricalRisk(net, squared, *data(7), reduction="sum", weights=weights)
     description = json.loads(json.dumps(risk.describe()))
-    again = EmpiricalRisk.from_description(description)
+    again = build(description)
     assert eqx.tree_equal(again, risk)
     params = net.init(key, 1.0)
     assert float(again(params)) == float(risk(params))
     # Descriptions written before there were weights are read as before.
     if weights is None:
         del description["weights"]
-        assert eqx.tree_equal(EmpiricalRisk.from_description(description), risk)
+        assert eqx.tree_equal(build(description), risk)
 
 
 def test_a_weighted_sample_follows_the_weights(key: jax.Array) -> None:

@@ -19,9 +19,9 @@ from gradflow.losses import (
     exponential,
     hinge,
     logistic,
-    loss_from_description,
     squared,
 )
+from gradflow.registry import build
 
 MARGIN = [logistic, exponential, hinge]
 mpf = mpmath.mpf
@@ -150,7 +150,7 @@ def test_squared_log_survives_the_underflow_of_the_square() -> None:
 
 @pytest.mark.parametrize("loss", [*MARGIN, squared], ids=lambda loss: loss.name)
 def test_description_round_trip(loss: AbstractLoss) -> None:
-    again = loss_from_description(json.loads(json.dumps(loss.describe())))
+    again = build(json.loads(json.dumps(loss.describe())))
     assert type(again) is type(loss)
 
 
@@ -159,6 +159,6 @@ def test_bad_input() -> None:
         logistic.check_targets("y", [0.0, 1.0])
     with pytest.raises(ValueError, match="NaN"):
         squared.check_targets("y", [0.0, float("nan")])
-    with pytest.raises(ValueError, match=r"loss kind='l1'"):
-        loss_from_description({"kind": "l1"})
+    with pytest.raises(ValueError, match=r"kind='l1'"):
+        build({"kind": "l1"})
     assert np.array_equal(hinge.check_targets("y", [1, -1]), [1.0, -1.0])

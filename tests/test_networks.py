@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from gradflow.networks.abstract import AbstractNetwork
 from gradflow.networks.activations import erf, gelu, leaky_relu, linear, relu, softplus, tanh
 from gradflow.networks.deep_linear import DeepLinear
-from gradflow.networks.networks import LinearPredictor, TwoLayer, network_from_description
+from gradflow.networks.networks import LinearPredictor, TwoLayer
 from gradflow.networks.parameters import LinearParams, TwoLayerParams
+from gradflow.registry import build
 
 NETS: list[AbstractNetwork] = [
     LinearPredictor(3),
@@ -185,7 +186,7 @@ def test_as_params_and_item_access(net: AbstractNetwork, key: jax.Array) -> None
 
 @by_name
 def test_description_round_trip(net: AbstractNetwork) -> None:
-    again = network_from_description(json.loads(json.dumps(net.describe())))
+    again = build(json.loads(json.dumps(net.describe())))
     assert again == net
     assert hash(again) == hash(net)
 
@@ -241,7 +242,7 @@ NAN = float("nan")
         (lambda: TWO.init(jax.random.key(0), -1.0), r"scale=-1\.0"),
         (lambda: TWO.init(jax.random.key(0), 1.0, "xavier"), "scheme='xavier'.*balanced, gaussian"),
         (lambda: LINEAR(LINEAR.params([1.0, 0.0]), jnp.ones(3)), r"x=.*shape \(3,\)"),
-        (lambda: network_from_description({"kind": "cnn"}), "network kind='cnn'"),
+        (lambda: build({"kind": "cnn"}), "kind='cnn'"),
     ],
 )
 def test_bad_input(call: object, words: str) -> None:

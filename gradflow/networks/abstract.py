@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow.networks.parameters import AbstractParams
+from gradflow.registry import Described
 from gradflow.validation import fail
 
 #: The random starts of ``init``.
@@ -24,7 +25,7 @@ SCHEMES = ("balanced", "gaussian")
 P = TypeVar("P", bound=AbstractParams)
 
 
-class AbstractNetwork(eqx.Module, Generic[P]):
+class AbstractNetwork(Described, eqx.Module, Generic[P]):
     """A scalar function f(x; θ) of an input x in R^d, with the shapes of its parameters."""
 
     dim: eqx.AbstractVar[int]
@@ -69,10 +70,6 @@ class AbstractNetwork(eqx.Module, Generic[P]):
     @abstractmethod
     def name(self) -> str:
         """A short readable name."""
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Return a JSON-able description that `network_from_description` reads."""
 
 
 def check_key(argument: str, value: Any) -> jax.Array:

@@ -196,9 +196,6 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
     def name(self) -> str:
         return f"DeepLinear(dim={self.dim}, depth={self.depth}, width={self.width})"
 
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "dim": self.dim, "depth": self.depth, "width": self.width}
-
 
 def _norm(vector: np.ndarray) -> float:
     """Return |vector| without underflow or overflow of the squares."""

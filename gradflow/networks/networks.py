@@ -28,7 +28,6 @@ from gradflow.networks.abstract import (
 )
 from gradflow.networks.activations import (
     AbstractActivation,
-    activation_from_description,
     apply_activation,
     as_activation,
 )
@@ -42,6 +41,7 @@ from gradflow.networks.parameters import (
     require_finite,
 )
 from gradflow.networks.random_features import RandomFeatures
+from gradflow.registry import register
 from gradflow.validation import check_choice, check_integer, check_positive, fail
 
 
@@ -107,9 +107,6 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
     @property
     def name(self) -> str:
         return f"LinearPredictor(dim={self.dim})"
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "dim": self.dim}
 
 
 class TwoLayer(AbstractNetwork[TwoLayerParams]):
@@ -262,39 +259,6 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         parts = f"dim={self.dim}, width={self.width}, {self.activation.name}, outer={self.outer}"
         return f"TwoLayer({parts}{', bias' if self.bias else ''})"
 
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "dim": self.dim,
-            "width": self.width,
-            "activation": self.activation.describe(),
-            "outer": self.outer,
-            "bias": self.bias,
-        }
 
-
-def _two_layer(activation: Mapping[str, Any], **rest: Any) -> TwoLayer:
-    return TwoLayer(activation=activation_from_description(activation), **rest)
-
-
-_REGISTRY: dict[str, Callable[..., AbstractNetwork]] = {}
-
-
-def register_network(kind: str, factory: Callable[..., AbstractNetwork]) -> None:
-    """Let `network_from_description` build ``factory(**rest)`` from ``{"kind": kind, **rest}``."""
-    if kind in _REGISTRY:
-        raise fail("kind", kind, "is registered already", "choose another name")
-    _REGISTRY[kind] = factory
-
-
-register_network(LinearPredictor.kind, LinearPredictor)
-register_network(TwoLayer.kind, _two_layer)
-register_network(DeepLinear.kind, DeepLinear)
-register_network(RandomFeatures.kind, RandomFeatures.from_description)
-
-
-def network_from_description(description: Mapping[str, Any]) -> AbstractNetwork:
-    """Rebuild a network from what its ``describe()`` returned."""
-    options = dict(description)
-    kind = check_choice("network kind", options.pop("kind", None), _REGISTRY)
-    return _REGISTRY[kind](**options)
+for _class in (LinearPredictor, TwoLayer, DeepLinear, RandomFeatures):
+    register(_class.kind, _class)

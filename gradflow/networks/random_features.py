@@ -13,7 +13,6 @@ from jax.core import Tracer
 from gradflow.networks.abstract import SCHEMES, AbstractNetwork, check_inputs, check_key
 from gradflow.networks.activations import (
     AbstractActivation,
-    activation_from_description,
     apply_activation,
     as_activation,
 )
@@ -150,16 +149,3 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     @property
     def name(self) -> str:
         return f"RandomFeatures(dim={self.dim}, width={self.width}, {self.activation.name})"
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "inner": np.asarray(self.inner).tolist(),
-            "activation": self.activation.describe(),
-        }
-
-    @classmethod
-    def from_description(cls, inner: Any, activation: Mapping[str, Any]) -> RandomFeatures:
-        """Rebuild the net from what ``describe()`` returned, its kind left out."""
-        rows = np.asarray(inner, dtype=np.float64)
-        return cls(rows, activation_from_description(activation))

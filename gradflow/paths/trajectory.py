@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow import observables
+from gradflow import observables, registry
 from gradflow.integrators.contract import Result
 from gradflow.numerics.compiled import compile_once
 from gradflow.paths.file import (
@@ -20,7 +20,6 @@ from gradflow.paths.file import (
     leaf_names,
     rebuild_tree,
     replace_file,
-    risk_from_description,
 )
 from gradflow.validation import fail
 
@@ -314,7 +313,7 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory:
         return rebuild_tree(structure, arrays)
 
     return Trajectory(
-        risk=risk_from_description(header["risk"]) if risk is None else risk,
+        risk=_risk_of(path, header["risk"]) if risk is None else risk,
         t=take("t"), log_t=take("log_t"), clock=take("clock"),
         params=tree("params", np.asarray), initial=tree("initial", jnp.asarray),
         final=tree("final", jnp.asarray),
@@ -326,6 +325,16 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory:
         rtol=header["rtol"], atol=header["atol"], clock_name=header["clock_name"],
         chart_names=tuple(header["chart_names"]), integrator=header["integrator"],
     )  # fmt: skip
+
+
+def _risk_of(path: Any, description: dict[str, Any]) -> Any:
+    missing = registry.unknown(description)
+    if missing:
+        raise fail(
+            "path", str(path), f"holds a risk that cannot be rebuilt: {missing[0]}",
+            "pass the risk: gf.load(path, risk=...), or register its class: gf.register(kind, cls)",
+        )  # fmt: skip
+    return registry.build(description)
 
 
 def _chart_rows(name: str, stage: Stage) -> np.ndarray:

@@ -13,10 +13,11 @@ import equinox as eqx
 import jax
 
 from gradflow.networks.abstract import AbstractNetwork
+from gradflow.registry import Described
 from gradflow.risks.kinked import AbstractKinks
 
 
-class AbstractRisk(eqx.Module):
+class AbstractRisk(Described, eqx.Module):
     """A scalar function L(θ) of the parameters of a network (or of any pytree).
 
     Attributes
@@ -51,7 +52,3 @@ class AbstractRisk(eqx.Module):
     @abstractmethod
     def name(self) -> str:
         """A short readable name."""
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Return a JSON-able description."""

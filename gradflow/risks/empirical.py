@@ -17,6 +17,7 @@ from gradflow.networks.activations import LeakyReLU
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.networks import LinearPredictor, TwoLayer
 from gradflow.networks.random_features import RandomFeatures
+from gradflow.registry import register
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.kinked import DataKinks, surfaces_of
 from gradflow.validation import check_array, check_choice, check_integer, fail
@@ -237,34 +238,8 @@ class EmpiricalRisk(AbstractRisk):
             index = jax.random.categorical(key, jnp.log(self.weights), shape=shape)
         return self.X[index], self.y[index]
 
-    def describe(self) -> dict[str, Any]:
-        """Return a JSON-able description, data included, that ``from_description`` reads."""
-        return {
-            "risk": "empirical",
-            "net": self.net.describe(),
-            "loss": self.loss.describe(),
-            "X": np.asarray(self.X).tolist(),
-            "y": np.asarray(self.y).tolist(),
-            "reduction": self.reduction,
-            "weights": None if self.weights is None else np.asarray(self.weights).tolist(),
-        }
 
-    @classmethod
-    def from_description(cls, description: dict[str, Any]) -> EmpiricalRisk:
-        """Rebuild the risk from what ``describe()`` returned."""
-        # Imported here: the two readers are needed on loading only.
-        from gradflow.losses import loss_from_description
-        from gradflow.networks.networks import network_from_description
-
-        return cls(
-            network_from_description(description["net"]),
-            loss_from_description(description["loss"]),
-            np.asarray(description["X"], dtype=np.float64),
-            np.asarray(description["y"], dtype=np.float64),
-            description["reduction"],
-            None if description.get("weights") is None
-            else np.asarray(description["weights"], dtype=np.float64),
-        )  # fmt: skip
+register("empirical", EmpiricalRisk)
 
 
 def _vanishes_at_zero(net: AbstractNetwork) -> bool:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from gradflow.registry import register
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_array, fail
 
@@ -78,9 +79,8 @@ class FunctionRisk(AbstractRisk):
         """Return ``∇ ln L(θ)``."""
         return _log_gradient(self, self.as_params(params))
 
-    def describe(self) -> dict[str, Any]:
-        """Return the name only: a function cannot be written to a file and read back."""
-        return {"risk": "function", "name": self.label}
+
+register("function", FunctionRisk)
 
 
 def _leaf(argument: str, value: Any) -> jax.Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gradflow.networks.networks import TwoLayer
 from gradflow.networks.parameters import TwoLayerParams
+from gradflow.registry import register
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_positive, fail
 
@@ -85,8 +86,8 @@ class Regularised(AbstractRisk):
     def _penalty_gradient(self, params: TwoLayerParams) -> Any:
         return self.net.freeze(_mass_gradient(params, self.lam))
 
-    def describe(self) -> dict[str, Any]:
-        return {"risk": "regularised", "lam": float(self.lam), "of": self.risk.describe()}
+
+register("regularised", Regularised)
 
 
 @eqx.filter_jit

@@ -19,7 +19,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -45,7 +44,8 @@ from gradflow.data.laws.quadrature import (
 )
 from gradflow.data.laws.radial import RadialFunctions, radial_functions
 from gradflow.data.laws.radial_fit import Fit
-from gradflow.validation import check_choice, check_integer, check_positive, fail
+from gradflow.registry import Described, register
+from gradflow.validation import check_integer, check_positive, fail
 
 
 def _check_moment(k: Any) -> int:
@@ -55,7 +55,7 @@ def _check_moment(k: Any) -> int:
     return order
 
 
-class SphericalLaw(abc.ABC):
+class SphericalLaw(Described, abc.ABC):
     r"""Base of the spherically symmetric laws; instances are constant, hashable and comparable.
 
     Attributes
@@ -121,10 +121,6 @@ class SphericalLaw(abc.ABC):
     @abc.abstractmethod
     def _sample_radius(self, key: Array, n: int) -> Array:
         """n independent draws of |x|."""
-
-    @abc.abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """JSON-able description, read back by :func:`law_from_description`."""
 
     def planar_rule(self, largest: float = LARGEST_ARGUMENT) -> Nodes:
         r"""Rule (node, weight) for :math:`\rho`, the radius of the 2-D marginal.
@@ -235,9 +231,6 @@ class Gaussian(SphericalLaw):
     def _sample_radius(self, key: Array, n: int) -> Array:
         return jnp.linalg.norm(self.sample(key, n), axis=1)
 
-    def describe(self) -> dict[str, Any]:
-        return {"law": self.name, "dim": self.dim, "scale": self.scale}
-
 
 class _SphereLike(SphericalLaw):
     """Laws whose marginals are those of a uniform sphere in ``_sphere_dim`` dimensions."""
@@ -306,9 +299,6 @@ class UniformSphere(_SphereLike):
     def _sample_radius(self, key: Array, n: int) -> Array:
         return jnp.full((n,), self.radius)
 
-    def describe(self) -> dict[str, Any]:
-        return {"law": self.name, "dim": self.dim, "radius": self.radius}
-
 
 @dataclasses.dataclass(frozen=True)
 class UniformBall(_SphereLike):
@@ -331,9 +321,6 @@ class UniformBall(_SphereLike):
 
     def _sample_radius(self, key: Array, n: int) -> Array:
         return self.radius * jax.random.uniform(key, (n,), jnp.float64) ** (1 / self.dim)
-
-    def describe(self) -> dict[str, Any]:
-        return {"law": self.name, "dim": self.dim, "radius": self.radius}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -405,34 +392,6 @@ class StudentT(SphericalLaw):
         half = jax.random.gamma(chi, self.nu / 2, (n,), jnp.float64)
         return self.scale * radius * jnp.sqrt(self.nu / (2 * half))
 
-    def describe(self) -> dict[str, Any]:
-        return {"law": self.name, "dim": self.dim, "nu": self.nu, "scale": self.scale}
-
-
-_REGISTRY: dict[str, Callable[..., SphericalLaw]] = {}
-
-
-def register_law(name: str, factory: Callable[..., SphericalLaw]) -> None:
-    """Let `law_from_description` build ``factory(**rest)`` from ``{"law": name, **rest}``."""
-    if name in _REGISTRY:
-        raise fail("law", name, "is registered already", "choose another name")
-    _REGISTRY[name] = factory
-
 
 for _law in (Gaussian, UniformSphere, UniformBall, StudentT):
-    register_law(_law.name, _law)
-
-
-def law_from_description(description: Mapping[str, Any]) -> SphericalLaw:
-    """Rebuild a law from its :meth:`SphericalLaw.describe`.
-
-    Knows the laws of this file and those that have been registered by the import of theirs.
-    """
-    options = dict(description)
-    name = check_choice("law", options.pop("law", None), _REGISTRY)
-    try:
-        return _REGISTRY[name](**options)
-    except TypeError:
-        raise fail(
-            "description", description, "has missing or unknown entries", "pass law.describe()"
-        ) from None
+    register(_law.name, _law)

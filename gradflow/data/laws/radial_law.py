@@ -20,12 +20,13 @@ from jax.typing import ArrayLike
 
 from gradflow.data.laws.constants import sphere_c0, sphere_p0
 from gradflow.data.laws.fits import sphere_fit
-from gradflow.data.laws.laws import SphericalLaw, UniformSphere, register_law
+from gradflow.data.laws.laws import SphericalLaw, UniformSphere
 from gradflow.data.laws.partial_moments import sphere_partial
 from gradflow.data.laws.quadrature import LARGEST_ARGUMENT, Nodes, sphere_nodes
 from gradflow.data.laws.radial_fit import Fit, fit_radial, log1p_ratio, radial_values
 from gradflow.data.laws.radius_moments import marginal_moment
 from gradflow.data.laws.radius_rule import check_radius, compress, describe_radius, radius_rule
+from gradflow.registry import register
 from gradflow.validation import check_integer, fail
 
 
@@ -132,7 +133,7 @@ class RadialLaw(SphericalLaw):
         return jax.pure_callback(inverse, shape, u, vmap_method="expand_dims")
 
     def describe(self) -> dict[str, Any]:
-        return {"law": self.name, "dim": self.dim, "radius": describe_radius(self.radius)}
+        return {"kind": self.name, "dim": self.dim, "radius": describe_radius(self.radius)}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RadialLaw) and self.describe() == other.describe()
@@ -235,4 +236,4 @@ def _from_description(dim: Any, radius: Any) -> RadialLaw:
     return RadialLaw(dim, radius)
 
 
-register_law(RadialLaw.name, _from_description)
+register(RadialLaw.name, RadialLaw, _from_description)

@@ -4,13 +4,14 @@ Two linear pieces: ``relu``, ``leaky_relu``, ``linear``, ``shifted_relu``. Smoot
 ``probit_erf`` (erf(z/√2)), ``tanh``, ``sigmoid``, ``softplus``, ``gelu``, ``swish``, ``elu``,
 ``fourier``, ``monomial``. Any JAX function is one too (`activation`).
 
-A new activation is one class (subclass `AbstractActivation`) and one `register_activation` call.
+A new activation is one class (subclass `AbstractActivation`), registered (`gf.register`) where
+files are to hold it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,8 @@ from gradflow.networks.activations.smooth import Sigmoid as Sigmoid
 from gradflow.networks.activations.smooth import Softplus as Softplus
 from gradflow.networks.activations.smooth import Swish as Swish
 from gradflow.networks.activations.smooth import Tanh as Tanh
-from gradflow.validation import check_choice, fail
+from gradflow.registry import register
+from gradflow.validation import fail
 
 
 def leaky_relu(slope: float) -> LeakyReLU:
@@ -95,37 +97,7 @@ def as_activation(argument: str, value: Any) -> AbstractActivation:
     return _OF_JAX.get(value) or activation(value)
 
 
-_REGISTRY: dict[str, Callable[..., AbstractActivation]] = {}
-
-
-def register_activation(kind: str, factory: Callable[..., AbstractActivation]) -> None:
-    """Let `activation_from_description` build ``factory(**rest)`` for this ``kind``."""
-    if kind in _REGISTRY:
-        raise fail("kind", kind, "is registered already", "choose another name")
-    _REGISTRY[kind] = factory
-
-
-def _function(name: str, **_: Any) -> NoReturn:
-    raise fail(
-        "activation", name, "is a function, which a file does not hold",
-        "pass the risk: gf.load(path, risk=...)",
-    )  # fmt: skip
-
-
 for _class in (
     LeakyReLU, ShiftedReLU, Erf, Tanh, Sigmoid, Swish, Softplus, GELU, ELU, Fourier, Monomial,
 ):  # fmt: skip
-    register_activation(_class.kind, _class)
-register_activation(FunctionActivation.kind, _function)
-
-
-def activation_from_description(description: Mapping[str, Any]) -> AbstractActivation:
-    """Rebuild an activation from what its ``describe()`` returned."""
-    options = dict(description)
-    kind = check_choice("activation kind", options.pop("kind", None), _REGISTRY)
-    try:
-        return _REGISTRY[kind](**options)
-    except TypeError:
-        raise fail(
-            "activation", dict(description), "does not describe one", "pass gf.load(path, risk=...)"
-        ) from None
+    register(_class.kind, _class)

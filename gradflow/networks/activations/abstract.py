@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from abc import abstractmethod
 from typing import Any, NamedTuple
@@ -10,6 +9,8 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+
+from gradflow.registry import Described
 
 
 class Parts(NamedTuple):
@@ -28,7 +29,7 @@ class Parts(NamedTuple):
     reason: str
 
 
-class AbstractActivation(eqx.Module):
+class AbstractActivation(Described, eqx.Module):
     """A scalar function φ applied to each entry of an array.
 
     A concrete class gives its ``kind`` (the name in a description), the value and the derivative
@@ -81,11 +82,6 @@ class AbstractActivation(eqx.Module):
     def parts(self, reach: float = math.inf) -> Parts | None:
         """Return the even and the odd part of φ on [−reach, reach]; None where nothing is known."""
         return None
-
-    def describe(self) -> dict[str, Any]:
-        """Return a JSON-able description that `activation_from_description` reads."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"kind": self.kind, **fields}
 
 
 @eqx.filter_custom_jvp

@@ -72,7 +72,7 @@ class FunctionActivation(AbstractActivation):
         """Return what is said of φ; the function itself cannot be read back from a file."""
         return {
             "kind": self.kind,
-            "name": self.label,
+            "function": self.label,
             "breakpoints": self.points,
             "slopes": self.pieces,
             "degree": self.power,

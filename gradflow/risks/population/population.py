@@ -25,6 +25,7 @@ from gradflow.networks.activations import LeakyReLU
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.networks import LinearPredictor, TwoLayer
 from gradflow.networks.parameters import LinearParams
+from gradflow.registry import register
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.population.gaussian import (
     GaussianReduction,
@@ -189,14 +190,8 @@ class PopulationRisk(AbstractRisk):
         x = self.law.sample(check_key("key", key), n)
         return x, self.teacher.label(x)
 
-    def describe(self) -> dict[str, Any]:
-        return {
-            "risk": "population",
-            "net": self.net.describe(),
-            "loss": self.loss.describe(),
-            "law": self.law.describe(),
-            "teacher": self.teacher.describe(),
-        }
+
+register("population", PopulationRisk)
 
 
 # Compiled once for all laws of one layout, all slopes and signs; one program a shape.
