@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from gradflow.bibliography import SOURCES
-from gradflow.claims.evidence import ControlVerdict, Verdict, Verdicts
+from gradflow.claims.evidence import ControlVerdict, Table, Verdict, Verdicts
 
 WORDS = "Numerics support a statement; they never prove it."
+#: Components of the evidence on the page; the JSON has all.
+SHOWN = 12
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -138,6 +140,7 @@ def _row(v: Verdict) -> str:
         facts.append(("perturbed by", f"{v.perturb:g}"))
     facts.append(("citation", v.citation))
     body = "".join(f"<dt>{_esc(k)}</dt><dd>{_esc(t)}</dd>" for k, t in facts if t)
+    evidence = _evidence(v.evidence.table)
     name = v.id.partition("/")[2] or v.id
     cells = "".join(
         f"<td class='num'>{_esc(number(x, digits))}</td>"
@@ -150,10 +153,25 @@ def _row(v: Verdict) -> str:
         control = f"<span class='badge {good}'>{_esc(word)}</span>"
     return (
         f"<tr><td><details><summary><code>{_esc(name)}</code> {_esc(v.title)}</summary>"
-        f"<div><dl>{body}</dl></div></details></td>{cells}<td>{_esc(v.provenance)}</td>"
+        f"<div><dl>{body}</dl>{evidence}</div></details></td>{cells}<td>{_esc(v.provenance)}</td>"
         f"<td><span class='badge {v.status}'>{v.status}</span></td><td>{control}</td>"
         f"<td class='num'>{v.seconds:.2f}</td></tr>"
     )
+
+
+def _evidence(table: Table) -> str:
+    """The first components that were compared, where there are several."""
+    if len(table) < 2:
+        return ""
+    rows = "".join(
+        f"<tr><td>{_esc(row.label)}</td>"
+        + "".join(f"<td class='num'>{_esc(number(x))}</td>" for x in row[1:])
+        + "</tr>"
+        for row in table[:SHOWN]
+    )
+    more = f"<p class='soft'>and {len(table) - SHOWN} more</p>" if len(table) > SHOWN else ""
+    heads = "".join(f"<th class='num'>{name}</th>" for name in ("predicted", "measured", "error"))
+    return f"<table><tr><th>component</th>{heads}</tr>{rows}</table>{more}"
 
 
 def _control(control: ControlVerdict) -> str:

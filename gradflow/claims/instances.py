@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from gradflow.claims.claim import Hypothesis
 from gradflow.validation import fail
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from gradflow.claims.lab import Lab
 
 T = TypeVar("T")
+#: One instance, or several of them.
+Several: TypeAlias = T | Iterable[T]
 Row = tuple[float, ...]
 
 
-def several(argument: str, some: Any, kind: type[T]) -> tuple[T, ...]:
+def several(argument: str, some: Several[T], kind: type[T]) -> tuple[T, ...]:
     """One instance or several of ``kind``, as a tuple.
 
     Raises
@@ -25,7 +27,7 @@ def several(argument: str, some: Any, kind: type[T]) -> tuple[T, ...]:
     ValueError
         None; something else.
     """
-    found = (some,) if isinstance(some, kind) else some
+    found: object = (some,) if isinstance(some, kind) else some
     if not isinstance(found, Iterable):
         raise fail(argument, some, f"is no {kind.__name__}", f"pass a {kind.__name__}")
     found = tuple(found)

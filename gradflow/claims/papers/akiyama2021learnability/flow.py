@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 
 import gradflow as gf
@@ -58,7 +59,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 def conic_equations(
-    ones: Instances, times: Any = (2.0, 5.0, 10.0), *, id: str = f"{SOURCE}/conic-equations"
+    ones: Instances, times: ArrayLike = (2.0, 5.0, 10.0), *, id: str = f"{SOURCE}/conic-equations"
 ) -> Equality:
     r"""The two nets' flows are p' = −κ p G(u), u' = −∇G(u), G = sgn·V + λ.
 
@@ -202,7 +203,7 @@ def _fixed(one: TeacherStudent) -> Hypothesis:
 def plain_descent_lags(
     one: TeacherStudent,
     *,
-    step_sizes: Any = (0.05, 0.02, 0.01),
+    step_sizes: ArrayLike = (0.05, 0.02, 0.01),
     steps: int = 4000,
     id: str = f"{SOURCE}/plain-descent-lags",
 ) -> Qualitative:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab
@@ -108,14 +109,14 @@ def teacher_student(
     lam: float,
     teachers: Any = 2,
     *,
-    weights: Any = None,
+    weights: ArrayLike | None = None,
     dim: int = 2,
     width: int = 40,
     seed: int = 0,
     scale: float = 1e-4,
     outer: str = "fixed",
-    particles: Any = None,
-    signs: Any = None,
+    particles: ArrayLike | None = None,
+    signs: ArrayLike | None = None,
 ) -> TeacherStudent:
     """A checked `TeacherStudent`.
 

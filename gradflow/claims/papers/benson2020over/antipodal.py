@@ -28,7 +28,7 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Bound, Claim, Control, Equality, Hypothesis, Lab, Measurement
-from gradflow.claims.instances import every, several
+from gradflow.claims.instances import Several, every, several
 from gradflow.claims.papers.benson2020over import PAPER
 from gradflow.claims.papers.benson2020over.setting import (
     EPS,
@@ -98,7 +98,7 @@ def measured_ranks(
 
 
 def antipodal_rank(
-    ones: Any, kernel: str = "arc-cosine", *, slope: float = 0.0, id: str
+    ones: Several[Points], kernel: str = "arc-cosine", *, slope: float = 0.0, id: str
 ) -> Equality:
     """The rank of the Gram matrix on N antipodal pairs in general position: N + min(N, d).
 
@@ -169,7 +169,7 @@ def certified(one: Points, residual: np.ndarray) -> float:
     return float((r @ one.y) ** 2 / (r @ r)) / one.n
 
 
-def cannot_fit(ones: Any, *, slope: float = 0.0, id: str) -> Equality:
+def cannot_fit(ones: Several[Points], *, slope: float = 0.0, id: str) -> Equality:
     """The least mean squared error of any bias-free (leaky) ReLU net on antipodal pairs.
 
     Parameters
@@ -216,7 +216,7 @@ def cannot_fit(ones: Any, *, slope: float = 0.0, id: str) -> Equality:
 
 
 def no_training(
-    ones: Any,
+    ones: Several[Points],
     *,
     slope: float = 0.0,
     width: int = 12,

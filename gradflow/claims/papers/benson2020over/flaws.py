@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Claim, Control, Equality, Hypothesis, Lab, Measurement
-from gradflow.claims.instances import Row, every, row, rows, several
+from gradflow.claims.instances import Row, Several, every, row, rows, several
 from gradflow.claims.papers.benson2020over import PAPER
 from gradflow.claims.papers.benson2020over.setting import EPS, SOURCE, check_activation, points
 from gradflow.validation import check_array, fail
@@ -84,7 +84,11 @@ class Probe:
 
 
 def probe(
-    inner: Any, outer: Any, X: Any, activation: gf.AbstractActivation = gf.relu, bias: Any = None
+    inner: ArrayLike,
+    outer: ArrayLike,
+    X: ArrayLike,
+    activation: gf.AbstractActivation = gf.relu,
+    bias: ArrayLike | None = None,
 ) -> Probe:
     """A checked `Probe`.
 
@@ -124,7 +128,7 @@ def _bias_free(ones: tuple[Probe, ...]) -> list[Hypothesis]:
     ]
 
 
-def homogeneity(ones: Any, *, id: str) -> Equality:
+def homogeneity(ones: Several[Probe], *, id: str) -> Equality:
     """f(cx) = c f(x), c from 1e-3 to 1e4, in units of c Σ|a_k|‖w_k‖‖x‖."""
     ones = several("ones", ones, Probe)
 
@@ -156,7 +160,7 @@ def homogeneity(ones: Any, *, id: str) -> Equality:
     )
 
 
-def odd_part(ones: Any, *, id: str) -> Equality:
+def odd_part(ones: Several[Probe], *, id: str) -> Equality:
     """f(x) - f(-x) = (1+α) Σ_k a_k w_k·x, in units of Σ|a_k|‖w_k‖‖x‖."""
     ones = several("ones", ones, Probe)
 

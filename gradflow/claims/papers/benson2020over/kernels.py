@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from gradflow.claims import (
     Outcome,
     Qualitative,
 )
-from gradflow.claims.instances import every, several
+from gradflow.claims.instances import Several, every, several
 from gradflow.claims.papers.benson2020over import PAPER
 from gradflow.claims.papers.benson2020over.setting import (
     EPS,
@@ -109,7 +108,9 @@ def singular_set(activation: gf.AbstractActivation, dim: int) -> Points | None:
     return points(gf.datasets.antipodal_pairs(min(counts) + 1, dim, 31).X) if counts else None
 
 
-def criterion(activations: Any, sets: Any, *, id: str) -> Qualitative:
+def criterion(
+    activations: Several[gf.AbstractActivation], sets: Several[Points], *, id: str
+) -> Qualitative:
     """Both directions: λ_min > 0 on every set where it is met, a singular matrix where it is not.
 
     The margin is log10(λ_min/bound on its error), 2 of which are asked for; for a singular matrix
@@ -188,7 +189,7 @@ def _on_hexagon(lab: Lab) -> list[Outcome]:
     return [Outcome.exact(f"relu: yᵀKy > 0 on the hexagon; it is {form}", form != 0)]
 
 
-def parity_rank(ones: Any, *, id: str) -> Equality:
+def parity_rank(ones: Several[Case], *, id: str) -> Equality:
     """The rank on N antipodal pairs from the parts of φ: N for a part that is no polynomial.
 
     Parameters
@@ -241,7 +242,7 @@ def parity_rank(ones: Any, *, id: str) -> Equality:
     )  # fmt: skip
 
 
-def fits(ones: Any, *, width: int = 48, seed: int = 0, id: str) -> Equality:
+def fits(ones: Several[Case], *, width: int = 48, seed: int = 0, id: str) -> Equality:
     """Activations that meet the criterion fit any labels on distinct points, by the last layer.
 
     Parameters

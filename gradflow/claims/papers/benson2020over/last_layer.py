@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Claim, Control, Equality, Hypothesis, Lab, Measurement
-from gradflow.claims.instances import Row, every, row, rows, several
+from gradflow.claims.instances import Row, Several, every, row, rows, several
 from gradflow.claims.papers.benson2020over import PAPER
 from gradflow.claims.papers.benson2020over.setting import (
     EPS,
@@ -105,8 +106,8 @@ def last_layer(
     *,
     activation: gf.AbstractActivation,
     seed: int = 0,
-    inner: Any = None,
-    start: Any = None,
+    inner: ArrayLike | None = None,
+    start: ArrayLike | None = None,
 ) -> LastLayer:
     """A checked `LastLayer`.
 
@@ -188,7 +189,7 @@ def flow_modes(one: LastLayer, name: str, rtol: float) -> np.ndarray:
     return _projected(one, np.asarray(path.params.weight) @ one.A.T - one.data.y)
 
 
-def flow(ones: Any, integrators: Any = None, *, id: str) -> Equality:
+def flow(ones: Several[LastLayer], integrators: Any = None, *, id: str) -> Equality:
     """Every mode against the matrix exponential, for every integrator, to 1e-8.
 
     Parameters
@@ -247,7 +248,7 @@ def flow(ones: Any, integrators: Any = None, *, id: str) -> Equality:
 
 
 def descent(
-    ones: Any, share: float = 0.75, steps: tuple[int, ...] = (1, 10, 200), *, id: str
+    ones: Several[LastLayer], share: float = 0.75, steps: tuple[int, ...] = (1, 10, 200), *, id: str
 ) -> Equality:
     """Every mode of gradient descent, (1 - ηλ_i)^k with η = 2·share/λ_max.
 

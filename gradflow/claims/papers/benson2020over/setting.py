@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
+from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Hypothesis
@@ -64,7 +65,7 @@ class Points:
         return f"{self.n} points, d={self.dim}"
 
 
-def points(X: Any, y: Any = None) -> Points:
+def points(X: ArrayLike, y: ArrayLike | None = None) -> Points:
     """Checked `Points`.
 
     Parameters

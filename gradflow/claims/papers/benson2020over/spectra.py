@@ -13,14 +13,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import scipy.special
 
 import gradflow as gf
 from gradflow.claims import Claim, Control, Equality, Lab, Measurement
-from gradflow.claims.instances import every, several
+from gradflow.claims.instances import Several, every, several
 from gradflow.claims.papers.benson2020over import PAPER
 from gradflow.claims.papers.benson2020over.setting import EPS, SOURCE, check_activation
 from gradflow.validation import check_integer, fail
@@ -84,7 +83,7 @@ SPHERES = tuple(
 )
 
 
-def spectra(ones: Any = SPHERES, *, degree: int = 6, id: str) -> Equality:
+def spectra(ones: Several[Sphere] = SPHERES, *, degree: int = 6, id: str) -> Equality:
     """Eigenvalues of kernels on the sphere, closed forms against quadratures, each over λ_max.
 
     Parameters
@@ -176,7 +175,7 @@ POLYGONS = tuple(
 )
 
 
-def polygons(ones: Any = POLYGONS, *, id: str) -> Equality:
+def polygons(ones: Several[Polygon] = POLYGONS, *, id: str) -> Equality:
     """Eigenvalues of Gram matrices on regular polygons, over the largest; some are 0 for ReLU."""
     ones = several("ones", ones, Polygon)
 

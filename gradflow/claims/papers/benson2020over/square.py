@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import combinations_with_replacement
-from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -32,7 +31,7 @@ from gradflow.claims import (
     Outcome,
     Qualitative,
 )
-from gradflow.claims.instances import every, several
+from gradflow.claims.instances import Several, every, several
 from gradflow.claims.papers.benson2020over import PAPER
 from gradflow.claims.papers.benson2020over.setting import (
     EPS,
@@ -47,7 +46,12 @@ from gradflow.validation import check_integer, check_real, fail
 
 
 def square_invertible(
-    ones: Any, activations: Any, *, draws: int = 40, seed: int = 0, id: str
+    ones: Several[Points],
+    activations: Several[gf.AbstractActivation],
+    *,
+    draws: int = 40,
+    seed: int = 0,
+    id: str,
 ) -> Qualitative:
     """m = n features of an analytic activation that is no polynomial are independent.
 
@@ -158,7 +162,7 @@ def singular_probability(one: Points, slope: float) -> float:
 
 
 def square_singular(
-    ones: Any, *, slope: float = 0.0, trials: int = 3_000_000, seed: int = 0, id: str
+    ones: Several[Points], *, slope: float = 0.0, trials: int = 3_000_000, seed: int = 0, id: str
 ) -> Equality:
     """How often m = n (leaky) ReLU features of data in the plane are dependent.
 

@@ -22,13 +22,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Bound, Claim, Control, Lab, Measurement
-from gradflow.claims.instances import every, several
+from gradflow.claims.instances import Several, every, several
 from gradflow.claims.papers.benson2020over import PAPER
 from gradflow.claims.papers.benson2020over.setting import (
     SOURCE,
@@ -127,7 +126,7 @@ def least_eigenvalues(one: Features, width: int, trials: int, seed: int) -> np.n
 
 
 def width_bound(
-    ones: Any,
+    ones: Several[Features],
     *,
     epsilon: float = 0.5,
     delta: float = 0.1,

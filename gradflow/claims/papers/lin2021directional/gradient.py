@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import expit
 
 import gradflow as gf
@@ -72,7 +72,9 @@ class Point:
         return f"{self.law.name} d={self.law.dim}, R={radius:.3g}, theta={theta:.3g}"
 
 
-def points(law: gf.SphericalLaw, weights: Any = None, teacher: Any = None) -> tuple[Point, ...]:
+def points(
+    law: gf.SphericalLaw, weights: ArrayLike | None = None, teacher: ArrayLike | None = None
+) -> tuple[Point, ...]:
     """Points on one law; by default six random ones, with norms 0.01/c₀ … 30/c₀.
 
     Parameters
@@ -94,7 +96,7 @@ def points(law: gf.SphericalLaw, weights: Any = None, teacher: Any = None) -> tu
             v = rng.normal(size=law.dim)
             v /= np.linalg.norm(v)
         else:
-            v = np.asarray(gf.LinearTeacher(teacher).direction)
+            v = np.asarray(gf.LinearTeacher(np.asarray(teacher)).direction)
         found.append(Point(law, row(w), row(v)))
     return tuple(found)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab
@@ -110,7 +111,12 @@ class Instance:
 
 
 def instance(
-    law: gf.SphericalLaw, start: Any, teacher: Any = None, *, depth: int = 1, loss: str = "logistic"
+    law: gf.SphericalLaw,
+    start: Any,
+    teacher: ArrayLike | None = None,
+    *,
+    depth: int = 1,
+    loss: str = "logistic",
 ) -> Instance:
     """A checked `Instance`.
 
@@ -127,7 +133,7 @@ def instance(
     depth = check_integer("depth", depth, minimum=1)
     check_choice("loss", loss, LOSSES)
     dim = law.dim
-    v = np.eye(dim)[-1] if teacher is None else np.asarray(gf.LinearTeacher(teacher).direction)
+    v = unit_teacher(law, teacher)
     layered = isinstance(start, (tuple, list)) and len(start) > 0 and np.ndim(start[0]) == 2
     if layered:
         if len(start) != depth or depth == 1:
@@ -138,6 +144,13 @@ def instance(
         if not np.any(shown):
             raise fail("start", shown, "is zero", "pass a non-zero vector")
     return Instance(law, shown, _nested(v), depth, loss, layered)
+
+
+def unit_teacher(law: gf.SphericalLaw, teacher: ArrayLike | None) -> np.ndarray:
+    """A teacher as a unit vector (d,); by default the last axis."""
+    if teacher is None:
+        return np.eye(law.dim)[-1]
+    return np.asarray(gf.LinearTeacher(np.asarray(teacher)).direction)
 
 
 def _nested(array: np.ndarray) -> tuple:

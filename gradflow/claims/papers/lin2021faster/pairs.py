@@ -12,11 +12,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab, Measurement
 from gradflow.claims.instances import row, rows
-from gradflow.claims.papers.lin2021directional.setting import COARSE, FINE
+from gradflow.claims.papers.lin2021directional.setting import COARSE, FINE, unit_teacher
 from gradflow.flows.charts.linear import rejection
 from gradflow.validation import check_array, check_choice, check_real, fail
 
@@ -74,8 +75,8 @@ class Pair:
 
 def pair(
     law: gf.SphericalLaw,
-    inner: Any,
-    teacher: Any = None,
+    inner: ArrayLike,
+    teacher: ArrayLike | None = None,
     *,
     slope: float = 0.0,
     outer: Any = (1.0, -1.0),
@@ -95,7 +96,7 @@ def pair(
     trained : bool
     """
     w = check_array("inner", inner, (2, law.dim))
-    v = np.eye(law.dim)[-1] if teacher is None else np.asarray(gf.LinearTeacher(teacher).direction)
+    v = unit_teacher(law, teacher)
     slope = check_real("slope", slope)
     if not 0 <= slope <= 1:
         raise fail("slope", slope, "is not in [0, 1]", "pass 0 for ReLU, 1 for linear neurons")

@@ -9,13 +9,13 @@ see `hint`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Claim, Control, Equality, Lab, Measurement, Outcome, Qualitative
-from gradflow.claims.instances import several
+from gradflow.claims.instances import Several, several
 from gradflow.claims.papers.lyu2021margin import PAPER
 from gradflow.claims.papers.lyu2021margin.hint import DIRECTIONS, Hint, align, hint, leaky_hints
 from gradflow.claims.papers.lyu2021margin.setting import SOURCE, path
@@ -37,7 +37,9 @@ def _branches(run: gf.Trajectory) -> list[tuple[int, float]]:
     ]
 
 
-def branching(hints: Any, *, offset: float = 1e-3, id: str = f"{SOURCE}/branching") -> Qualitative:
+def branching(
+    hints: Several[Hint], *, offset: float = 1e-3, id: str = f"{SOURCE}/branching"
+) -> Qualitative:
     """Neuron 0 starts on the surface of ε w* − K w_⊥, with a = |w|; seven others elsewhere.
 
     Beyond the switch this start must be reported to branch, there and then. On this side of it, and
@@ -94,7 +96,9 @@ def branching(hints: Any, *, offset: float = 1e-3, id: str = f"{SOURCE}/branchin
     )
 
 
-def branch_time(hints: Any, *, ratios: Any = RATIOS, id: str = f"{SOURCE}/branch-time") -> Equality:
+def branch_time(
+    hints: Several[Hint], *, ratios: ArrayLike = RATIOS, id: str = f"{SOURCE}/branch-time"
+) -> Equality:
     """Neurons with a < 0 slide on the surface until a = 0, where it begins to repel: a branch.
 
     Parameters

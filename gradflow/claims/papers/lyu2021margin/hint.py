@@ -26,9 +26,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab
@@ -108,7 +108,7 @@ class Hint:
             return self.eps <= self.H
         return 2 * self.H * (1 + self.slope) * self.eps >= side**2
 
-    def start(self, inner: Any, outer: Any, scale: float) -> Instance:
+    def start(self, inner: ArrayLike, outer: ArrayLike, scale: float) -> Instance:
         """Neurons on these data."""
         data = gf.datasets.hinted(self.H, self.K, self.eps)
         return instance(data, slope=self.slope, scale=scale, inner=inner, outer=outer)

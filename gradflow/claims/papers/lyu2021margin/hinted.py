@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import product
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,7 @@ from gradflow.claims import (
     Outcome,
     Qualitative,
 )
-from gradflow.claims.instances import every, several
+from gradflow.claims.instances import Several, every, several
 from gradflow.claims.papers.lyu2021margin import PAPER
 from gradflow.claims.papers.lyu2021margin.hint import Hint, align, hint, leaky_hints, read_hint
 from gradflow.claims.papers.lyu2021margin.setting import (
@@ -62,7 +61,7 @@ def _ratio(one: Hint, angles: np.ndarray) -> float:
 # -- the switch ---------------------------------------------------------------------------------
 
 
-def switch_map(hints: Any, *, id: str = f"{SOURCE}/hinted-switch-map") -> Qualitative:
+def switch_map(hints: Several[Hint], *, id: str = f"{SOURCE}/hinted-switch-map") -> Qualitative:
     """All positive neurons come to w* exactly where the inequality holds, at every grid point.
 
     Eight neurons in all directions. A margin is by how much the largest angle, in units of the
@@ -98,7 +97,7 @@ def switch_map(hints: Any, *, id: str = f"{SOURCE}/hinted-switch-map") -> Qualit
 
 
 def switch_location(
-    hints: Any, *, width: float = 4e-6, id: str = f"{SOURCE}/hinted-switch-location"
+    hints: Several[Hint], *, width: float = 4e-6, id: str = f"{SOURCE}/hinted-switch-location"
 ) -> Equality:
     """The K at which flows begin to go elsewhere than to w*, by bisection over flows.
 
@@ -151,7 +150,7 @@ def switch_location(
     )
 
 
-def split_directions(hints: Any, *, id: str = f"{SOURCE}/hinted-split-angle") -> Equality:
+def split_directions(hints: Several[Hint], *, id: str = f"{SOURCE}/hinted-split-angle") -> Equality:
     """Beyond the switch the other attracting directions are at arctan((1−α)K/(H+(1+α)ε))."""
     points = several("hints", hints, Hint)
 
@@ -270,7 +269,7 @@ def _gainful(ones: Sequence[Instance]) -> Hypothesis:
     return Hypothesis(name, lambda lab: (holds, f"it is {min(gains)[0]:.3g} γ*/2" if gains else ""))
 
 
-def one_neuron_limit(some: Any, *, id: str = f"{SOURCE}/hinted-limit") -> Equality:
+def one_neuron_limit(some: Several[Instance], *, id: str = f"{SOURCE}/hinted-limit") -> Equality:
     """From a small start, where the inequality holds: one effective neuron, margin γ*/2."""
     ones = several("instances", some, Instance)
     names = ["margin", "Σ a w.w*"]
@@ -311,7 +310,7 @@ def one_neuron_limit(some: Any, *, id: str = f"{SOURCE}/hinted-limit") -> Equali
     )  # fmt: skip
 
 
-def hinted_optimum(hints: Any, *, id: str = f"{SOURCE}/hinted-optimum") -> Equality:
+def hinted_optimum(hints: Several[Hint], *, id: str = f"{SOURCE}/hinted-optimum") -> Equality:
     """The best margin of nets of any width: closed form against the linear program."""
     points = several("hints", hints, Hint)
 
@@ -343,7 +342,11 @@ def hinted_optimum(hints: Any, *, id: str = f"{SOURCE}/hinted-optimum") -> Equal
 
 
 def larger_starts(
-    some: Any, *, share: float = 0.99, smaller: float = 1e-7, id: str = f"{SOURCE}/hinted-larger"
+    some: Several[Instance],
+    *,
+    share: float = 0.99,
+    smaller: float = 1e-7,
+    id: str = f"{SOURCE}/hinted-larger",
 ) -> Qualitative:
     """From larger starts the limit's margin is near the optimum of nets of any width.
 

@@ -24,7 +24,7 @@ import numpy as np
 
 import gradflow as gf
 from gradflow.claims import Control, Equality, Hypothesis, Lab, Measurement
-from gradflow.claims.instances import several
+from gradflow.claims.instances import Several, several
 from gradflow.claims.papers.lyu2021margin import PAPER
 from gradflow.claims.papers.lyu2021margin.setting import (
     COARSE,
@@ -63,7 +63,11 @@ def _limits(lab: Lab, ones: Sequence[Instance], read: Read, names: Sequence[str]
 
 
 def _limit_claim(
-    some: Any, read: Read, names: Sequence[str], stated: Callable[[Instance], Any], **fields: Any
+    some: Several[Instance],
+    read: Read,
+    names: Sequence[str],
+    stated: Callable[[Instance], Any],
+    **fields: Any,
 ) -> Equality:
     ones = several("instances", some, Instance)
 
@@ -138,7 +142,9 @@ def limit_function(some: Any, *, id: str = f"{SOURCE}/limit-function") -> Equali
     )
 
 
-def unpolished_margin(some: Any, *, id: str = f"{SOURCE}/limit-margin-unpolished") -> Equality:
+def unpolished_margin(
+    some: Several[Instance], *, id: str = f"{SOURCE}/limit-margin-unpolished"
+) -> Equality:
     """The flow's own normalised margin at ln t = 1e10, without a certificate."""
     ones = several("instances", some, Instance)
 
@@ -167,7 +173,7 @@ def unpolished_margin(some: Any, *, id: str = f"{SOURCE}/limit-margin-unpolished
     )
 
 
-def same_sign_limit(some: Any, *, id: str = f"{SOURCE}/same-sign-limit") -> Equality:
+def same_sign_limit(some: Several[Instance], *, id: str = f"{SOURCE}/same-sign-limit") -> Equality:
     """What same-sign draws reach: margin αγ*/2, one group, f(x) = ½ s φ(s w*·x), s the sign."""
     ones = several("instances", some, Instance)
     names = ["margin/γ*", "Σ a|a|", "a.w along w*"]
@@ -274,7 +280,7 @@ def _same_sign(b: np.ndarray) -> np.ndarray:
     return np.all(b > 0, axis=-1) | np.all(b < 0, axis=-1)
 
 
-def global_optimum(some: Any, *, id: str = f"{SOURCE}/global-optimum") -> Equality:
+def global_optimum(some: Several[Instance], *, id: str = f"{SOURCE}/global-optimum") -> Equality:
     """The linear program over directions: no net of any width beats (1+α)γ*/4.
 
     A net that attains it and a dual that bounds it are both found, without a flow; d ≤ 3.

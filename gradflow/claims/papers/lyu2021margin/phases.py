@@ -18,13 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from scipy.interpolate import BarycentricInterpolator
 
 from gradflow.claims import Control, Equality, Hypothesis, Lab, Measurement, Outcome, Qualitative
-from gradflow.claims.instances import several
+from gradflow.claims.instances import Several, several
 from gradflow.claims.papers.lyu2021margin import PAPER
 from gradflow.claims.papers.lyu2021margin.setting import (
     SOURCE,
@@ -45,7 +44,7 @@ def _modes(one: Instance) -> np.ndarray:
     return one.b[:, None] * np.append(one.mu_bar, 1.0)
 
 
-def phase_one_rate(some: Any, *, id: str = f"{SOURCE}/phase-1-rate") -> Equality:
+def phase_one_rate(some: Several[Instance], *, id: str = f"{SOURCE}/phase-1-rate") -> Equality:
     """Every neuron's growing mode grows at λ₀ = (1+α)|μ|/4.
 
     Measured between half the time to |θ| = √σ and that time, where the correction is O(σ). The
@@ -90,7 +89,7 @@ def phase_one_rate(some: Any, *, id: str = f"{SOURCE}/phase-1-rate") -> Equality
     )
 
 
-def phase_one_state(some: Any, *, id: str = f"{SOURCE}/phase-1-state") -> Equality:
+def phase_one_state(some: Several[Instance], *, id: str = f"{SOURCE}/phase-1-state") -> Equality:
     """At |θ| = σ^(1/3), where both corrections are O(σ^(2/3)): θ/|θ| is b ⊗ (μ̄, 1), normalised."""
     ones = several("instances", some, Instance)
 
@@ -128,7 +127,9 @@ def phase_one_state(some: Any, *, id: str = f"{SOURCE}/phase-1-state") -> Equali
     )
 
 
-def phase_one_duration(some: Any, *, id: str = f"{SOURCE}/phase-1-duration") -> Equality:
+def phase_one_duration(
+    some: Several[Instance], *, id: str = f"{SOURCE}/phase-1-duration"
+) -> Equality:
     """The time until f is felt grows by 1/λ₀ for every factor e that σ shrinks by."""
     ones = several("instances", some, Instance)
 
@@ -164,7 +165,9 @@ def phase_one_duration(some: Any, *, id: str = f"{SOURCE}/phase-1-duration") -> 
     )
 
 
-def phase_one_groups(some: Any, *, id: str = f"{SOURCE}/phase-1-groups") -> Qualitative:
+def phase_one_groups(
+    some: Several[Instance], *, id: str = f"{SOURCE}/phase-1-groups"
+) -> Qualitative:
     """The sign of b_k picks the group, for every neuron of every draw: when f begins to be felt
     a_k and w_k·μ̄ have the sign of b_k. Margins are in units of |b_k| σ e^{λ₀t}."""
     ones = several("instances", some, Instance)
@@ -200,7 +203,7 @@ def phase_one_groups(some: Any, *, id: str = f"{SOURCE}/phase-1-groups") -> Qual
 
 
 def two_neuron_tracking(
-    some: Any,
+    some: Several[Instance],
     *,
     sizes: Sequence[float] = (1e-4, 1e-5, 1e-6),
     id: str = f"{SOURCE}/phase-2-tracking",

@@ -24,6 +24,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab
@@ -195,8 +196,8 @@ def instance(
     scale: float = 1e-6,
     width: int | None = None,
     seed: int | None = None,
-    inner: Any = None,
-    outer: Any = None,
+    inner: ArrayLike | None = None,
+    outer: ArrayLike | None = None,
     outer_scale: float = 1.0,
     trained: bool = True,
 ) -> Instance:

@@ -30,10 +30,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Bound, Claim, Control, Hypothesis, Lab, Measurement
@@ -122,8 +122,8 @@ class Clusters:
 
 
 def clusters(
-    positive: Any, negative: Any, centres: Any = None, *, slope: float = 0.3, v: float = 1.0,
-    points: Any = (),
+    positive: ArrayLike, negative: ArrayLike, centres: ArrayLike | None = None, *,
+    slope: float = 0.3, v: float = 1.0, points: Sequence[ArrayLike] = (),
 ) -> Clusters:  # fmt: skip
     """A checked `Clusters`.
 
@@ -149,11 +149,10 @@ def clusters(
         raise fail("slope", slope, "is not in [0, 1]", "pass for example 0.3")
     if centres is not None:
         centres = rows(check_array("centres", centres, (2, w.shape[1])))
-    if len(points):
-        points = check_array("points", points, (None, w.shape[1]))
-        if not np.all(np.any(points != 0, axis=1)):
-            raise fail("points", points, "holds a zero input", "drop it")
-    return Clusters(rows(w), rows(u), centres, slope, check_positive("v", v), rows(points))
+    tried = check_array("points", points, (None, w.shape[1])) if len(points) else w[:0]
+    if not np.all(np.any(tried != 0, axis=1)):
+        raise fail("points", tried, "holds a zero input", "drop it")
+    return Clusters(rows(w), rows(u), centres, slope, check_positive("v", v), rows(tried))
 
 
 def random_clusters(

@@ -35,6 +35,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Claim, Control, Equality, Hypothesis, Lab, Measurement
@@ -68,7 +69,7 @@ def trained(lab: Lab, one: Student, rtol: float = FINE) -> gf.Trajectory:
     return lab.get(("trained", one, rtol), build)
 
 
-def patterns(one: Student, inner: Any) -> np.ndarray:
+def patterns(one: Student, inner: ArrayLike) -> np.ndarray:
     """sign(w_k·x_i) of neurons of shape (..., m, d), shape (..., m, n); 0 on a kink.
 
     A neuron that slides along a kink is within rounding of it, so 0 is up to 1e-13 of the norms.
@@ -79,7 +80,7 @@ def patterns(one: Student, inner: Any) -> np.ndarray:
     return np.where(np.abs(pre) > 1e-13 * size, np.sign(pre), 0.0)
 
 
-def agree(one: Student, inner: Any) -> np.ndarray:
+def agree(one: Student, inner: ArrayLike) -> np.ndarray:
     """Whether neurons of shape (..., m, d) are in the neural agreement regime."""
     signs = patterns(one, inner)
     good = np.all(signs != 0, axis=(-2, -1))
@@ -89,7 +90,7 @@ def agree(one: Student, inner: Any) -> np.ndarray:
     return good
 
 
-def agree_perfectly(one: Student, inner: Any) -> np.ndarray:
+def agree_perfectly(one: Student, inner: ArrayLike) -> np.ndarray:
     """Whether neurons of shape (..., m, d) are in the perfect agreement regime."""
     wanted = np.sign(one.a)[:, None] * one.y
     return np.all(patterns(one, inner) == wanted, axis=(-2, -1))
@@ -111,7 +112,7 @@ def sliding(path: gf.Trajectory) -> set[tuple[int, int]]:
     return pairs
 
 
-def features(one: Student, inner: Any) -> tuple[np.ndarray, np.ndarray]:
+def features(one: Student, inner: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """z_i and y_i of the linear predictor that a net with agreeing neurons (m, d) is."""
     signs = patterns(one, inner)
     w, u = signs[np.argmax(one.a > 0)], signs[np.argmax(one.a < 0)]
@@ -338,7 +339,7 @@ def svm_limit(some: Students, part: str, *, id: str) -> Equality:
     )
 
 
-def _unit(inner: Any) -> np.ndarray:
+def _unit(inner: ArrayLike) -> np.ndarray:
     return np.asarray(inner) / np.linalg.norm(inner)
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import betainc, stdtrit
 
 import gradflow as gf
@@ -50,7 +51,7 @@ FINE, COARSE = 1e-9, 1e-7
 PROBES = 100_000
 
 
-def nonlinearity(inner: Any, outer: Any, slope: float) -> tuple[float, float]:
+def nonlinearity(inner: ArrayLike, outer: ArrayLike, slope: float) -> tuple[float, float]:
     """ν of a two-layer leaky ReLU net, and its standard error (0 in d = 2, where ν is exact).
 
     Parameters
@@ -133,7 +134,7 @@ def _fitted(some: Sequence[Student], log_t: float) -> Hypothesis:
 
 
 def _ensemble(
-    data: Any, half: int, scales: Any, seeds: int, slope: float
+    data: Any, half: int, scales: ArrayLike, seeds: int, slope: float
 ) -> tuple[np.ndarray, list[list[Student]]]:
     """The scales, rising, and the students [scale][seed]: one draw at all scales."""
     sizes = check_array("scales", scales, (None,))
@@ -149,7 +150,7 @@ def _ensemble(
 def nonlinearity_falls(
     data: Any,
     *,
-    scales: Any = (0.1, 0.4, 1.6, 6.4),
+    scales: ArrayLike = (0.1, 0.4, 1.6, 6.4),
     seeds: int = 16,
     half: int = 4,
     slope: float = 0.3,
@@ -208,7 +209,7 @@ def nonlinearity_falls(
 def nonlinearity_bounded(
     data: Any,
     *,
-    scales: Any = (0.1, 0.4, 1.6, 6.4),
+    scales: ArrayLike = (0.1, 0.4, 1.6, 6.4),
     seeds: int = 16,
     half: int = 4,
     slope: float = 0.3,

@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Hypothesis
@@ -110,7 +111,14 @@ class Student:
 Students = Student | Sequence[Student]
 
 
-def student(X: Any, y: Any, inner: Any, *, slope: float = 0.3, outer: Any = None) -> Student:
+def student(
+    X: ArrayLike,
+    y: ArrayLike,
+    inner: ArrayLike,
+    *,
+    slope: float = 0.3,
+    outer: ArrayLike | None = None,
+) -> Student:
     r"""A checked `Student`.
 
     Parameters

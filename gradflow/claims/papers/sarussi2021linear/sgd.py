@@ -35,6 +35,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import lambertw
 
 import gradflow as gf
@@ -130,7 +131,7 @@ def sgd_again(lab: Lab, one: Student, how: Schedule) -> Run:
     return lab.get(("sgd again", one, how), build)
 
 
-def _pull(pre: np.ndarray, one: Student, y: Any) -> Any:
+def _pull(pre: np.ndarray, one: Student, y: ArrayLike) -> Any:
     """|ℓ'| = 1/(1 + e^z) at pre-activations of shape (..., m)."""
     z = y * (np.where(pre > 0, pre, one.slope * pre) @ one.a)
     return np.exp(-np.logaddexp(0, z))
