@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from gradflow.flows.flow import make_flow
 from gradflow.integrators.contract import Result
 from gradflow.integrators.driver import Run, Settings, check_settings, run, run_many
+from gradflow.integrators.watch import Progress
 from gradflow.paths.building import trajectory_of
 from gradflow.paths.trajectory import Trajectory
 from gradflow.risks.base import AbstractRisk
@@ -32,7 +32,9 @@ def integrate(
     save_at: Any = None,
     max_steps: int = 1_000_000,
     throw: bool = False,
-    progress: Callable[[dict[str, Any]], None] | None = None,
+    progress: Progress | bool | None = None,
+    max_seconds: float | None = None,
+    safety: float | None = None,
 ) -> Trajectory:
     r"""Integrate the gradient flow :math:`\dot\theta=-\nabla L(\theta)` from ``params``.
 
@@ -60,8 +62,9 @@ def integrate(
         ``tsit5 dopri5 dopri8 bosh3 heun``, implicit ``kvaerno3/4/5``; scipy:
         ``rk45 dop853 lsoda radau bdf``.
     rtol : float
-        Relative tolerance. Local errors are kept a factor ten below it, so that the accumulated
-        error usually stays below; an error bar comes from a second, tighter solve, never from here.
+        Relative tolerance. Local errors are kept below a share of it (``safety``), so that the
+        accumulated error usually stays below; an error bar comes from a second, tighter solve,
+        never from here.
     atol : float, optional
         Absolute tolerance in units of the state. Default: ``rtol`` times the size of the start,
         component by component, so that starts of 1e-20 grow correctly.
@@ -72,8 +75,16 @@ def integrate(
     throw : bool
         Raise ``RuntimeError`` on numerical failure, and where the flow is not unique (a ``branch``
         event); default: report it in ``result`` and ``events`` and keep what was computed.
-    progress : callable, optional
-        Called now and then with a dict ``s, s_end, steps``.
+    progress : callable or False, optional
+        Called now and then with a dict ``s, s_end, steps, events, seconds, steps_per_second, log_t,
+        log_loss, loss``; ends the integration by returning False. Default: on a terminal or in a
+        notebook a line shows after three seconds; False: none.
+    max_seconds : float, optional
+        Wall-clock seconds, compiling included, after which the integration ends with the part
+        computed (result ``max_seconds``). Ctrl-C ends it so too (result ``interrupted``).
+    safety : float, optional
+        Share of the tolerances that the error of one step may take; 1 hands the solver what was
+        asked. Default: the method's own (0.1, dopri8 0.01, piecewise 0.03).
 
     Returns
     -------
@@ -92,7 +103,7 @@ def integrate(
     throw = check_bool("throw", throw)
     settings = check_settings(
         until=until, save_at=save_at, integrator=integrator, rtol=rtol, atol=atol,
-        max_steps=max_steps, progress=progress,
+        max_steps=max_steps, progress=progress, max_seconds=max_seconds, safety=safety,
     )  # fmt: skip
     params = _start(risk, params)
     flow = make_flow(risk, params, chart=chart, clock=_clock(risk, clock), metric=metric)
@@ -153,7 +164,9 @@ def integrate_many(
     atol: float | None = None,
     save_at: Any = None,
     max_steps: int = 1_000_000,
-    progress: Callable[[dict[str, Any]], None] | None = None,
+    progress: Progress | bool | None = None,
+    max_seconds: float | None = None,
+    safety: float | None = None,
 ) -> list[Trajectory]:
     """Integrate a flow with kinks from many starts at once (one compiled, batched program).
 
@@ -163,7 +176,7 @@ def integrate_many(
         With kinks, so that the event-located integrator applies.
     starts : sequence of parameters
         Of equal shapes.
-    until, clock, integrator, rtol, atol, save_at, max_steps, progress
+    until, clock, integrator, rtol, atol, save_at, max_steps, progress, max_seconds, safety
         As in :func:`integrate`.
 
     Returns
@@ -179,7 +192,7 @@ def integrate_many(
     """
     settings = check_settings(
         until=until, save_at=save_at, integrator=integrator, rtol=rtol, atol=atol,
-        max_steps=max_steps, progress=progress,
+        max_steps=max_steps, progress=progress, max_seconds=max_seconds, safety=safety,
     )  # fmt: skip
     if not isinstance(starts, (list, tuple)) or not starts:
         raise fail("starts", starts, "holds no start", "pass a list of parameters")
@@ -205,7 +218,8 @@ def _start(risk: Any, params: Any) -> Any:
 def _clock(risk: Any, clock: Any) -> Any:
     if not isinstance(clock, str) or clock != "auto":
         return clock
-    return "loss" if getattr(risk.kinks(), "margin_loss", False) else "log"
+    arrangement = risk.arrangement
+    return "loss" if arrangement is not None and arrangement.margin_loss else "log"
 
 
 __all__ = ["integrate", "integrate_many"]

@@ -10,7 +10,8 @@ import pytest
 
 import gradflow as gf
 from gradflow.flows.flow import make_flow
-from gradflow.integrators.contract import Result, Solution, empty_stats
+from gradflow.integrators.contract import Result, Solution
+from gradflow.integrators.statistics import empty_stats
 from gradflow.integrators.steppers.late.integrator import late_phase
 from gradflow.integrators.steppers.late.margin import least_norm_weights
 from gradflow.integrators.steppers.late.stage import late_stage
@@ -40,9 +41,9 @@ def handed_over(path):
     """The flow and solution at the end of the early stage."""
     flow, clock = path._stages[0].flow, path._stages[0]
     state = clock.Y[-1]
-    kinks = flow.kinks()
-    W = np.asarray(kinks.split(flow.chart.decode(flow.split(state)[0]))[0])
-    sides = np.where(W @ np.asarray(kinks.normals).T < 0, -1, 1)
+    at = flow.arrangement
+    W = at.split(flow.chart.decode(flow.split(state)[0]))[0]
+    sides = np.where(at.heights(W) < 0, -1, 1)
     solution = Solution(
         s=clock.s[-1:], Y=state[None], s_final=float(clock.s[-1]), Y_final=state,
         stats=empty_stats(), result=Result("event"), sides=sides,
@@ -60,7 +61,7 @@ def _on(handed_over, until, save=None):
     resolved = until.resolve(flow)
     values = None if save is None else save.resolve(flow)[0]
     _, late, _ = late_stage(flow, solution, resolved, rtol=1e-8, max_steps=20_000, save=values)
-    label = resolved.labels[late.event] if late.event is not None else ""
+    label = late.event.label if late.event is not None else ""
     return late, label
 
 
@@ -197,7 +198,7 @@ def test_units_of_the_data_do_not_matter(outer):
         risk = gf.EmpiricalRisk(net, gf.exponential, unit * X, Y, reduction="mean")
         runs.append(
             late_phase(
-                risk.kinks(),
+                risk.arrangement,
                 W / f,
                 a / f if outer == "trained" else a,
                 -2 * math.log(f),

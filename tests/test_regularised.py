@@ -140,7 +140,7 @@ def test_margin_losses_may_be_regularised_too(rng):
     params = net.params(rng.normal(size=(4, 3)), rng.normal(size=4))
     path = integrate(J, params, until=until.time(5.0), rtol=1e-6)
     assert path.defects["energy"] < 1e-3
-    assert J.kinks() is None
+    assert J.arrangement is None
 
 
 def test_bad_input_is_refused():

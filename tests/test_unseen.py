@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import gradflow as gf
+from gradflow.cells.pattern import Pattern
 from gradflow.integrators import driver
-from gradflow.integrators.steppers.late.field import unseen_data
 from gradflow.integrators.steppers.late.integrator import late_phase
 from gradflow.integrators.steppers.piecewise.integrator import PiecewiseIntegrator
 
@@ -145,11 +145,11 @@ def test_a_net_that_sees_nothing_rests():
 def test_the_late_phase_stops_where_a_datum_is_seen_again():
     risk, start = narrow(90, 8, 2, 5)
     early = gf.integrate(risk, start, until=gf.until.log_time(13.0), clock="log")
-    kinks = risk.kinks()
-    W, a = (np.asarray(part) for part in kinks.split(early.final))
-    sides = np.sign(W @ np.asarray(kinks.normals).T).astype(int)
-    unseen = unseen_data(np.asarray(kinks.surface), np.asarray(kinks.scale), sides)
-    run = late_phase(kinks, W, a, 13.0, sides=sides, unseen=unseen, log_t_end=1e10)
+    at = risk.arrangement
+    W, a = at.split(early.final)
+    sides = np.sign(at.heights(W)).astype(int)
+    unseen = Pattern(at, sides).unseen
+    run = late_phase(at, W, a, 13.0, sides=sides, unseen=unseen, log_t_end=1e10)
     assert (run.result, run.ok) == ("seen", False)
     assert np.flatnonzero(unseen).tolist() == [0, 3, 4, 7]
     assert np.flatnonzero(run.seen_again).tolist() == [7]
@@ -169,7 +169,7 @@ def test_a_tolerance_of_ones_own_holds_in_every_stage(seen_again, monkeypatch):
     solve = PiecewiseIntegrator.solve
 
     def noted(self, problem):
-        asked.append(np.unique(problem.atol))
+        asked.append(np.unique(problem.tolerances.atol_local))
         return solve(self, problem)
 
     monkeypatch.setattr(PiecewiseIntegrator, "solve", noted)

@@ -10,10 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import nnls
 
+from gradflow.cells.arrangement import Arrangement
+from gradflow.cells.pattern import Pattern
 from gradflow.certificates.kkt import KKTResidual, Sliding, cell_residual, kkt_residual
 from gradflow.certificates.margin import contradictions, hard_margin_svm
 from gradflow.certificates.polish import polish
-from gradflow.certificates.problem import Cells, cells_of, check_margin_risk
+from gradflow.certificates.problem import (
+    cells_of,
+    check_margin_risk,
+    join,
+    unit_split,
+)
 from gradflow.certificates.stationary import stationary_point
 from gradflow.losses import AbstractMarginLoss
 from gradflow.networks.deep_linear import DeepLinear
@@ -136,16 +143,16 @@ def certify(
     cells = cells_of(risk)
     if cells is None:
         return _certify_deep(risk, params, candidate, tol)
-    W, a = cells.split(params)
-    sides = cells.sides(W)
+    W, a = unit_split(cells, params)
+    sides = Pattern.at(cells, W).sides
     before = float(np.min(cells.margins(W, a)))
     if not before > 0:
         return _unseparated(risk, params, W, a, cells)
     if candidate is not None:
         # (the pattern of its own; a neuron that it drops is judged in the late state's)
-        new_W, new_a = cells.split(candidate)
+        new_W, new_a = unit_split(cells, candidate)
         dead = ~np.any(new_W != 0, axis=1) | (new_a == 0)
-        new_sides = np.where(dead[:, None], sides, cells.sides(new_W))
+        new_sides = np.where(dead[:, None], sides, Pattern.at(cells, new_W).sides)
     else:
         found = polish(cells, W, a, sides)
         new_W, new_a, new_sides = found.W, found.a, found.sides
@@ -153,7 +160,7 @@ def certify(
 
 
 def _judge(
-    cells: Cells, late: tuple[np.ndarray, np.ndarray], found: tuple[np.ndarray, ...],
+    cells: Arrangement, late: tuple[np.ndarray, np.ndarray], found: tuple[np.ndarray, ...],
     before: float, tol: float,
 ) -> Certificate:  # fmt: skip
     W, a, sides = found
@@ -184,7 +191,7 @@ def _judge(
     )
     gap = np.append((W - late[0]).ravel(), (a - late[1]) if cells.trained else [])
     return Certificate(
-        kind="max-margin KKT", accepted=accepted, reason=reason, params=cells.join(W, a),
+        kind="max-margin KKT", accepted=accepted, reason=reason, params=join(cells, W, a),
         kkt_residual=kkt.total, stationarity=kkt.stationarity,
         complementarity=kkt.complementarity, feasibility=kkt.feasibility,
         normalised_margin=kkt.normalised_margin, margin_before=before, duals=kkt.duals,
@@ -193,17 +200,17 @@ def _judge(
 
 
 def _dropped_forces(
-    cells: Cells, W: np.ndarray, a: np.ndarray, sides: np.ndarray, kkt: KKTResidual
+    cells: Arrangement, W: np.ndarray, a: np.ndarray, sides: np.ndarray, kkt: KKTResidual
 ) -> dict[int, float]:
     """Return D_k of the neurons of zero mass: the part of their force that stays in their cell."""
     lam = kkt.duals
     if not cells.trained:
         # (relative to the weights of unit norm)
         lam = lam * kkt.normalised_margin if np.isfinite(kkt.total) else lam
-    slopes = cells.slopes(sides)
+    slopes = Pattern(cells, sides).slopes
     out = {}
     for k in np.flatnonzero(~np.any(W != 0, axis=1) | ((a == 0) & cells.trained)):
-        force = (lam * cells.y * slopes[k]) @ cells.Z
+        force = (lam * cells.y * slopes[k]) @ cells.inputs
         sign = [np.sign(a[k])] if cells.trained and a[k] != 0 else [1.0, -1.0]
         if not cells.trained:
             sign = [a[k]]
@@ -224,7 +231,9 @@ def _cone_part(walls: np.ndarray, force: np.ndarray) -> float:
     return size * float(nnls(walls.T, -force / size, maxiter=30 * walls.shape[0] + 100)[1])
 
 
-def _unseparated(risk: Any, params: Any, W: np.ndarray, a: np.ndarray, cells: Cells) -> Certificate:
+def _unseparated(
+    risk: Any, params: Any, W: np.ndarray, a: np.ndarray, cells: Arrangement
+) -> Certificate:
     q = cells.margins(W, a)
     worst = int(np.argmin(q))
     reason = (
@@ -235,14 +244,14 @@ def _unseparated(risk: Any, params: Any, W: np.ndarray, a: np.ndarray, cells: Ce
         reason += f"; no neuron is active on datum {worst}, so the flow need not reach it"
     else:
         reason += "; integrate further"
-    clash = contradictions(cells.Z, cells.y)
+    clash = contradictions(cells.inputs, cells.y)
     if clash:
         up, down = clash[0].positive[0], clash[0].negative[0]
         reason += (
             f"; no such network can separate data {up} and {down}, which have one direction and "
             "opposite labels"
         )
-    elif cells.slope == 1 and not hard_margin_svm(cells.Z, cells.y).separable:
+    elif cells.slope == 1 and not hard_margin_svm(cells.inputs, cells.y).separable:
         reason += "; the data are not linearly separable, so this linear network never will"
     return Certificate(
         kind="max-margin KKT", accepted=False, reason=reason, params=params, kkt_residual=np.inf,

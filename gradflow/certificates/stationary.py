@@ -18,9 +18,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy.linalg import null_space
 
+from gradflow.cells.arrangement import Arrangement
+from gradflow.cells.pattern import Pattern
 from gradflow.certificates.kkt import Sliding
-from gradflow.certificates.polish import wall_forces
-from gradflow.certificates.problem import Cells, cells_of
+from gradflow.certificates.problem import cells_of, join
 from gradflow.losses import Squared
 from gradflow.networks.deep_linear import DeepLinear
 
@@ -125,16 +126,16 @@ def _smooth(risk: Any, params: Any, polish: bool, tol: float) -> Stationary:
     return _judge(final, g, H, reached, float(risk(params)), flat_directions, tol, (), [])
 
 
-def _kinked(risk: Any, cells: Cells, params: Any, polish: bool, tol: float) -> Stationary:
-    problem = _Squared(cells, np.exp(np.asarray(cells.kinks.log_weights)))
-    W, a = (np.array(part, dtype=float) for part in cells.kinks.split(params))
-    sides = cells.sides(W)
+def _kinked(risk: Any, cells: Arrangement, params: Any, polish: bool, tol: float) -> Stationary:
+    problem = _Squared(cells, np.exp(cells.log_weights))
+    W, a = cells.split(params)
+    sides = Pattern.at(cells, W).sides
     if polish:
         W, a, sides = problem.polish(W, a, sides)
     g, H, slides, complaints = problem.at(W, a, sides)
     complaints += problem.escapes(W, a)
     return _judge(
-        cells.join(W, a), g, H, problem.value(W, a), problem.value(0 * W, a),
+        join(cells, W, a), g, H, problem.value(W, a), problem.value(0 * W, a),
         problem.flat(W, a, sides), tol, slides, complaints,
     )  # fmt: skip
 
@@ -177,7 +178,7 @@ def _judge(
 class _Squared:
     """L = ½Σ ω_i (f_i − y_i)² on a cell and its surfaces."""
 
-    cells: Cells
+    cells: Arrangement
     omega: np.ndarray
 
     def outputs(self, W: np.ndarray, a: np.ndarray) -> np.ndarray:
@@ -189,11 +190,11 @@ class _Squared:
     def forces(self, W: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """F± = −∂L/∂A± on every surface."""
         pull = -self.omega * (self.outputs(W, a) - self.cells.y)
-        return wall_forces(self.cells, pull)
+        return self.cells.per_surface(pull)
 
     def bases(self, sides: np.ndarray) -> list[np.ndarray]:
         """Orthonormal bases of the directions of w_k along the surfaces it stands on."""
-        D = self.cells.Z.shape[1]
+        D = self.cells.inputs.shape[1]
         return [
             null_space(self.cells.normals[row == 0], rcond=1e-12) if np.any(row == 0) else np.eye(D)
             for row in sides
@@ -201,7 +202,7 @@ class _Squared:
 
     def tangent(self, sides: np.ndarray) -> np.ndarray:
         """Basis (p, r) of the trained weights' directions along their surfaces."""
-        m, D = sides.shape[0], self.cells.Z.shape[1]
+        m, D = sides.shape[0], self.cells.inputs.shape[1]
         bases = self.bases(sides)
         tail = m if self.cells.trained else 0
         out = np.zeros((m * D + tail, sum(Q.shape[1] for Q in bases) + tail))
@@ -219,14 +220,14 @@ class _Squared:
         """Gradient (p,) and Hessian (p, p) with frozen slopes s_ki."""
         cells = self.cells
         m, D = W.shape
-        phi = slopes * (W @ cells.Z.T)
+        phi = slopes * (W @ cells.inputs.T)
         r = self.omega * (a @ phi - cells.y)
-        J = np.moveaxis((a[:, None] * slopes)[:, :, None] * cells.Z, 1, 2).reshape(m * D, -1)
+        J = np.moveaxis((a[:, None] * slopes)[:, :, None] * cells.inputs, 1, 2).reshape(m * D, -1)
         if cells.trained:
             J = np.concatenate([J, phi])
         H = (J * self.omega) @ J.T
         if cells.trained:
-            cross = (slopes * r) @ cells.Z
+            cross = (slopes * r) @ cells.inputs
             for k in range(m):
                 H[k * D : (k + 1) * D, m * D + k] += cross[k]
                 H[m * D + k, k * D : (k + 1) * D] += cross[k]
@@ -242,7 +243,7 @@ class _Squared:
         best = (np.inf, W, a, sides)
         for _ in range(30):
             T = self.tangent(sides)
-            slopes = cells.slopes(sides)
+            slopes = Pattern(cells, sides).slopes
             for k in range(m):
                 on = cells.normals[sides[k] == 0]
                 if on.shape[0]:
@@ -293,7 +294,7 @@ class _Squared:
         cells = self.cells
         D = W.shape[1]
         T = self.tangent(sides)
-        g, H = self.derivatives(W, a, cells.slopes(sides))
+        g, H = self.derivatives(W, a, Pattern(cells, sides).slopes)
         plus, minus = self.forces(W, a)
         scale = max(float(np.max(np.abs(plus))), float(np.max(np.abs(minus))), 1e-300)
         slides: list[Sliding] = []
@@ -334,9 +335,9 @@ class _Squared:
         if zero.size == 0:
             return []
         pull = -self.omega * (self.outputs(W, a) - cells.y)
-        scale = float(np.max(np.abs(cells.Z)))
+        scale = float(np.max(np.abs(cells.inputs)))
         draws = np.random.default_rng(0).normal(size=(200, W.shape[1]))
-        u = np.concatenate([cells.Z, -cells.Z, draws])
+        u = np.concatenate([cells.inputs, -cells.inputs, draws])
         u = u / np.maximum(np.linalg.norm(u, axis=1), 1e-300)[:, None]
         gain = cells.activations(u) @ pull
         out = []
@@ -361,7 +362,7 @@ class _Squared:
         books: dict[bytes, list[int]] = {}
         total = 0
         for k in range(W.shape[0]):
-            if not np.any(cells.slopes(sides[k : k + 1]) > 0) and np.all(sides[k] != 0):
+            if not np.any(Pattern(cells, sides[k : k + 1]).slopes > 0) and np.all(sides[k] != 0):
                 total += bases[k].shape[1] + tail
             elif np.any(W[k] != 0):
                 name = b"" if cells.slope == 1 else sides[k].tobytes()
@@ -374,5 +375,5 @@ class _Squared:
             else:
                 return -1
         # Data that do not span leave directions of w_k that f does not see.
-        Z_rank = int(np.linalg.matrix_rank(cells.Z))
-        return total if Z_rank == cells.Z.shape[1] else -1
+        Z_rank = int(np.linalg.matrix_rank(cells.inputs))
+        return total if Z_rank == cells.inputs.shape[1] else -1

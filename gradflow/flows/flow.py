@@ -14,15 +14,14 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from gradflow.cells.arrangement import Arrangement
 from gradflow.flows.charts.chart import AbstractChart, CartesianChart
 from gradflow.flows.charts.conic import METRICS, ConicChart
-from gradflow.flows.charts.late import LateChart
 from gradflow.flows.charts.linear import LinearLogAngleChart
 from gradflow.flows.charts.two_neuron import TwoNeuronChart
 from gradflow.flows.clocks import CLOCKS, AbstractClock, LogClock
 from gradflow.networks.networks import TwoLayer
 from gradflow.risks.base import AbstractRisk
-from gradflow.risks.kinked import AbstractKinks
 from gradflow.risks.population.population import PopulationRisk
 from gradflow.validation import check_choice, fail
 
@@ -38,11 +37,10 @@ class Flow(eqx.Module):
         """Entries of the integrated vector behind the chart's: the energy and the clock's."""
         return 1 + self.clock.states
 
-    def kinks(self) -> AbstractKinks | None:
-        """The kinks of the risk, where the chart keeps neurons apart; else None."""
-        if isinstance(self.chart, (CartesianChart, LateChart)):
-            return self.chart.risk.kinks()
-        return None
+    @property
+    def arrangement(self) -> Arrangement | None:
+        """The surfaces of the risk's data where the chart keeps neurons apart (host), else None."""
+        return self.chart.arrangement
 
     def vector(self, params: Any, extra: Array) -> Array:
         """Integrated vector of parameters in the cartesian chart (JAX)."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 # Importing the solver files registers their integrators.
@@ -17,14 +17,14 @@ import gradflow.integrators.steppers.diffrax
 import gradflow.integrators.steppers.scipy  # noqa: F401
 from gradflow.flows.flow import Flow
 from gradflow.integrators.contract import (
+    AbstractIntegrator,
     Problem,
     Result,
     Solution,
-    empty_stats,
-    integrator_names,
     make_integrator,
 )
 from gradflow.integrators.save import AbstractSave, check_save
+from gradflow.integrators.statistics import add_stats, empty_stats
 from gradflow.integrators.steppers.late.stage import (
     SeparatedEvent,
     has_late_stage,
@@ -32,6 +32,7 @@ from gradflow.integrators.steppers.late.stage import (
     off_the_surface,
 )
 from gradflow.integrators.steppers.piecewise.integrator import PiecewiseIntegrator
+from gradflow.integrators.tolerances import Asked, Tolerances
 from gradflow.integrators.until import (
     AbstractUntil,
     Resolved,
@@ -39,26 +40,19 @@ from gradflow.integrators.until import (
     TimeEvent,
     check_until,
 )
+from gradflow.integrators.watch import Describe, Progress, Watch
 from gradflow.validation import (
-    SMALLEST_RTOL,
-    check_choice,
     check_integer,
     check_positive,
     check_rtol,
     fail,
 )
 
-#: What local error estimates must stay below, as a share of the tolerance asked: local errors add
-#: up. At these shares the global error of the test problems (logistic growth and saddles left from
-#: 1e-60 included) stays below the tolerance asked; the estimate of dopri8 is the sharper one.
-SAFETY = 0.1
-SAFETY_OF = {"dopri8": 0.01, "piecewise": 0.03, "piecewise-slides": 0.03}
 #: An absolute tolerance above this share of the start's size is no tolerance for a small start.
 SMALL_START_SHARE = 0.01
 _MAX_STAGES = 16
 #: Weights up to which cartesian coordinates hold margins to a few digits.
 _MODERATE = 1e6
-_TINY = 1e-300
 
 
 class SmallStartWarning(UserWarning):
@@ -71,11 +65,21 @@ class Settings:
 
     until: AbstractUntil
     save: AbstractSave
-    integrator: str
-    rtol: float
-    atol: float | None
+    integrator: AbstractIntegrator | Literal["auto"]
+    asked: Asked
     max_steps: int
-    progress: Callable[[dict[str, Any]], None] | None
+    progress: Progress | bool | None
+    max_seconds: float | None
+
+    def integrator_of(self, flow: Flow, resolved: Resolved) -> AbstractIntegrator:
+        """The integrator asked for, or the one that serves the flow."""
+        if self.integrator == "auto":
+            return make_integrator(auto_integrator(flow, self.asked.rtol, resolved))
+        return self.integrator
+
+    def watch(self) -> Watch:
+        """Who watches one integration."""
+        return Watch(self.progress, self.max_seconds)
 
 
 @dataclass(frozen=True)
@@ -98,22 +102,31 @@ def check_settings(
     atol: Any = None,
     max_steps: Any = 1_000_000,
     progress: Any = None,
+    max_seconds: Any = None,
+    safety: Any = None,
 ) -> Settings:
     """Check every numerical argument; a ``ValueError`` names argument, value and fix."""
-    check_choice("integrator", integrator, [*integrator_names(), "auto"])
+    if not (isinstance(integrator, str) and integrator == "auto"):
+        integrator = make_integrator(integrator)
     rtol = check_rtol(rtol)
     if atol is not None:
         atol = check_positive("atol", atol)
-    if progress is not None and not callable(progress):
-        raise fail("progress", progress, "is not callable", "pass a function of a dict, or None")
+    if progress not in (None, False) and not callable(progress):
+        raise fail(
+            "progress", progress, "is not callable", "pass a function of a dict, None, or False"
+        )
+    if max_seconds is not None:
+        max_seconds = check_positive("max_seconds", max_seconds)
+    if safety is not None:
+        safety = check_positive("safety", safety)
     return Settings(
         until=check_until(until),
         save=check_save(save_at),
         integrator=integrator,
-        rtol=rtol,
-        atol=atol,
+        asked=Asked(rtol, atol, safety),
         max_steps=check_integer("max_steps", max_steps, minimum=1),
-        progress=cast(Any, progress),
+        progress=progress,
+        max_seconds=max_seconds,
     )
 
 
@@ -126,62 +139,39 @@ def start_scale(params: Any) -> float:
     return min((size for size in sizes if size > 0), default=1.0)
 
 
-def absolute_tolerances(flow: Flow, Y0: np.ndarray, rtol: float) -> np.ndarray:
-    """Default absolute tolerances: ``rtol`` times the size of each component at the stage's start.
-
-    A component that starts at zero takes the scale its chart gives. In cartesian coordinates the
-    largest entry is no scale for a small one (a saddle left from 1e-20 beside an entry of order 1),
-    so each takes its own size. No tolerance is below what rounding in the chart allows.
-    """
-    scale = np.asarray(flow.scales(Y0), np.float64)
-    if flow.chart.name == "cartesian":
-        size = np.abs(Y0)
-        clock_from = Y0.shape[0] - 1 - flow.clock.states
-        own = (size > 0) & (np.arange(Y0.shape[0]) < clock_from)
-        scale = np.where(own, size, scale)
-    return np.maximum(np.maximum(rtol * scale, flow.rounding(Y0)), _TINY)
-
-
-def _tolerances(
-    flow: Flow, Y0: np.ndarray, rtol: float, settings: Settings, name: str
-) -> np.ndarray:
-    """Absolute tolerances of a stage: the share of the one asked for, or the default."""
-    if settings.atol is None:
-        return absolute_tolerances(flow, Y0, rtol)
-    return np.full(Y0.shape, SAFETY_OF.get(name, SAFETY) * settings.atol)
-
-
 def auto_integrator(flow: Flow, rtol: float, resolved: Resolved) -> str:
     """The integrator taken for ``"auto"``.
 
     Event-located where the risk has kinks or the flow may go on to the late phase, else explicit,
     of order 8 for tight tolerances.
     """
-    kinks = flow.kinks()
-    if kinks is not None and (kinks.jumps or has_late_stage(flow, resolved)):
+    at = flow.arrangement
+    if at is not None and (at.kinked or has_late_stage(flow, resolved)):
         return "piecewise"
     return "dopri8" if rtol < 1e-6 else "tsit5"
 
 
 def run(flow: Flow, params: Any, settings: Settings) -> Run:
     """Integrate ``flow`` from ``params``, stage after stage of its charts."""
+    with settings.watch() as watch:
+        return _run(flow, params, settings, watch)
+
+
+def _run(flow: Flow, params: Any, settings: Settings, watch: Watch) -> Run:
     scale = start_scale(params)
-    if settings.atol is not None and settings.atol > SMALL_START_SHARE * scale:
+    atol = settings.asked.atol
+    if atol is not None and np.max(atol) > SMALL_START_SHARE * scale:
         warnings.warn(
-            f"atol={settings.atol:g}: the start has size {scale:.3g}, so growth from it is not "
+            f"atol={np.max(atol):g}: the start has size {scale:.3g}, so growth from it is not "
             f"controlled; pass atol <= {SMALL_START_SHARE * scale:.3g}, or leave atol out",
             SmallStartWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     resolved = settings.until.resolve(flow)
-    name = settings.integrator
-    if name == "auto":
-        name = auto_integrator(flow, settings.rtol, resolved)
-    integrator = make_integrator(name)
+    integrator = settings.integrator_of(flow, resolved)
+    name = integrator.name
     if not (math.isfinite(resolved.s_end) or resolved.events or resolved.step_cap):
         raise fail("until", settings.until, "never ends", "combine it with gf.until.time(...)")
-    safety = SAFETY_OF.get(name, SAFETY)
-    rtol = max(safety * settings.rtol, SMALLEST_RTOL)
     save, save_by = settings.save.resolve(flow)
     _check_reach(save, save_by, resolved, settings.save)
 
@@ -199,24 +189,28 @@ def run(flow: Flow, params: Any, settings: Settings) -> Run:
             events = (*events, StageEndEvent())
         if late:
             events = (*events, SeparatedEvent.of(flow))
-        atol = _tolerances(flow, Y, rtol, settings, name)
-        attempts_left = settings.max_steps - int(total["steps"] + max(total["rejected"], 0))
+        tolerances = Tolerances.of(flow, Y, settings.asked, name)
+        attempts_left = settings.max_steps - _attempts(total)
         cap = None if resolved.step_cap is None else resolved.step_cap - int(total["steps"])
         solution = integrator.solve(
             Problem(
-                flow=core, Y0=Y, s0=s, s_end=resolved.s_end, rtol=rtol, atol=atol,
-                error_mask=np.asarray(flow.error_mask(Y)), events=events, save=save,
+                flow=core, Y0=Y, s0=s, s_end=resolved.s_end, tolerances=tolerances,
+                events=events, save=save,
                 save_by=save_by, max_steps=max(attempts_left, 1), step_cap=cap,
-                progress=settings.progress,
+                dense=settings.save.dense,
+                watch=watch, describe=_description(flow),
             )
         )  # fmt: skip
         stages.append((flow, solution))
-        _add(total, solution.stats)
+        add_stats(total, solution.stats)
+        watch.stage_done(solution.stats)
         result = solution.result
-        if late and result.name == "event" and solution.event == len(events) - 1:
-            return _through_late_stages(flow, solution, total, resolved, settings, save, name)
-        if not (staged and result.name == "event" and solution.event == len(events) - 1):
-            stopped_by = _label(result, solution.event, resolved)
+        if isinstance(solution.event, SeparatedEvent):
+            return _through_late_stages(
+                flow, solution, total, resolved, settings, save, name, watch
+            )
+        if solution.event is None or solution.event.role == "stop":
+            stopped_by = _label(solution, resolved)
             break
         s, last = solution.s_final, solution.Y_final
         t = float(flow.t(s, last))
@@ -236,6 +230,7 @@ def _through_late_stages(
     settings: Settings,
     save: np.ndarray | None,
     name: str,
+    watch: Watch,
 ) -> Run:
     """Go on from an early stage that ended with the data separated.
 
@@ -243,7 +238,6 @@ def _through_late_stages(
     follows, with that datum to be separated, and so on.
     """
     integrator = make_integrator(name)
-    rtol = max(SAFETY_OF[name] * settings.rtol, SMALLEST_RTOL)
     stages = [(flow, solution)]
     must: Any = False
 
@@ -251,15 +245,17 @@ def _through_late_stages(
         return None if save is None else save[stages[-1][1].s.shape[0] :]
 
     def steps_left() -> int:
-        return max(settings.max_steps - int(total["steps"] + total["rejected"]), 1)
+        return max(settings.max_steps - _attempts(total), 1)
 
     for _ in range(_MAX_STAGES):
         save = rest(save)
         late_flow, late, seen_again = late_stage(
-            flow, stages[-1][1], resolved, rtol=settings.rtol, save=save, max_steps=steps_left()
-        )
+            flow, stages[-1][1], resolved, rtol=settings.asked.rtol_local("late"), save=save,
+            max_steps=steps_left(),
+        )  # fmt: skip
         stages.append((late_flow, late))
-        _add(total, late.stats)
+        add_stats(total, late.stats)
+        watch.stage_done(late.stats)
         last = late.Y_final
         if not seen_again.any() or late.result.name != "seen" or not _is_moderate(late_flow, last):
             break
@@ -268,30 +264,31 @@ def _through_late_stages(
         params = late_flow.chart.decode(late_flow.split(last)[0])
         state = flow.chart.encode(off_the_surface(flow, params, late.sides, seen_again))
         Y = np.asarray(flow.restart(last, np.asarray(state)), np.float64)
-        atol = _tolerances(flow, Y, rtol, settings, name)
+        tolerances = Tolerances.of(flow, Y, settings.asked, name)
         save_by, s = settings.save.resolve(flow)[1], late.s_final
         # The clock may have grown beyond the spacing of steps: from 0, then shifted.
         solution = integrator.solve(
             Problem(
-                flow=flow.core(), Y0=Y, s0=0.0, rtol=rtol, atol=atol,
+                flow=flow.core(), Y0=Y, s0=0.0, tolerances=tolerances,
                 s_end=resolved.s_end - s if np.isfinite(resolved.s_end) else np.inf,
-                error_mask=np.asarray(flow.error_mask(Y)), events=events,
-                save=save - s if save is not None and save_by is None else save,
+                events=events, save=save - s if save is not None and save_by is None else save,
                 save_by=save_by, max_steps=steps_left(), step_cap=resolved.step_cap,
-                progress=settings.progress,
+                dense=settings.save.dense,
+                watch=watch, describe=_description(flow),
             )
         )  # fmt: skip
         solution = _shifted(solution, s)
         stages.append((flow, solution))
-        _add(total, solution.stats)
-        if solution.result.name != "event" or solution.event != len(events) - 1:
+        add_stats(total, solution.stats)
+        watch.stage_done(solution.stats)
+        if not isinstance(solution.event, SeparatedEvent):
             break
     else:
         # (separated once more, and no stage left to go on)
         flow, solution = stages[-1]
         stages[-1] = flow, replace(solution, result=Result("seen"), event=None)
     end = stages[-1][1]
-    return Run(tuple(stages), total, end.result, _label(end.result, end.event, resolved), name)
+    return Run(tuple(stages), total, end.result, _label(end, resolved), name)
 
 
 def _shifted(solution: Solution, s: float) -> Solution:
@@ -309,11 +306,14 @@ def _is_moderate(late: Flow, Y: np.ndarray) -> bool:
 
 def run_many(flow: Flow, starts: list[Any], settings: Settings) -> list[Run]:
     """Integrate ``flow`` from many starts in one compiled program (event-located flows only)."""
+    with settings.watch() as watch:
+        return _run_many(flow, starts, settings, watch)
+
+
+def _run_many(flow: Flow, starts: list[Any], settings: Settings, watch: Watch) -> list[Run]:
     resolved = settings.until.resolve(flow)
-    name = settings.integrator
-    if name == "auto":
-        name = auto_integrator(flow, settings.rtol, resolved)
-    integrator = make_integrator(name)
+    integrator = settings.integrator_of(flow, resolved)
+    name = integrator.name
     if not isinstance(integrator, PiecewiseIntegrator):
         raise fail(
             "integrator", name, "does not batch over starts",
@@ -323,27 +323,28 @@ def run_many(flow: Flow, starts: list[Any], settings: Settings) -> list[Run]:
     _check_reach(save, save_by, resolved, settings.save)
     late = has_late_stage(flow, resolved)
     events = (*resolved.events, SeparatedEvent.of(flow)) if late else resolved.events
-    safety = SAFETY_OF[name]
-    rtol = max(safety * settings.rtol, SMALLEST_RTOL)
     problems = []
     for params in starts:
         Y = np.asarray(flow.initial(params), np.float64)
-        atol = _tolerances(flow, Y, rtol, settings, name)
+        tolerances = Tolerances.of(flow, Y, settings.asked, name)
         problems.append(
             Problem(
-                flow=flow.core(), Y0=Y, s0=0.0, s_end=resolved.s_end, rtol=rtol, atol=atol,
-                error_mask=np.asarray(flow.error_mask(Y)), events=events, save=save,
+                flow=flow.core(), Y0=Y, s0=0.0, s_end=resolved.s_end, tolerances=tolerances,
+                events=events, save=save,
                 save_by=save_by, max_steps=settings.max_steps, step_cap=resolved.step_cap,
-                progress=settings.progress,
+                dense=settings.save.dense,
+                watch=watch, describe=_description(flow),
             )
         )  # fmt: skip
     runs = []
     for solution in integrator.solve_many(problems):
         total = dict(solution.stats)
-        if late and solution.result.name == "event" and solution.event == len(events) - 1:
-            runs.append(_through_late_stages(flow, solution, total, resolved, settings, save, name))
+        if isinstance(solution.event, SeparatedEvent):
+            runs.append(
+                _through_late_stages(flow, solution, total, resolved, settings, save, name, watch)
+            )
             continue
-        stopped_by = _label(solution.result, solution.event, resolved)
+        stopped_by = _label(solution, resolved)
         runs.append(Run(((flow, solution),), total, solution.result, stopped_by, name))
     return runs
 
@@ -378,17 +379,28 @@ def _check_reach(save: np.ndarray | None, by: Any, resolved: Resolved, asked: Ab
     raise fail("save_at", asked, "lies beyond the end", "drop it or raise until")
 
 
-def _add(total: dict[str, float], stats: dict[str, float]) -> None:
-    for key, value in stats.items():
-        unknown = value < 0 or total.get(key, 0) < 0
-        total[key] = -1 if unknown else total.get(key, 0) + value
+def _description(flow: Flow) -> Describe:
+    """What the flow tells of itself at (s, Y): ln t and ln L."""
+
+    def describe(s: float, Y: np.ndarray) -> dict[str, float]:
+        log_t = float(np.asarray(flow.log_t(np.array([s]), Y[None]))[0])
+        log_loss = float(flow.chart.log_risk(jnp.asarray(flow.split(Y)[0])))
+        with np.errstate(over="ignore"):
+            return {"log_t": log_t, "log_loss": log_loss, "loss": float(np.exp(log_loss))}
+
+    return describe
 
 
-def _label(result: Result, event: int | None, resolved: Resolved) -> str:
-    if result.name == "event" and event is not None:
-        return resolved.labels[event]
-    if result.name == "reached":
+def _attempts(stats: dict[str, float]) -> int:
+    rejected = stats["rejected"]
+    return int(stats["steps"] + (0 if math.isnan(rejected) else rejected))
+
+
+def _label(solution: Solution, resolved: Resolved) -> str:
+    if solution.event is not None:
+        return solution.event.label
+    if solution.result.name == "reached":
         return resolved.end_label
-    if result.name == "steps":
+    if solution.result.name == "steps":
         return f"steps({resolved.step_cap})"
-    return result.name
+    return solution.result.name

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradflow.integrators.contract import AbstractEvent
 from gradflow.losses import Exponential, Logistic
 from gradflow.validation import (
     check_integer,
@@ -33,18 +34,26 @@ from gradflow.validation import (
 _LARGEST_LOG_TIME = 709.0
 
 
-class AbstractEvent(eqx.Module):
-    """``g(flow, s, Y)``: negative before the stop, >= 0 from it on."""
-
-    @abc.abstractmethod
-    def __call__(self, flow: Any, s: Array, Y: Array) -> Array:
-        """Value of g."""
-
-
 class TimeEvent(AbstractEvent):
-    """ln(1+t) - ln(1+t_stop), for clocks in which time is a state."""
+    """ln(1+t) - ln(1+t_stop), for clocks in which time is a state.
+
+    Attributes
+    ----------
+    threshold : Array
+        ln(1+t_stop).
+    asked : Array
+        t_stop or ln t_stop, as it was given.
+    logarithmic : bool
+        Which of the two.
+    """
 
     threshold: Array
+    asked: Array
+    logarithmic: bool = eqx.field(static=True)
+
+    @property
+    def label(self) -> str:
+        return _time_label(float(self.asked), self.logarithmic)
 
     def __call__(self, flow, s, Y):
         return flow.log1p_t(s, Y) - self.threshold
@@ -54,6 +63,11 @@ class LossEvent(AbstractEvent):
     """ln L_stop - ln L."""
 
     threshold: Array
+    asked: Array
+
+    @property
+    def label(self) -> str:
+        return f"loss({float(self.asked)!r})"
 
     def __call__(self, flow, s, Y):
         return self.threshold - flow.chart.log_risk(flow.split(Y)[0])
@@ -63,6 +77,11 @@ class GradientEvent(AbstractEvent):
     """ln g_stop - ln |grad L|."""
 
     threshold: Array
+    asked: Array
+
+    @property
+    def label(self) -> str:
+        return f"gradient({float(self.asked)!r})"
 
     def __call__(self, flow, s, Y):
         return self.threshold - jnp.log(flow.chart.gradient_norm(flow.split(Y)[0]))
@@ -76,6 +95,11 @@ class DirectionEvent(AbstractEvent):
     """
 
     threshold: Array
+    asked: Array
+
+    @property
+    def label(self) -> str:
+        return f"direction({float(self.asked)!r})"
 
     def __call__(self, flow, s, Y):
         chart, state = flow.chart, flow.split(Y)[0]
@@ -88,6 +112,12 @@ class DirectionEvent(AbstractEvent):
 
 class StageEndEvent(AbstractEvent):
     """The end of the chart's validity, not a stop of the user's."""
+
+    role = "handover"
+
+    @property
+    def label(self) -> str:
+        return "chart"
 
     def __call__(self, flow, s, Y):
         return flow.stage_end(s, Y)
@@ -111,15 +141,12 @@ class Resolved:
     end_label : str
         The condition that fixes ``s_end``.
     events : tuple of AbstractEvent
-    labels : tuple of str
-        The condition behind each event.
     step_cap : int or None
     """
 
     s_end: float = np.inf
     end_label: str = ""
     events: tuple[AbstractEvent, ...] = ()
-    labels: tuple[str, ...] = ()
     step_cap: int | None = None
 
 
@@ -150,16 +177,14 @@ class FirstOf(AbstractUntil):
     def resolve(self, flow: Any) -> Resolved:
         s_end, end_label, step_cap = np.inf, "", None
         events: list[AbstractEvent] = []
-        labels: list[str] = []
         for part in self.parts:
             one = part.resolve(flow)
             if one.s_end < s_end:
                 s_end, end_label = one.s_end, one.end_label
             events.extend(one.events)
-            labels.extend(one.labels)
             if one.step_cap is not None:
                 step_cap = one.step_cap if step_cap is None else min(step_cap, one.step_cap)
-        return Resolved(s_end, end_label, tuple(events), tuple(labels), step_cap)
+        return Resolved(s_end, end_label, tuple(events), step_cap)
 
     def __repr__(self) -> str:
         return " | ".join(map(repr, self.parts))
@@ -167,43 +192,40 @@ class FirstOf(AbstractUntil):
 
 @dataclass(frozen=True)
 class Time(AbstractUntil):
-    """t = ``log_t``'s exponential, kept as ln(1+t) so that t may exceed any float."""
+    """A time t, or its logarithm, so that t may exceed any float."""
 
-    log1p_t: float
-    label: str
+    asked: float
+    logarithmic: bool
 
     def resolve(self, flow: Any) -> Resolved:
+        if flow.clock.states:
+            log1p_t = np.logaddexp(0.0, self.asked) if self.logarithmic else np.log1p(self.asked)
+            event = TimeEvent(jnp.asarray(log1p_t), jnp.asarray(self.asked), self.logarithmic)
+            return Resolved(events=(event,))
+        return Resolved(self._end(flow), repr(self))
+
+    def _end(self, flow: Any) -> float:
+        if not self.logarithmic:
+            return flow.s_of_t(self.asked)
         # np.expm1 overflows beyond t ~ 1e308; only the physical clock needs t itself.
+        log1p_t = float(np.logaddexp(0.0, self.asked))
         if flow.clock.name == "log":
-            if self.log1p_t > _LARGEST_LOG_TIME:
+            if log1p_t > _LARGEST_LOG_TIME:
                 problem = f"overflows dt/ds = exp(s) of the log clock (ln t <= {_LARGEST_LOG_TIME})"
                 raise fail("until", self, problem, "stop earlier, or pass clock='loss'")
-            return Resolved(self.log1p_t, self.label)
-        if flow.clock.states:
-            event = TimeEvent(jnp.asarray(self.log1p_t))
-            return Resolved(events=(event,), labels=(self.label,))
+            return log1p_t
         with np.errstate(over="ignore"):
-            t = float(np.expm1(self.log1p_t))
+            t = float(np.expm1(log1p_t))
         if not np.isfinite(t):
             raise fail("until", self, "overflows the physical clock", "pass clock='log'")
-        return Resolved(flow.s_of_t(t), self.label)
+        return flow.s_of_t(t)
 
     def __repr__(self) -> str:
-        return self.label
+        return _time_label(self.asked, self.logarithmic)
 
 
-@dataclass(frozen=True)
-class PhysicalTime(Time):
-    """t itself, so that the physical clock ends at exactly the number given."""
-
-    t: float
-
-    def resolve(self, flow: Any) -> Resolved:
-        s_end = flow.s_of_t(self.t)
-        return super().resolve(flow) if s_end is None else Resolved(s_end, self.label)
-
-    def __repr__(self) -> str:
-        return self.label
+def _time_label(asked: float, logarithmic: bool) -> str:
+    return f"{'log_time' if logarithmic else 'time'}({asked!r})"
 
 
 @dataclass(frozen=True)
@@ -227,8 +249,8 @@ class Threshold(AbstractUntil):
     value: float
 
     def resolve(self, flow: Any) -> Resolved:
-        event = _EVENTS[self.kind](jnp.asarray(np.log(self.value)))
-        return Resolved(events=(event,), labels=(repr(self),))
+        event = _EVENTS[self.kind](jnp.asarray(np.log(self.value)), jnp.asarray(self.value))
+        return Resolved(events=(event,))
 
     def __repr__(self) -> str:
         return f"{self.kind}({self.value!r})"
@@ -256,14 +278,12 @@ class Steps(AbstractUntil):
 
 def time(t: float) -> AbstractUntil:
     """Stop at physical time ``t`` > 0."""
-    t = check_positive("t", t)
-    return PhysicalTime(float(np.log1p(t)), f"time({t!r})", t)
+    return Time(check_positive("t", t), logarithmic=False)
 
 
 def log_time(log_t: float) -> AbstractUntil:
     """Stop at ln t = ``log_t`` (up to 709 in the log clock, beyond floats in the loss clock)."""
-    log_t = check_real("log_t", log_t)
-    return Time(float(np.logaddexp(0.0, log_t)), f"log_time({log_t!r})")
+    return Time(check_real("log_t", log_t), logarithmic=True)
 
 
 def clock(s: float) -> AbstractUntil:

@@ -8,7 +8,7 @@ random draw that the networks share.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -23,6 +23,30 @@ from gradflow.validation import fail
 SCHEMES = ("balanced", "gaussian")
 
 P = TypeVar("P", bound=AbstractParams)
+
+
+class Layer(NamedTuple):
+    """A network on data as one layer of piecewise linear neurons, ``f(x_i) = Σ_k a_k φ(w_k·z_i)``.
+
+    Attributes
+    ----------
+    inputs : (n, D) array
+        z_i: the data with a bias entry, or features of them.
+    slopes : tuple of float
+        φ' left and right of 0; one number for a linear φ.
+    trained : bool
+        Whether the outer weights a_k move.
+    layout : {"plain", "bias", "linear"}
+        How parameters hold w_k and a_k (:mod:`gradflow.cells.blocks`).
+    of_features : bool
+        Whether z_i are features.
+    """
+
+    inputs: np.ndarray
+    slopes: tuple[float, ...]
+    trained: bool
+    layout: str
+    of_features: bool = False
 
 
 class AbstractNetwork(Described, eqx.Module, Generic[P]):
@@ -60,6 +84,13 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
     @abstractmethod
     def balancedness(self, params: P) -> jax.Array | None:
         """Return the quantities that the flow conserves, or None where it conserves none."""
+
+    def layer(self, X: np.ndarray) -> Layer | None:
+        """Return the network on data X (n, d) as one layer of piecewise linear neurons, if it is.
+
+        Its flow is then followed from kink to kink.
+        """
+        return None
 
     @property
     @abstractmethod

@@ -22,6 +22,7 @@ from jax.core import Tracer
 from gradflow.networks.abstract import (
     SCHEMES,
     AbstractNetwork,
+    Layer,
     check_inputs,
     check_key,
     gaussian_rows,
@@ -99,6 +100,9 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
 
     def balancedness(self, params: LinearParams) -> None:
         return None
+
+    def layer(self, X: np.ndarray) -> Layer:
+        return Layer(X, (1.0,), trained=False, layout="linear")
 
     @property
     def degree(self) -> int:
@@ -247,6 +251,17 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         if params.bias is not None:
             squares = squares + jnp.square(params.bias)
         return jnp.square(params.outer) - squares
+
+    def layer(self, X: np.ndarray) -> Layer | None:
+        slopes, trained = self.activation.slopes, self.outer == "trained"
+        # (what follows kinks knows φ(z) = max(z, αz) so far)
+        if slopes is None or not self.activation.homogeneous:
+            return None
+        if not 0 <= slopes[0] <= slopes[-1] == 1:
+            return None
+        if not self.bias:
+            return Layer(X, slopes, trained, "plain")
+        return Layer(np.concatenate([X, np.ones((len(X), 1))], axis=1), slopes, trained, "bias")
 
     @property
     def degree(self) -> int | None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gradflow.networks.abstract import SCHEMES, AbstractNetwork, check_inputs, check_key
+from gradflow.networks.abstract import SCHEMES, AbstractNetwork, Layer, check_inputs, check_key
 from gradflow.networks.activations import (
     AbstractActivation,
     apply_activation,
@@ -141,6 +141,10 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
 
     def balancedness(self, params: LinearParams) -> None:
         return None
+
+    def layer(self, X: np.ndarray) -> Layer:
+        features = np.asarray(self.features(X))
+        return Layer(features, (1.0,), trained=False, layout="linear", of_features=True)
 
     @property
     def degree(self) -> int:

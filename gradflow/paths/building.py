@@ -51,8 +51,8 @@ def trajectory_of(
         final=final,
         t_final=float(end["t"][0]), log_t_final=float(end["log_t"][0]),
         clock_final=last.s_final, exact=_merge_exact(risk, pieces), events=events,
-        stats=done.stats, result=done.result, stopped_by=done.stopped_by, rtol=settings.rtol,
-        atol=settings.atol, clock_name=clock_name,
+        stats=done.stats, result=done.result, stopped_by=done.stopped_by, rtol=settings.asked.rtol,
+        atol=settings.asked.atol, clock_name=clock_name,
         chart_names=tuple(flow.chart.name for flow, _ in done.stages),
         integrator=done.integrator, _stages=tuple(kept),
     )  # fmt: skip
@@ -93,7 +93,7 @@ def _happenings(flow: Any, happenings: Any) -> list[Event]:
     with np.errstate(over="ignore"):
         t = np.asarray(flow.clock.time(s, extra)).tolist()
     log_t = flow.clock.log_time(s, extra).tolist()
-    data = flow.kinks().representatives.tolist()
+    data = flow.arrangement.representatives.tolist()
     return [
         Event(
             t=t[i], log_t=log_t[i], clock=event.s, kind=event.kind,

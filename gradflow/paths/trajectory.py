@@ -116,7 +116,7 @@ class Trajectory:
     result: Result
     stopped_by: str
     rtol: float
-    atol: float | None
+    atol: float | np.ndarray | None
     clock_name: str
     chart_names: tuple[str, ...]
     integrator: str
@@ -150,13 +150,14 @@ class Trajectory:
 
     def __repr__(self) -> str:
         span = f"t = {self.t[0]:.6g} ... {self.t[-1]:.6g}" if len(self) else "nothing recorded"
-        work = ", ".join(f"{int(self.stats[k])} {k}" for k in ("steps", "rejected", "rhs"))
+        atol = "scaled" if self.atol is None else f"{np.max(self.atol):g}"
+        work = ", ".join(f"{self.stats[k]:.0f} {k}" for k in ("steps", "rejected", "rhs"))
         return (
             f"Trajectory of {getattr(self.risk, 'name', type(self.risk).__name__)}\n"
             f"  {len(self)} points, {span}, "
             f"stopped at t = {self.t_final:.6g} by {self.stopped_by}\n"
             f"  {self.integrator}, clock {self.clock_name}, chart {self.chart}, "
-            f"rtol = {self.rtol:g}, atol = {'scaled' if self.atol is None else f'{self.atol:g}'}\n"
+            f"rtol = {self.rtol:g}, atol = {atol}\n"
             f"  {work}, {self.stats['run_seconds']:.3g} s + "
             f"{self.stats['compile_seconds']:.3g} s compiling\n"
             f"  result: {self.result.name} ({self.result.message})"

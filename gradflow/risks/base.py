@@ -12,9 +12,9 @@ from typing import Any
 import equinox as eqx
 import jax
 
+from gradflow.cells.arrangement import Arrangement
 from gradflow.networks.abstract import AbstractNetwork
 from gradflow.registry import Described
-from gradflow.risks.kinked import AbstractKinks
 
 
 class AbstractRisk(Described, eqx.Module):
@@ -40,8 +40,9 @@ class AbstractRisk(Described, eqx.Module):
     def gradient(self, params: Any) -> Any:
         """Return ∇L(θ), shaped like θ, zero on the entries that are not trained."""
 
-    def kinks(self) -> AbstractKinks | None:
-        """Return the kinks that an event-located integrator must know; None for a smooth risk."""
+    @property
+    def arrangement(self) -> Arrangement | None:
+        """The surfaces of its data that neurons meet (host); None where none are known."""
         return None
 
     def as_params(self, value: Any) -> Any:

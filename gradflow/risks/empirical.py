@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any, Literal
 
 import equinox as eqx
@@ -11,15 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from gradflow.cells.arrangement import Arrangement
 from gradflow.losses import AbstractLoss, AbstractMarginLoss, Hinge
 from gradflow.networks.abstract import AbstractNetwork, check_key
-from gradflow.networks.activations import LeakyReLU
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.networks import LinearPredictor, TwoLayer
 from gradflow.networks.random_features import RandomFeatures
 from gradflow.registry import register
 from gradflow.risks.base import AbstractRisk
-from gradflow.risks.kinked import DataKinks, surfaces_of
 from gradflow.validation import check_array, check_choice, check_integer, fail
 
 
@@ -180,35 +180,23 @@ class EmpiricalRisk(AbstractRisk):
         """
         return _log_gradient(self, self.net.as_params(params))
 
-    def kinks(self) -> DataKinks | None:
-        """Return the kinks of a two-layer net with a (leaky) ReLU (linear: without kinks).
+    @cached_property
+    def arrangement(self) -> Arrangement | None:  # type: ignore[override]
+        """The surfaces of one layer of piecewise linear neurons on the data; made once.
 
         A last layer with squared loss is a linear predictor on its features. None for other nets
         and for the hinge loss, which has kinks of its own.
         """
-        net = self.net
         if isinstance(self.loss, Hinge) or isinstance(self.X, Tracer):
             return None
-        X = np.asarray(self.X)
-        if isinstance(net, LinearPredictor):
-            slope, layout, trained = 1.0, "linear", False
-        elif isinstance(net, RandomFeatures) and not isinstance(self.loss, AbstractMarginLoss):
-            X, slope, layout, trained = np.asarray(net.features(X)), 1.0, "linear", False
-        elif isinstance(net, TwoLayer) and isinstance(net.activation, LeakyReLU):
-            slope, trained = net.activation.slope, net.outer == "trained"
-            layout = "bias" if net.bias else "plain"
-            if net.bias:
-                X = np.concatenate([X, np.ones((X.shape[0], 1))], axis=1)
-        else:
+        layer = self.net.layer(np.asarray(self.X))
+        if layer is None or (layer.of_features and isinstance(self.loss, AbstractMarginLoss)):
             return None
-        normals, surface, scale = surfaces_of(X)
         weights = np.ones(self.n) if self.weights is None else np.asarray(self.weights)
         total = float(np.sum(weights)) if self.reduction == "mean" else 1.0
-        return DataKinks(
-            normals=jnp.asarray(normals), surface=jnp.asarray(surface), scale=jnp.asarray(scale),
-            log_weights=jnp.asarray(np.log(weights) - math.log(total)), y=self.y, loss=self.loss,
-            resolution=jnp.asarray(64 * np.finfo(float).eps),
-            slope=slope, outer_trained=trained, plain=normals.shape[0] == self.n, layout=layout,
+        return Arrangement.of(
+            layer.inputs, np.asarray(self.y), np.log(weights) - math.log(total), self.loss,
+            slopes=layer.slopes, trained=layer.trained, layout=layer.layout,
         )  # fmt: skip
 
     def margins(self, params: Any) -> jax.Array:

@@ -42,9 +42,9 @@ class Regularised(AbstractRisk):
     both layers rests. Along the flow a balanced neuron (|a_k| = ‖w_k‖) and one of the conic flow
     only decay exponentially and never get there. A neuron with a fixed outer weight reaches
     :math:`w_k=0` in finite time under the plain flow, whose integrators do not locate that kink
-    (nor those of the data: `kinks` is None, so a ReLU net on data is integrated across its kinks
-    under error control). In cartesian coordinates so does a dying balanced one, once rounding has
-    unbalanced it: late times need ``chart="conic"``.
+    (nor those of the data: `arrangement` is None, so a ReLU net on data is integrated across its
+    kinks under error control). In cartesian coordinates so does a dying balanced one, once rounding
+    has unbalanced it: late times need ``chart="conic"``.
     """
 
     net: TwoLayer

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from gradflow.cells.arrangement import Arrangement
 from gradflow.risks.base import AbstractRisk
 
 
@@ -72,6 +73,11 @@ class AbstractChart(eqx.Module):
     def turning(self, y: Array, t: Array) -> Array:
         """Rate at which the direction of the parameters turns, per unit of ln(1+t) (JAX)."""
 
+    @property
+    def arrangement(self) -> Arrangement | None:
+        """The surfaces of the risk's data, where these coordinates keep neurons apart (host)."""
+        return None
+
     def core(self) -> AbstractChart:
         """The chart without data used on the host only, so that compiled programs are shared."""
         return self
@@ -104,6 +110,10 @@ class CartesianChart(AbstractChart):
     @property
     def name(self) -> str:
         return "cartesian"
+
+    @property
+    def arrangement(self) -> Arrangement | None:
+        return self.risk.arrangement
 
     def params(self, y: Array) -> Any:
         """Parameters at one state (JAX)."""

@@ -90,8 +90,7 @@ class ConicChart(AbstractChart):
         net = risk.net
         if not isinstance(net, TwoLayer) or not net.activation.homogeneous or net.bias:
             return "needs a two-layer net with a positively homogeneous activation and no bias"
-        kinks = risk.kinks()
-        if kinks is not None and kinks.jumps:
+        if risk.arrangement is not None and risk.arrangement.kinked:
             return "does not locate the kinks of a (leaky) ReLU net on data"
         if metric == "conic":
             return conic_metric_refusal(risk)

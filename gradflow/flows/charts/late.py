@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradflow.cells.arrangement import Arrangement
 from gradflow.flows.charts.chart import AbstractChart, CartesianChart
 from gradflow.risks.base import AbstractRisk
-from gradflow.risks.kinked import AbstractKinks
 
 
 class LateChart(AbstractChart):
@@ -33,14 +33,17 @@ class LateChart(AbstractChart):
     def name(self) -> str:
         return "direction"
 
+    @property
+    def arrangement(self) -> Arrangement | None:
+        return self.risk.arrangement
+
     def states(
         self, W: np.ndarray, a: np.ndarray, log_rho: np.ndarray, log_loss: np.ndarray,
         margin: np.ndarray,
     ) -> np.ndarray:  # fmt: skip
         """Chart states from unit-normalised weights (rows, m, D), (rows, m) (host)."""
-        kinks = self.risk.kinks()
-        assert isinstance(kinks, AbstractKinks)
-        leaves = jax.tree.leaves(kinks.join(W, a))
+        assert self.arrangement is not None
+        leaves = jax.tree.leaves(self.arrangement.join(W, a))
         flat = [np.asarray(leaf).reshape(len(W), -1) for leaf in leaves]
         return np.concatenate([*flat, np.stack([log_rho, log_loss, margin], axis=1)], axis=1)
 

@@ -7,13 +7,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow.cells.forces import Forces
+from gradflow.cells.pattern import Pattern
 from gradflow.flows.charts.late import LateChart
 from gradflow.flows.flow import Flow
-from gradflow.integrators.contract import Happening, Result, Solution, empty_stats
-from gradflow.integrators.steppers.late.field import unseen_data
+from gradflow.integrators.contract import AbstractEvent, Happening, Result, Solution
+from gradflow.integrators.statistics import empty_stats
 from gradflow.integrators.steppers.late.integrator import late_phase
 from gradflow.integrators.until import (
-    AbstractEvent,
     DirectionEvent,
     LossEvent,
     Resolved,
@@ -42,22 +43,27 @@ class SeparatedEvent(AbstractEvent):
 
     Attributes
     ----------
-    kinks : DataKinks or None
+    forces : Forces or None
         None where neurons see everything (α > 0).
     must : (n,) bools or None
         Data that have a say in any case.
     """
 
-    kinks: Any = None
+    role = "handover"
+    forces: Forces | None = None
     must: Any = None
+
+    @property
+    def label(self) -> str:
+        return "separated"
 
     @classmethod
     def of(cls, flow: Flow, must: np.ndarray | None = None) -> SeparatedEvent:
         """Return the event of a flow with kinks."""
-        kinks: Any = flow.kinks()
-        if not (kinks.jumps and kinks.slope == 0):
+        at = flow.arrangement
+        if at is None or not at.blind:
             return cls()
-        return cls(kinks, np.zeros(kinks.surface.shape[0], bool) if must is None else must)
+        return cls(Forces.of(at), np.zeros(len(at.y), bool) if must is None else must)
 
     def __call__(self, flow: Any, s: Any, Y: Any) -> Any:
         chart = flow.chart
@@ -65,14 +71,14 @@ class SeparatedEvent(AbstractEvent):
         risk = chart.risk
         params = chart.params(state)
         margins, least = risk.margins(params), jnp.asarray(_LEAST_MARGIN)
-        if self.kinks is not None:
-            kinks = self.kinks
-            W, N = kinks.split(params)[0], kinks.normals
+        if self.forces is not None:
+            forces = self.forces
+            W, N = forces.split(params)[0], forces.normals
             cosines = (N @ W.T) / jnp.maximum(
                 jnp.linalg.norm(N, axis=1)[:, None] * jnp.linalg.norm(W, axis=1)[None, :], 1e-300
             )
-            sign = jnp.sign(kinks.scale)[:, None]
-            seen = jnp.any(sign * cosines[kinks.surface] > _SEES, axis=1) | self.must
+            sign = jnp.sign(forces.scale)[:, None]
+            seen = jnp.any(sign * cosines[forces.surface] > _SEES, axis=1) | self.must
             margins = jnp.where(seen, margins, jnp.where(jnp.any(seen), jnp.inf, 0.0))
             least = jnp.where(jnp.all(seen), _LEAST_MARGIN, _LEAST_BESIDE)
         size = jnp.sqrt(jnp.sum(jnp.where(chart.trained, state, 0.0) ** 2))
@@ -91,11 +97,11 @@ def has_late_stage(flow: Flow, resolved: Resolved) -> bool:
     It does in the loss clock, for the exponential and logistic loss, when it is to end by time,
     loss or direction.
     """
-    kinks = flow.kinks()
-    loss = getattr(kinks, "loss", None)
+    at = flow.arrangement
     return (
         flow.clock.name == "loss"
-        and isinstance(loss, (Exponential, Logistic))
+        and at is not None
+        and isinstance(at.loss, (Exponential, Logistic))
         and resolved.step_cap is None
         and bool(resolved.events)
         and all(isinstance(e, (TimeEvent, LossEvent, DirectionEvent)) for e in resolved.events)
@@ -141,19 +147,19 @@ def late_stage(
     seen_again : (n,) bools
         Where a neuron has come to see a datum that none saw, the data: the flow itself goes on.
     """
-    kinks: Any = flow.kinks()
+    at = flow.arrangement
+    assert at is not None
     state, energy, extra = flow.split(before.Y_final)
-    W, a = map(np.asarray, kinks.split(flow.chart.decode(state)))
+    W, a = at.split(flow.chart.decode(state))
     tau = float(extra[0])
     tau_end = _threshold(resolved, TimeEvent)
     direction = _threshold(resolved, DirectionEvent)
     sides: Any = before.sides
     unseen = None
-    if kinks.jumps and kinks.slope == 0:
-        where, scale = np.asarray(kinks.surface), np.asarray(kinks.scale)
-        unseen = unseen_data(where, scale, sides[W.any(axis=1)])
+    if at.blind:
+        unseen = Pattern(at, sides[W.any(axis=1)]).unseen
     run = late_phase(
-        kinks, W, a, _log_time(tau), clock=before.s_final, sides=sides, unseen=unseen, rtol=rtol,
+        at, W, a, _log_time(tau), clock=before.s_final, sides=sides, unseen=unseen, rtol=rtol,
         log_t_end=None if tau_end is None else _log_time(tau_end),
         log_loss_end=_threshold(resolved, LossEvent),
         direction_tol=None if direction is None else float(np.exp(direction)),
@@ -174,12 +180,13 @@ def late_stage(
         **empty_stats(),
         **{k: run.stats[k] for k in ("steps", "rejected", "rhs", "jacobians")},
     }
-    stats["events"] = len(run.events)
+    event = _which(resolved, run) if run.ok else None
+    stats["events"] = len(run.events) + (event is not None)
     stats["run_seconds"] = run.stats["run_seconds"]
     solution = Solution(
         s=run.clock[keep], Y=Y[keep], s_final=float(run.clock[-1]), Y_final=Y[-1], stats=stats,
         result=Result("event" if run.ok else run.result, run.detail),
-        event=_which(resolved, run) if run.ok else None,
+        event=event,
         happenings=tuple(
             Happening(e.clock, float(np.logaddexp(0.0, e.log_t)), e.neuron, e.surface, e.kind)
             for e in run.events
@@ -194,10 +201,11 @@ def off_the_surface(flow: Flow, params: Any, sides: Any, seen: np.ndarray) -> An
 
     On the surface itself what carried them over is lost beside what pulls them on.
     """
-    kinks: Any = flow.kinks()
-    W, a = (np.array(part) for part in kinks.split(params))
-    N = np.asarray(kinks.normals)
-    for g in np.unique(np.asarray(kinks.surface)[seen]):
+    at = flow.arrangement
+    assert at is not None
+    W, a = at.split(params)
+    N = at.normals
+    for g in np.unique(at.surface[seen]):
         size = np.linalg.norm(N[g])
         for k in np.flatnonzero((sides[:, g] != 0) & W.any(axis=1)):
             short = _OFF * size * np.linalg.norm(W[k]) - sides[k, g] * (N[g] @ W[k])
@@ -207,7 +215,7 @@ def off_the_surface(flow: Flow, params: Any, sides: Any, seen: np.ndarray) -> An
             room = float(way @ N[g])
             if short > 0 and room > 1e-9 * size**2:
                 W[k] += sides[k, g] * short * way / room
-    return kinks.join(W, a)
+    return at.join(W, a)
 
 
 def _log_time(tau: Any) -> Any:
@@ -217,7 +225,7 @@ def _log_time(tau: Any) -> Any:
     return float(out) if np.ndim(out) == 0 else out
 
 
-def _which(resolved: Resolved, run: Any) -> int | None:
+def _which(resolved: Resolved, run: Any) -> AbstractEvent | None:
     """The condition that ended a run: the one nearest to its threshold."""
     gaps: list[float] = []
     for event in resolved.events:
@@ -229,7 +237,7 @@ def _which(resolved: Resolved, run: Any) -> int | None:
             gaps.append(abs(run.log_loss[-1] - threshold) / max(1.0, abs(threshold)))
         else:
             gaps.append(1e-6)  # (met when no other is)
-    return int(np.argmin(gaps)) if gaps else None
+    return resolved.events[int(np.argmin(gaps))] if gaps else None
 
 
 __all__ = ["SeparatedEvent", "has_late_stage", "late_stage", "off_the_surface"]

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gradflow.cells.forces import Forces
 from gradflow.integrators.contract import (
     AbstractIntegrator,
     Problem,
@@ -54,7 +55,7 @@ class PiecewiseIntegrator(AbstractIntegrator):
             structure = run.structure()
             fn = ft.partial(segment, *structure)
         while result is None:
-            arguments = (problem.flow, run.kinks, problem.events, run.controls(), run.carry)
+            arguments = (problem.flow, run.forces, problem.events, run.controls(), run.carry)
             program, arrays, seconds = compile_once(fn, ("piecewise", structure), arguments)
             run.compile_seconds += seconds
             result = run.take(program(*arrays))
@@ -84,7 +85,7 @@ class PiecewiseIntegrator(AbstractIntegrator):
             ended = np.array([result is not None for result in results])
             # (a cap of zero attempts: nothing moves)
             controls["attempt_cap"] = np.where(ended, 0, controls["attempt_cap"])
-            arguments = (first.flow, runs[0].kinks, first.events, controls, carries)
+            arguments = (first.flow, runs[0].forces, first.events, controls, carries)
             program, arrays, seconds = compile_once(fn, ("piecewise-many", structure), arguments)
             compile_seconds += seconds
             out = jax.tree.map(np.asarray, program(*arrays))
@@ -102,11 +103,11 @@ class PiecewiseIntegrator(AbstractIntegrator):
 
 
 def _segments(
-    structure: tuple[Any, ...], flow: Any, kinks: Any, events: Any, controls: Any, carries: Any
+    structure: tuple[Any, ...], flow: Any, forces: Forces, events: Any, controls: Any, carries: Any
 ) -> Any:
     def one(controls: Any, carry: Any) -> Any:
         run: Any = segment
-        return run(*structure, flow, kinks, events, controls, carry)
+        return run(*structure, flow, forces, events, controls, carry)
 
     return jax.vmap(one)(controls, carries)
 

@@ -1,4 +1,4 @@
-"""Kinks of a data risk: surfaces found, sums and forces against the risk and against loops."""
+"""The arrangement of a data risk: surfaces, sums and forces against the risk and against loops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.risks.kinked import DataKinks, surfaces_of
+from gradflow.cells.arrangement import Arrangement
+from gradflow.cells.forces import Forces
+from gradflow.cells.surfaces import surfaces_of
 
 LOSSES = [gf.logistic, gf.exponential, gf.squared]
 #: (n, d, m)
@@ -122,7 +124,7 @@ def test_many_data_are_grouped_fast() -> None:
 
 
 # ---------------------------------------------------------------------------------------------
-# The kinks of a risk
+# The arrangement of a risk
 
 
 def instance(
@@ -136,7 +138,7 @@ def instance(
     reduction: str = "mean",
     weights: bool = True,
     scale: float = 0.8,
-) -> tuple[gf.EmpiricalRisk, object, DataKinks]:
+) -> tuple[gf.EmpiricalRisk, object, Arrangement]:
     n, d, m = shape
     rng = np.random.default_rng(n + 1000 * d)
     X = rng.normal(size=(n, d))
@@ -149,15 +151,15 @@ def instance(
     omega = rng.uniform(0.1, 5.0, size=n) if weights else None
     risk = gf.EmpiricalRisk(net, loss, X, y, reduction, omega)
     params = net.init(jax.random.key(n), scale)
-    kinks = risk.kinks()
-    assert kinks is not None
-    return risk, params, kinks
+    at = risk.arrangement
+    assert at is not None
+    return risk, params, at
 
 
-def sums(kinks: DataKinks, params: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sums(at: Arrangement, params: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A⁺, A⁻ and h_kg, one neuron and one surface after the other."""
-    W, a = map(np.asarray, kinks.split(params))
-    normals = np.asarray(kinks.normals)
+    W, a = at.split(params)
+    normals = at.normals
     plus, minus = np.zeros(len(normals)), np.zeros(len(normals))
     h = np.zeros((len(a), len(normals)))
     for k in range(len(a)):
@@ -168,13 +170,13 @@ def sums(kinks: DataKinks, params: object) -> tuple[np.ndarray, np.ndarray, np.n
     return plus, minus, h
 
 
-def gradient_by_forces(kinks: DataKinks, params: object, per_loss: bool) -> tuple:
+def gradient_by_forces(at: Arrangement, params: object, per_loss: bool) -> tuple:
     """−dw, −da of the flow, and ln L, from what the protocol gives."""
-    _, a = map(np.asarray, kinks.split(params))
-    plus, minus, h = sums(kinks, params)
-    up, down, log_risk = kinks.forces(jnp.asarray(plus), jnp.asarray(minus), per_loss)
+    _, a = at.split(params)
+    plus, minus, h = sums(at, params)
+    up, down, log_risk = Forces.of(at)(jnp.asarray(plus), jnp.asarray(minus), per_loss)
     force = np.where(h > 0, np.asarray(up), np.asarray(down))
-    dW = -a[:, None] * (force @ np.asarray(kinks.normals))
+    dW = -a[:, None] * (force @ at.normals)
     return dW, -np.sum(force * h, axis=1), float(log_risk)
 
 
@@ -183,29 +185,29 @@ def gradient_by_forces(kinks: DataKinks, params: object, per_loss: bool) -> tupl
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_forces_are_the_gradient_of_the_risk(shape, loss, shared) -> None:
     case = SHAPES.index(shape) + LOSSES.index(loss) + shared
-    risk, params, kinks = instance(
+    risk, params, at = instance(
         shape, loss, shared=shared, bias=case % 4 < 2, outer=("trained", "fixed")[case % 2],
         reduction=("mean", "sum")[case % 3 % 2], weights=case % 3 > 0,
     )  # fmt: skip
-    assert kinks.outer_trained == (risk.net.outer == "trained")
+    assert at.trained == (risk.net.outer == "trained")
     for per_loss, whole in ((False, risk.gradient(params)), (True, risk.log_gradient(params))):
-        dW, da, log_risk = gradient_by_forces(kinks, params, per_loss)
+        dW, da, log_risk = gradient_by_forces(at, params, per_loss)
         assert log_risk == pytest.approx(float(risk.log(params)), rel=1e-12, abs=1e-13)
-        inner, outer = map(np.asarray, kinks.split(whole))
+        inner, outer = at.split(whole)
         top = np.max(np.abs(inner))
         np.testing.assert_allclose(dW, inner, rtol=1e-10, atol=1e-13 * top)
-        if kinks.outer_trained:
+        if at.trained:
             np.testing.assert_allclose(da, outer, rtol=1e-10, atol=1e-13 * top)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_predictions_margins_and_data_come_back(shape: tuple[int, int, int]) -> None:
-    risk, params, kinks = instance(shape, shared=True, bias=True)
-    plus, minus, _ = sums(kinks, params)
-    found = kinks.predictions(jnp.asarray(plus), jnp.asarray(minus))
+    risk, params, at = instance(shape, shared=True, bias=True)
+    plus, minus, _ = sums(at, params)
+    found = Forces.of(at).predictions(jnp.asarray(plus), jnp.asarray(minus))
     np.testing.assert_allclose(found, risk.net(params, risk.X), rtol=1e-12, atol=1e-13)
     ones = np.ones((risk.n, 1))
-    np.testing.assert_allclose(kinks.inputs(), np.hstack([risk.X, ones]), rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(at.inputs, np.hstack([risk.X, ones]), rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.25, 1.0])
@@ -215,12 +217,12 @@ def test_two_data_on_one_surface(multiple: float, slope: float) -> None:
     x = np.array([0.6, -0.3])
     net = gf.TwoLayer(2, 3, gf.leaky_relu(slope))
     risk = gf.EmpiricalRisk(net, gf.exponential, np.stack([x, multiple * x]), [1.0, -1.0])
-    kinks = risk.kinks()
-    assert kinks is not None
-    assert kinks.normals.shape == (1, 2)
-    assert not kinks.plain
+    at = risk.arrangement
+    assert at is not None
+    assert at.normals.shape == (1, 2)
+    assert not at.plain
     params = net.params([[1.0, 0.2], [-0.5, 0.4], [0.1, -1.0]], [0.7, -0.4, 1.3])
-    dW, da, log_risk = gradient_by_forces(kinks, params, False)
+    dW, da, log_risk = gradient_by_forces(at, params, False)
     gradient = risk.gradient(params)
     np.testing.assert_allclose(dW, gradient.inner, rtol=1e-13, atol=1e-15)
     np.testing.assert_allclose(da, gradient.outer, rtol=1e-13, atol=1e-15)
@@ -228,9 +230,9 @@ def test_two_data_on_one_surface(multiple: float, slope: float) -> None:
 
 
 def test_one_dimension_is_one_surface_of_a_risk() -> None:
-    risk, params, kinks = instance((13, 1, 4))
-    assert kinks.normals.shape == (1, 1)
-    dW, da, _ = gradient_by_forces(kinks, params, False)
+    risk, params, at = instance((13, 1, 4))
+    assert at.normals.shape == (1, 1)
+    dW, da, _ = gradient_by_forces(at, params, False)
     np.testing.assert_allclose(dW, risk.gradient(params).inner, rtol=1e-12)
     np.testing.assert_allclose(da, risk.gradient(params).outer, rtol=1e-12)
     # With a bias every point of the line is a surface of its own.
@@ -242,52 +244,52 @@ def test_forces_survive_losses_of_e_to_minus_ten_million(loss: object) -> None:
     risk, _, _ = instance((2, 2, 1))
     X = np.array([[1.0, 0.0], [1.0, 1.0], [2.0, 0.0]])
     risk = gf.EmpiricalRisk(gf.TwoLayer(2, 1, gf.relu), loss, X, np.ones(3), "sum", [2.0, 3.0, 5.0])
-    kinks = risk.kinks()
-    assert kinks is not None
-    dW, da, log_risk = gradient_by_forces(kinks, risk.net.params([[1e4, 0.0]], [1e3]), True)
+    at = risk.arrangement
+    assert at is not None
+    dW, da, log_risk = gradient_by_forces(at, risk.net.params([[1e4, 0.0]], [1e3]), True)
     assert log_risk == pytest.approx(-1e7 + math.log(5.0), rel=1e-15)
     np.testing.assert_allclose(dW, [[-1e3, -0.6e3]], rtol=1e-8)
     np.testing.assert_allclose(da, [-1e4], rtol=1e-8)
-    assert not np.any(gradient_by_forces(kinks, risk.net.params([[1e4, 0.0]], [1e3]), False)[0])
+    assert not np.any(gradient_by_forces(at, risk.net.params([[1e4, 0.0]], [1e3]), False)[0])
 
 
 def test_squared_loss_below_the_smallest_float() -> None:
     """f − y = 1e-170: L underflows, −∇ ln L = −2/(f − y) does not."""
     risk = gf.EmpiricalRisk(gf.TwoLayer(1, 1, gf.relu), gf.squared, [[1.0]], [0.0])
-    kinks = risk.kinks()
-    assert kinks is not None
-    up, _, log_risk = kinks.forces(jnp.asarray([1e-170]), jnp.zeros(1), True)
+    at = risk.arrangement
+    assert at is not None
+    up, _, log_risk = Forces.of(at)(jnp.asarray([1e-170]), jnp.zeros(1), True)
     assert float(log_risk) == pytest.approx(2 * math.log(1e-170) - math.log(2), rel=1e-14)
-    up, _, _ = kinks.forces(jnp.asarray([1e-150]), jnp.zeros(1), True)
+    up, _, _ = Forces.of(at)(jnp.asarray([1e-150]), jnp.zeros(1), True)
     assert float(up[0]) == pytest.approx(-2e150, rel=1e-11)
 
 
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
 def test_split_and_join_are_inverse_over_leading_axes(bias: bool) -> None:
-    risk, params, kinks = instance((7, 3, 2), bias=bias)
+    risk, params, at = instance((7, 3, 2), bias=bias)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, -leaf]), params)
     for tree, lead in ((params, ()), (stacked, (3,))):
-        W, a = kinks.split(tree)
+        W, a = at.split(tree)
         assert W.shape == (*lead, 2, 3 + bias)
-        back = kinks.join(W, a)
+        back = at.join(W, a)
         assert jax.tree.structure(back) == jax.tree.structure(tree)
         for one, other in zip(jax.tree.leaves(back), jax.tree.leaves(tree), strict=True):
             np.testing.assert_array_equal(one, other)
-    assert risk.net.as_params(kinks.join(*kinks.split(params))) is not None
+    assert risk.net.as_params(at.join(*at.split(params))) is not None
 
 
 def test_the_linear_predictor_is_one_neuron_without_kinks() -> None:
     X, y = np.array([[1.0, 2.0], [-1.0, 0.5]]), np.array([1.0, -1.0])
     risk = gf.EmpiricalRisk(gf.LinearPredictor(2), gf.logistic, X, y)
-    kinks = risk.kinks()
-    assert kinks is not None
-    assert kinks.slope == 1.0
-    assert not kinks.outer_trained
-    assert kinks.degree == 1
+    at = risk.arrangement
+    assert at is not None
+    assert at.slope == 1.0
+    assert not at.trained
+    assert at.degree == 1
     params = risk.net.params([0.3, -0.7])
-    dW, _, _ = gradient_by_forces(kinks, params, False)
+    dW, _, _ = gradient_by_forces(at, params, False)
     np.testing.assert_allclose(dW[0], risk.gradient(params).weight, rtol=1e-14)
-    np.testing.assert_array_equal(kinks.join(*kinks.split(params)).weight, params.weight)
+    np.testing.assert_array_equal(at.join(*at.split(params)).weight, params.weight)
 
 
 def test_degree_and_losses() -> None:
@@ -300,7 +302,7 @@ def test_degree_and_losses() -> None:
 def test_risks_without_kinks_of_this_kind() -> None:
     X, y = np.array([[1.0, 2.0]]), np.array([1.0])
     nets = [gf.TwoLayer(2, 3, gf.tanh), gf.DeepLinear(2, 2, width=2)]
-    assert all(gf.EmpiricalRisk(net, gf.logistic, X, y).kinks() is None for net in nets)
+    assert all(gf.EmpiricalRisk(net, gf.logistic, X, y).arrangement is None for net in nets)
     hinge = gf.EmpiricalRisk(gf.TwoLayer(2, 3, gf.relu), gf.hinge, X, y)
-    assert hinge.kinks() is None
-    assert gf.FunctionRisk(lambda p: jnp.sum(p**2)).kinks() is None
+    assert hinge.arrangement is None
+    assert gf.FunctionRisk(lambda p: jnp.sum(p**2)).arrangement is None
