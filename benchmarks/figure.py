@@ -21,8 +21,7 @@ import numpy as np
 import gradflow as gf
 from gradflow.claims import Lab
 from gradflow.claims.papers.lin2021directional import formulas as published
-from gradflow.claims.papers.lin2021directional.setting import instance
-from gradflow.claims.papers.lin2021faster.bounds import turning_point
+from gradflow.claims.papers.lin2021directional.setting import instance, turning_point
 from gradflow.plots.trajectory import PALETTE, STYLES, Curve, panel, tidy
 
 DEFAULT = Path(__file__).parents[1] / "notebooks" / "figures" / "directional_convergence.png"

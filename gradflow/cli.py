@@ -129,9 +129,7 @@ def _verify(
             _print_list(console, chosen)
             return
         if perturb is not None:
-            from gradflow.claims.claim import check_factor
-
-            check_factor(perturb)
+            registry.check_factor(perturb)
     except ValueError as error:
         _usage_error(str(error))
 

@@ -28,7 +28,6 @@ from gradflow.claims import (
     Status,
     cite,
     claims,
-    sharpest_factor,
     statements,
     weigh,
 )
@@ -272,15 +271,6 @@ def test_a_bound_may_carry_an_error_of_its_own():
     blurred = bound(1.5, 1e-9, bound=lambda lab, f: Measurement(1 + f * TIMES, 10.0))
     assert status(exact) is Status.SUPPORTED
     assert status(blurred) is Status.INCONCLUSIVE
-
-
-def test_sharpest_factor():
-    assert sharpest_factor(lambda f: f <= 1.37) == pytest.approx(1.37, rel=2e-6)
-    assert sharpest_factor(lambda f: f >= 0.4, tighten="down") == pytest.approx(0.4, rel=2e-6)
-    with pytest.raises(ValueError, match="as stated"):
-        sharpest_factor(lambda f: f <= 0.9)
-    with pytest.raises(ValueError, match="says nothing"):
-        sharpest_factor(lambda f: True)
 
 
 # --- qualitative -------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from gradflow.claims.papers.lin2021directional.setting import (
     horizon,
     instance,
     linear_path,
+    radial_pull,
+    turning_point,
 )
 
 PATTERN = "lin2021directional/*"
@@ -170,7 +172,7 @@ def test_unbalanced_layers_fail_the_hypothesis():
 def test_a_norm_that_grows_at_once_has_no_early_bound():
     one = instance(gf.Gaussian(3), [0.1, 0.0, 1.0])
     lab = Lab()
-    assert bounds.turning_time(lab, one) == 0
+    assert turning_point(lab, one).t == 0
     assert weigh(bounds.flow_early(one, id="mine/early"), lab).status == Status.NOT_APPLICABLE
     assert weigh(bounds.flow_late(one, id="mine/late"), lab).status == Status.SUPPORTED
 
@@ -318,13 +320,13 @@ def test_descent_by_two_routes():
 
 def test_the_turning_time_is_where_the_norm_is_least():
     lab = Lab()
-    turn = bounds.turning_time(lab, rates.CIRCLE)
+    turn = turning_point(lab, rates.CIRCLE).t
     times = turn * np.array([0.999, 1.0, 1.001])
     before, there, after = linear_path(lab, rates.CIRCLE, times=times).log_radius
     assert there < before
     assert there < after
     late = bounds.after_turn(lab, rates.CIRCLE)
-    speed = bounds.radial_speed(late, np.log([late.radius]), np.array([late.log_tan]))
+    speed = radial_pull(late, np.log([late.radius]), np.array([late.log_tan]))
     assert speed[0] == pytest.approx(0.0, abs=1e-7)
 
 

@@ -7,12 +7,11 @@ import pytest
 
 from gradflow import Gaussian, StudentT, UniformSphere
 from gradflow.claims import Lab, Status, claims, statements, weigh
-from gradflow.claims.papers.lin2021directional.setting import instance
+from gradflow.claims.papers.lin2021directional.setting import instance, turning_point
 from gradflow.claims.papers.lin2021faster.bounds import (
     early_angle_bound,
     late_angle_bound,
     norm_bound,
-    turning_point,
     upper_angle_bound,
 )
 from gradflow.claims.papers.lin2021faster.deep import (

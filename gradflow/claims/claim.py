@@ -157,7 +157,7 @@ class Claim(ABC):
 
     Attributes
     ----------
-    id, title, statement, provenance, citation, quick, tags
+    id, title, statement, provenance, citation, quick
         As for `Statement`.
     control : Control
     hypotheses : sequence of Hypothesis
@@ -171,7 +171,6 @@ class Claim(ABC):
     citation: str = ""
     hypotheses: Sequence[Hypothesis] = ()
     quick: bool = False
-    tags: tuple[str, ...] = ()
 
     #: "equality", "bound" or "qualitative"
     kind: ClassVar[str]

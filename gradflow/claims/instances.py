@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
+
+import numpy as np
 
 from gradflow.claims.claim import Hypothesis
+from gradflow.claims.lab import Lab
 from gradflow.validation import fail
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from gradflow.claims.lab import Lab
 
 T = TypeVar("T")
 #: One instance, or several of them.

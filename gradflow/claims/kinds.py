@@ -287,27 +287,6 @@ class Qualitative(Claim):
         return self._replace(control=None, broken=None, **variant.changes)
 
 
-def sharpest_factor(
-    holds: Callable[[float], bool], *, tighten: str = "up", limit: float = 1e6, rtol: float = 1e-6
-) -> float:
-    """Bisect for the best factor of a bound: ``holds(1)`` is true, and stronger ones fail.
-
-    Use it with samples of a solve other than the one that the claim measures.
-    """
-    check_choice("tighten", tighten, ("up", "down"))
-    if not holds(1.0):
-        raise ValueError("the bound does not hold as stated, so no factor is the sharpest one")
-    good, bad = 1.0, 1.0
-    while holds(bad):
-        good, bad = bad, (bad * 2 if tighten == "up" else bad / 2)
-        if not 1 / limit < bad < limit:
-            raise ValueError(f"the bound holds up to the factor {bad:g}: it says nothing")
-    while abs(bad / good - 1) > rtol:
-        middle = math.sqrt(good * bad)
-        good, bad = (middle, bad) if holds(middle) else (good, middle)
-    return good
-
-
 def _aligned(
     predicted: Any, measurement: Any, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:

@@ -8,17 +8,17 @@ import pkgutil
 import threading
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from gradflow.claims.claim import Claim, check_factor
+from gradflow.claims.evidence import Verdict, Verdicts
+from gradflow.claims.lab import Lab
 from gradflow.claims.statement import Paper, Statement
+from gradflow.claims.weighing import weigh_built
 from gradflow.validation import fail
 
-if TYPE_CHECKING:
-    from gradflow.claims.claim import Claim
-    from gradflow.claims.evidence import Verdict, Verdicts
-
 #: ``progress(statement, verdict)``: with None when a claim starts, with its verdict at the end.
-Progress = Callable[[Statement, "Verdict | None"], None]
+Progress = Callable[[Statement, Verdict | None], None]
 
 
 class Team(Protocol):
@@ -28,7 +28,6 @@ class Team(Protocol):
         self,
         families: list[list[Statement]],
         own: list[Statement],
-        quick: bool,
         perturb: float | None,
         tell: Progress,
         weigh_one: Callable[[Statement], Verdict],
@@ -65,8 +64,6 @@ class Registry:
         ValueError
             What is no claim; a claim without a control; an id that is taken.
         """
-        from gradflow.claims.claim import Claim
-
         found: Any = item() if callable(item) else item
         for claim in [found] if isinstance(found, Claim) else found:
             if not isinstance(claim, Claim):
@@ -136,15 +133,10 @@ class Registry:
         helpers: Team | None = None,
     ) -> Verdicts:
         """Weigh every matching claim; see `gradflow.claims.verify`."""
-        from gradflow.claims.claim import check_factor
-        from gradflow.claims.evidence import Verdicts
-        from gradflow.claims.lab import Lab
-        from gradflow.claims.weighing import weigh_built
-
         chosen = self.statements(patterns, quick=quick)
         if perturb is not None:
             perturb = check_factor(perturb)
-        lab = Lab(quick)
+        lab = Lab()
         announce = threading.Lock()
 
         def tell(about: Statement, verdict: Verdict | None) -> None:
@@ -164,7 +156,7 @@ class Registry:
         for about in chosen:
             families.setdefault(self._family.get(about.id, ""), []).append(about)
         own = families.pop("", [])
-        verdicts = helpers.weigh(list(families.values()), own, quick, perturb, tell, one)
+        verdicts = helpers.weigh(list(families.values()), own, perturb, tell, one)
         return Verdicts([verdicts[about.id] for about in chosen])
 
     def _suggest(self, pattern: str) -> str:

@@ -39,7 +39,6 @@ class Statement:
         A key of `gradflow.bibliography`; by default the source.
     quick : bool
         Part of ``gradflow verify --quick``.
-    tags : tuple of str
 
     Raises
     ------
@@ -54,7 +53,6 @@ class Statement:
     statement: str
     citation: str = ""
     quick: bool = False
-    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.source or not self.name or any(c.isspace() for c in self.id):
@@ -83,7 +81,7 @@ class Stated:
     ----------
     name : str
         The id without the source.
-    kind, provenance, title, statement, citation, quick, tags
+    kind, provenance, title, statement, citation, quick
         As for `Statement`.
     file : str
         Of the folder, that builds the claim.
@@ -99,7 +97,6 @@ class Stated:
     statement: str
     citation: str = ""
     quick: bool = False
-    tags: tuple[str, ...] = ()
     cases: Sequence[Mapping[str, Any]] = ({},)
 
 
@@ -149,7 +146,6 @@ class Paper:
             "statement": one.statement.format(**blanks),
             "citation": one.citation,
             "quick": one.quick,
-            "tags": one.tags,
         }
 
     def build(self, id: str) -> Claim:

@@ -28,10 +28,9 @@ def _help(tasks: Any, results: Any) -> None:
     """A helper's life: weigh families until told to stop."""
     enable_compilation_cache()
     registry = discover()
-    labs: dict[bool, Lab] = {}
+    lab = Lab()
     while (task := tasks.get()) is not None:
-        family, perturb, quick = task
-        lab = labs.setdefault(quick, Lab(quick))
+        family, perturb = task
         for about in family:
             results.put((about.id, None))
             verdict = weigh_built(about, lambda id=about.id: registry[id], lab, perturb)
@@ -76,7 +75,6 @@ class Helpers:
         self,
         families: list[list[Statement]],
         own: list[Statement],
-        quick: bool,
         perturb: float | None,
         tell: Progress,
         weigh_one: Callable[[Statement], Verdict],
@@ -100,7 +98,7 @@ class Helpers:
         listener = threading.Thread(target=listen, daemon=True)
         listener.start()
         for family in sorted(families, key=len, reverse=True):
-            self._tasks.put((family, perturb, quick))
+            self._tasks.put((family, perturb))
         for _ in range(len(self._processes) + 1):
             self._tasks.put(None)
         here.update((about.id, weigh_one(about)) for about in own)

@@ -37,44 +37,10 @@ from gradflow.claims.papers.lin2021directional.setting import (
     horizon,
     instance,
     linear_path,
+    turning_point,
 )
 
 _EPS = float(np.finfo(np.float64).eps)
-
-
-def radial_speed(one: Instance, log_radius: np.ndarray, log_tan: np.ndarray) -> np.ndarray:
-    r""":math:`R'=h(R)-\tfrac{c_0}\pi(1-\cos\theta)`, h by quadrature over the law."""
-    node, weight = one.law.marginal_rule()
-    x = np.outer(np.exp(np.atleast_1d(log_radius)), node)
-    pull = np.exp(-np.logaddexp(0, x)) @ (weight * node)
-    return pull - one.law.c0 / np.pi * (1 + np.tanh(np.atleast_1d(log_tan)))
-
-
-def turning_time(lab: Lab, one: Instance) -> float:
-    """T: when the norm stops shrinking and starts to grow; 0 if it grows from the start."""
-
-    def build() -> float:
-        if radial_speed(one, np.log([one.radius]), np.array([one.log_tan]))[0] >= 0:
-            return 0.0
-        # Up to T the angle falls at least as fast as at the start.
-        scale = np.pi * one.radius / one.law.c0
-        high = scale * (10 + abs(one.log_tan) + 2 * abs(np.log(one.radius)))
-        times = np.geomspace(1e-6, 1.0, 32) * high
-        low, slow = 0.0, radial_speed(one, np.log([one.radius]), np.array([one.log_tan]))[0]
-        for _ in range(4):
-            path = linear_path(lab, one, times=times)
-            speed = radial_speed(one, path.log_radius, path.log_tan)
-            if not np.any(speed >= 0):
-                raise RuntimeError(f"the norm still shrinks at t = {times[-1]:g} for {one}")
-            first = int(np.argmax(speed >= 0))
-            if first:
-                low, slow = times[first - 1], speed[first - 1]
-            high, fast = times[first], speed[first]
-            times = low + (high - low) * np.arange(1, 33) / 32
-        # Over what is left, some 1e-5 of the first bracket, the speed is linear.
-        return float(low + (high - low) * slow / (slow - fast))
-
-    return lab.get(("turning time", one), build)
 
 
 @dataclass(frozen=True)
@@ -92,25 +58,20 @@ class _Stretch:
 
 
 def _early(lab: Lab, one: Instance, rtol: float) -> _Stretch:
-    times = turning_time(lab, one) * np.geomspace(1e-3, 1, 64)
+    times = turning_point(lab, one).t * np.geomspace(1e-3, 1, 64)
     path = linear_path(lab, one, times=times, rtol=rtol)
     return _Stretch(times, -2 * path.log_tan, one.radius, one.log_tan, float(path.radius[-1]))
 
 
 def after_turn(lab: Lab, one: Instance) -> Instance:
     """The instance that starts at w(T): the flow has no memory; v becomes the last axis."""
-
-    def build() -> Instance:
-        turn = turning_time(lab, one)
-        if turn == 0:
-            return one
-        path = linear_path(lab, one, times=[turn])
-        radius, lam = float(path.radius[0]), float(path.log_tan[0])
-        start = np.zeros(one.law.dim)
-        start[0], start[-1] = radius / np.cosh(lam), -radius * np.tanh(lam)
-        return instance(one.law, start)
-
-    return lab.get(("after turn", one), build)
+    turn = turning_point(lab, one)
+    if turn.t == 0:
+        return one
+    start = np.zeros(one.law.dim)
+    radius = np.exp(turn.log_radius)
+    start[0], start[-1] = radius / np.cosh(turn.log_tan), -radius * np.tanh(turn.log_tan)
+    return instance(one.law, start)
 
 
 def _late(lab: Lab, one: Instance, rtol: float) -> _Stretch:
@@ -170,7 +131,7 @@ def _angle_bound(
 
 def _shrinking(some: tuple[Instance, ...]) -> Hypothesis:
     def check(lab: Lab) -> tuple[bool, str]:
-        grown = [str(one) for one in some if turning_time(lab, one) == 0]
+        grown = [str(one) for one in some if turning_point(lab, one).t == 0]
         return not grown, "T = 0 for " + "; ".join(grown)
 
     return Hypothesis("the norm shrinks at first", check)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,6 +23,7 @@ LOSSES = {"logistic": gf.logistic, "exponential": gf.exponential, "hinge": gf.hi
 #: Tolerances of the run that is measured and of the run that gives its numerical error.
 FINE, COARSE = 1e-12, 1e-10
 _EPS = float(np.finfo(np.float64).eps)
+_SAMPLES = 128
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,53 @@ def linear_path(
         )
 
     return lab.get(key, build)
+
+
+class Turn(NamedTuple):
+    """The time T from which the norm grows, and the state there."""
+
+    t: float
+    log_radius: float
+    log_tan: float
+
+
+def radial_pull(one: Instance, log_radius: np.ndarray, log_tan: np.ndarray) -> np.ndarray:
+    r""":math:`h(R)-\tfrac{c_0}\pi(1-\cos\theta)`, h by quadrature over the law: the norm grows
+    where it is positive."""
+    node, weight = one.law.marginal_rule()
+    pull = np.exp(-np.logaddexp(0, np.outer(np.exp(log_radius), node))) @ (weight * node)
+    return pull - one.law.c0 / np.pi * (1 + np.tanh(log_tan))
+
+
+def turning_point(lab: Lab, one: Instance) -> Turn:
+    r"""T, the first upward crossing of :math:`-w\cdot\nabla L=0`; 0 if the norm grows at once."""
+
+    def build() -> Turn:
+        start = Turn(0.0, float(np.log(one.radius)), one.log_tan)
+        low, slow = 0.0, radial_pull(one, np.array([start.log_radius]), np.array([one.log_tan]))[0]
+        if slow >= 0:
+            return start
+        # For N = 1 the angle falls, up to T, at least as fast as at the start.
+        unit = np.pi * one.radius ** (2 / one.depth - 1) / one.law.c0
+        last = unit * (10 + abs(one.log_tan) + 2 * abs(start.log_radius))
+        times = np.geomspace(1e-6, 1e3 if one.depth > 1 else 1.0, _SAMPLES) * last
+        high, fast = low, slow
+        for _ in range(4):
+            path = linear_path(lab, one, times=times)
+            pull = radial_pull(one, path.log_radius, path.log_tan)
+            if not np.any(pull >= 0):
+                raise RuntimeError(f"the norm still shrinks at t = {times[-1]:g} for {one}")
+            first = int(np.argmax(pull >= 0))
+            if first:
+                low, slow = times[first - 1], pull[first - 1]
+            high, fast = times[first], pull[first]
+            times = low + (high - low) * np.arange(1, _SAMPLES + 1) / _SAMPLES
+        # Over what is left, some 1e-8 of the first bracket, the pull is linear.
+        time = float(low + (high - low) * slow / (slow - fast))
+        there = linear_path(lab, one, times=[time])
+        return Turn(time, float(there.log_radius[0]), float(there.log_tan[0]))
+
+    return lab.get(("turning point", one), build)
 
 
 def path_and_noise(

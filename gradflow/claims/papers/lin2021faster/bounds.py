@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from gradflow.claims.papers.lin2021directional.setting import (
     not_aligned,
     not_opposed,
     path_and_noise,
+    turning_point,
 )
 from gradflow.claims.papers.lin2021faster import PAPER
 
@@ -54,40 +55,6 @@ def submitted_or_sharp(
         f"as in the submission: {what} (where that is weaker: 5 % beyond the sharpest factor)",
         bound=control,
     )
-
-
-class Turn(NamedTuple):
-    """The time T from which the norm grows, and the state there."""
-
-    t: float
-    log_radius: float
-    log_tan: float
-
-
-def turning_point(lab: Lab, one: Instance) -> Turn:
-    r"""T, the first upward crossing of :math:`-w\cdot\nabla L=0`; 0 if the norm grows at once."""
-
-    def force(log_radius: np.ndarray, log_tan: np.ndarray) -> np.ndarray:
-        versine = 1 + np.tanh(log_tan)
-        return np.asarray(one.law.radial.h(np.exp(log_radius))) - one.law.c0 / np.pi * versine
-
-    def build() -> Turn:
-        if force(np.log([one.radius]), np.array([one.log_tan]))[0] >= 0:
-            return Turn(0.0, float(np.log(one.radius)), one.log_tan)
-        times = np.geomspace(1e-6, 1e6, _SAMPLES)
-        for _ in range(6):
-            path = linear_path(lab, one, times=times)
-            grows = force(path.log_radius, path.log_tan) >= 0
-            if not grows.any():
-                raise ValueError(f"the norm does not grow before t={times[-1]:g}")
-            after = int(np.argmax(grows))
-            before = times[after - 1] if after else 0.0
-            if times[after] - before <= 1e-12 * times[after]:
-                break
-            times = np.linspace(before, times[after], _SAMPLES + 1)[1:]
-        return Turn(times[after], path.log_radius[after], path.log_tan[after])
-
-    return lab.get(("turning point", one), build)
 
 
 def _bound(
