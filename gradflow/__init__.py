@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from gradflow.losses import exponential as exponential
     from gradflow.losses import hinge as hinge
     from gradflow.losses import logistic as logistic
+    from gradflow.losses import loss as loss
     from gradflow.losses import squared as squared
     from gradflow.networks.activations import AbstractActivation as AbstractActivation
     from gradflow.networks.activations import LeakyReLU as LeakyReLU
@@ -91,7 +92,7 @@ _EXPORTS = {
         "AbstractActivation LeakyReLU ShiftedReLU activation elu erf fourier gelu leaky_relu "
         "linear monomial probit_erf relu shifted_relu sigmoid softplus swish tanh"
     ),
-    "gradflow.losses": "exponential hinge logistic squared",
+    "gradflow.losses": "exponential hinge logistic loss squared",
     "gradflow.networks.networks": "LinearPredictor TwoLayer",
     "gradflow.networks.deep_linear": "DeepLinear",
     "gradflow.networks.parameters": "TwoLayerParams",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from diffrax import AbstractSolver
 
 from gradflow.flows.flow import make_flow
 from gradflow.integrators.contract import Result
@@ -26,7 +27,7 @@ def integrate(
     clock: str = "auto",
     chart: str = "auto",
     metric: str = "euclidean",
-    integrator: str = "auto",
+    integrator: str | AbstractSolver = "auto",
     rtol: float = 1e-8,
     atol: float | None = None,
     save_at: Any = None,
@@ -55,12 +56,13 @@ def integrate(
     metric : {"euclidean", "conic"}
         "conic" (fixed outer weights): neuron k moves by −‖w_k‖ times its gradient, the flow of the
         norm-dependent step (:mod:`gradflow.flows.charts.conic`).
-    integrator : str
+    integrator : str or diffrax solver
         ``"auto"``; ``piecewise`` (event-located, for risks with kinks; taken by "auto" whenever the
         risk has kinks), ``piecewise-slides`` (the same for large nets: locates where neurons begin
         to slide, and lets other crossings pass under error control); diffrax:
         ``tsit5 dopri5 dopri8 bosh3 heun``, implicit ``kvaerno3/4/5``; scipy:
-        ``rk45 dop853 lsoda radau bdf``.
+        ``rk45 dop853 lsoda radau bdf``. A Runge-Kutta solver object of diffrax serves as well
+        (``diffrax.Tsit5()``).
     rtol : float
         Relative tolerance. Local errors are kept below a share of it (``safety``), so that the
         accumulated error usually stays below; an error bar comes from a second, tighter solve,
@@ -159,7 +161,7 @@ def integrate_many(
     *,
     until: Any,
     clock: str = "auto",
-    integrator: str = "auto",
+    integrator: str | AbstractSolver = "auto",
     rtol: float = 1e-8,
     atol: float | None = None,
     save_at: Any = None,

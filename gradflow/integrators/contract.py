@@ -32,7 +32,7 @@ RESULTS: dict[str, tuple[bool, str]] = {
     ),
     "stationary": (
         False,
-        "the flow has come to rest at a positive loss: it does not separate the data, and there is "
+        "the flow has come to rest at a positive loss: the data are not separated, and there is "
         "no limit direction; the part computed is kept. Ask for a finite time or gradient norm, "
         "check that labels do not contradict each other, or take a wider net",
     ),
@@ -49,7 +49,8 @@ RESULTS: dict[str, tuple[bool, str]] = {
     ),
     "interrupted": (
         False,
-        "interrupted; the part computed is kept. Go on from its end, or raise until's threshold",
+        "interrupted (Ctrl-C, or progress returned False); the part computed is kept. Go on from its "
+        "end",
     ),
     "max_seconds": (
         False,
@@ -135,6 +136,13 @@ class AbstractEvent(eqx.Module):
     @abc.abstractmethod
     def __call__(self, flow: Any, s: Array, Y: Array) -> Array:
         """Value of g."""
+
+    def in_cell(self, flow: Any, s: Array, Y: Array, speed: Callable[[], Array]) -> Array:
+        """Value of g where a stepper knows the speed |dθ/dt| better than the risk's gradient does.
+
+        Neurons that slide on kinks have one, at which no side's gradient is.
+        """
+        return self(flow, s, Y)
 
 
 @dataclass(frozen=True)
@@ -227,7 +235,19 @@ class AbstractDense(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, s: np.ndarray) -> np.ndarray:
-        """States (k, D) at clock values ``s`` (k,) inside the stage."""
+        """States (k, D) at clock values ``s`` (k,).
+
+        Raises
+        ------
+        ValueError
+            If one lies outside the stage.
+        """
+
+    def _check(self, s: np.ndarray) -> None:
+        if np.any(~((s >= self.s_first) & (s <= self.s_last))):
+            raise fail(
+                "s", s, "lies outside the stage", f"pass {self.s_first:.6g} ... {self.s_last:.6g}"
+            )
 
 
 @dataclass(frozen=True)

@@ -251,7 +251,7 @@ def _through_late_stages(
         save = rest(save)
         late_flow, late, seen_again = late_stage(
             flow, stages[-1][1], resolved, rtol=settings.asked.rtol_local("late"), save=save,
-            max_steps=steps_left(),
+            max_steps=steps_left(), watch=watch,
         )  # fmt: skip
         stages.append((late_flow, late))
         add_stats(total, late.stats)

@@ -86,6 +86,9 @@ class GradientEvent(AbstractEvent):
     def __call__(self, flow, s, Y):
         return self.threshold - jnp.log(flow.chart.gradient_norm(flow.split(Y)[0]))
 
+    def in_cell(self, flow, s, Y, speed):
+        return self.threshold - jnp.log(speed())
+
 
 class DirectionEvent(AbstractEvent):
     """ln tol - ln(rate of turning of the direction per unit of ln(1+t)).

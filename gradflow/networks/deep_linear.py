@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 from gradflow.networks.abstract import (
     SCHEMES,
@@ -116,7 +117,9 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             )
         return params
 
-    def balanced(self, end_to_end_vector: Any, hidden: Any = None) -> DeepLinearParams:
+    def balanced(
+        self, end_to_end_vector: ArrayLike, hidden: ArrayLike | None = None
+    ) -> DeepLinearParams:
         """Return balanced layers with the given end-to-end vector w_e.
 
         With ``r = |w_e|^{1/N}``, ``ŵ = w_e/|w_e|``: ``W_1 = r u_1 ŵᵀ``, ``W_j = r u_j u_{j−1}ᵀ``,
@@ -137,7 +140,9 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             return self.params((vector[None, :],))
         return self._balanced(size ** (1.0 / self.depth), vector / size, hidden)
 
-    def _balanced(self, root: float, unit: np.ndarray, hidden: Any) -> DeepLinearParams:
+    def _balanced(
+        self, root: float, unit: np.ndarray, hidden: ArrayLike | None
+    ) -> DeepLinearParams:
         shape = (self.depth - 1, self.width)
         if hidden is None:
             rows = np.zeros(shape)
@@ -174,19 +179,22 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
     def freeze(self, tree: DeepLinearParams) -> DeepLinearParams:
         return tree
 
-    def _defects(self, params: DeepLinearParams) -> list[jax.Array]:
-        pairs = zip(params.layers[:-1], params.layers[1:], strict=True)
-        return [_frobenius(above.T @ above - below @ below.T) for below, above in pairs]
-
     def balancedness(self, params: DeepLinearParams) -> jax.Array | None:
         """Return ``|W_{j+1}ᵀW_{j+1} − W_jW_jᵀ|_F`` (N−1,); None for one layer."""
-        return None if self.depth == 1 else jnp.stack(self._defects(params))
-
-    def balance_defect(self, params: DeepLinearParams) -> jax.Array:
-        """Return the largest entry of `balancedness`; 0 for one layer."""
         if self.depth == 1:
-            return jnp.zeros((), dtype=jnp.float64)
-        return jnp.max(jnp.stack(self._defects(params)))
+            return None
+        pairs = zip(params.layers[:-1], params.layers[1:], strict=True)
+        return jnp.stack([_frobenius(up.T @ up - down @ down.T) for down, up in pairs])
+
+    def neurons(self, params: DeepLinearParams) -> tuple[jax.Array, jax.Array]:
+        rows = params.layers[0]
+        for matrix in params.layers[1:]:
+            rows = matrix @ rows
+        return rows, jnp.ones(rows.shape[:-1])
+
+    @property
+    def vanishes_at_zero(self) -> bool:
+        return True
 
     @property
     def degree(self) -> int:

@@ -133,6 +133,9 @@ class Trajectory:
         """``log_loss`` or ``gradient_norm`` through the chart; None where states are not kept."""
         if name not in _CHART_VALUES or not self._stages:
             return None
+        at = self.risk.arrangement
+        if name == "gradient_norm" and at is not None and at.kinked:
+            return None  # (charts know one side of a kink only)
         rows = [_chart_rows(name, stage) for stage in self._stages if stage.s.shape[0]]
         value = np.concatenate(rows) if rows else np.zeros(0)
         self.exact[name] = value

@@ -46,7 +46,7 @@ def derive(name: str, **options: Any) -> Derivation:
     Returns
     -------
     Derivation
-        Steps, reduced equations, rates, ``.text()``, ``.latex()``, ``.vector_field(radial)``.
+        Steps, reduced equations, rates, ``.text()``, ``.latex()``, ``.vector_field(law)``.
 
     Raises
     ------

@@ -182,13 +182,14 @@ class Derivation:
         """Derivatives of ``state``, all abbreviations put in (built when asked for)."""
         return self.build_right_hand_side()
 
-    def vector_field(self, radial: Any, coordinates: str = "polar") -> Callable[..., Any]:
+    def vector_field(self, law: Any, coordinates: str = "polar") -> Callable[..., Any]:
         """Generate a JAX-jittable vector field from the derived equations.
 
         Parameters
         ----------
-        radial : object
-            With methods ``h``, ``psi_prime``, ``psi_bar`` and attribute ``c0``.
+        law : law of the inputs, or its radial functions
+            ``gf.Gaussian(3)`` for example, or any object with methods ``h``, ``psi_prime``,
+            ``psi_bar`` and attribute ``c0``.
         coordinates : {"polar", "cartesian"}
             ``"polar"``: ``field(state) -> d state/dt``, an array in the order of ``.state``.
             ``"cartesian"``: ``field(weights, direction) -> d weights/dt`` for a teacher
@@ -205,10 +206,13 @@ class Derivation:
         from gradflow.symbolic import codegen
 
         check_choice("coordinates", coordinates, ("polar", "cartesian"))
+        # A law has its radial functions as this attribute; its class is of a floor that the
+        # derivations do not import.
+        radial = getattr(law, "radial", law)
         if not self.right_hand_side:
             raise fail(
-                "radial",
-                type(radial).__name__,
+                "law",
+                type(law).__name__,
                 f"the flow {self.title!r} is not a function of the radial functions",
                 "take the logistic loss",
             )

@@ -36,9 +36,9 @@ from jax import Array
 
 from gradflow.flows.charts.chart import AbstractChart
 from gradflow.networks.networks import TwoLayer
-from gradflow.networks.parameters import TwoLayerParams
+from gradflow.networks.parameters import TwoLayerParams, joined_rows
 from gradflow.risks.base import AbstractRisk
-from gradflow.risks.regularised import joined_rows, row_norms
+from gradflow.risks.regularised import row_norms
 
 #: Metrics in which a gradient flow, or a descent, may be taken.
 METRICS = ("euclidean", "conic")

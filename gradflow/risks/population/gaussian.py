@@ -53,7 +53,7 @@ class Atoms(eqx.Module):
 def atoms_of(net: Any, params: Any) -> Atoms:
     """The atoms of a net without bias; a linear net is one atom of the linear activation."""
     if isinstance(net, TwoLayer):
-        return Atoms(net.activation, params.outer, params.inner)
+        return Atoms(net.activation, net.factor * params.outer, params.inner)
     vector = net.end_to_end(params) if isinstance(net, DeepLinear) else params.weight
     return Atoms(linear, jnp.ones(1), vector[None, :])
 

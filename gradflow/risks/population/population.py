@@ -112,6 +112,11 @@ class PopulationRisk(AbstractRisk):
         if isinstance(teacher, NetworkTeacher):
             self.reduction = gaussian_reduction(net, loss, law, teacher)
         elif isinstance(net, TwoLayer):
+            if net.scaling is not None:
+                raise fail(
+                    "net", net.name, "has a scaling, which the reduction to two neurons has not",
+                    "leave scaling out, or sample the law and use EmpiricalRisk",
+                )  # fmt: skip
             if net.width != 2 or net.bias:
                 raise fail(
                     "net",

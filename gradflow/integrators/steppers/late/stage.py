@@ -20,6 +20,7 @@ from gradflow.integrators.until import (
     Resolved,
     TimeEvent,
 )
+from gradflow.integrators.watch import Watch
 from gradflow.losses import Exponential, Logistic
 
 #: The late phase begins with every margin and ρ^D above these: earlier its directions and
@@ -123,6 +124,7 @@ def late_stage(
     rtol: float,
     max_steps: int,
     save: np.ndarray | None,
+    watch: Watch | None = None,
 ) -> tuple[Flow, Solution, np.ndarray]:
     """Go on from the end of the early stage.
 
@@ -138,6 +140,8 @@ def late_stage(
     max_steps : int
     save : ndarray or None
         Values of ln(1+t) at which to record; None = every step.
+    watch : Watch, optional
+        Asked at each step whether to go on.
 
     Returns
     -------
@@ -165,7 +169,7 @@ def late_stage(
         direction_tol=None if direction is None else float(np.exp(direction)),
         clock_end=resolved.s_end if np.isfinite(resolved.s_end) else None,
         save_log_t=None if save is None else _log_time(save),
-        max_steps=max(max_steps, 1),
+        max_steps=max(max_steps, 1), watch=watch,
     )  # fmt: skip
     chart: Any = flow.chart
     late = Flow(LateChart(chart.risk, chart.template), flow.clock)
