@@ -36,6 +36,7 @@ from gradflow.claims.papers.akiyama2021learnability.setting import (
     SOURCE,
     Instances,
     TeacherStudent,
+    angles,
     conic_path,
     excess_along,
     hypotheses_on_starts,
@@ -46,7 +47,6 @@ from gradflow.claims.papers.akiyama2021learnability.setting import (
     slowest_rate,
     teacher_student,
 )
-from gradflow.measures.arc_cosine import angles
 from gradflow.validation import check_array, check_integer, check_positive, fail
 
 #: "All mass within 0.5° of the atoms" and "J − J* → 0", as powers of ten.

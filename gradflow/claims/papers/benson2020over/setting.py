@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike
 import gradflow as gf
 from gradflow.claims import Hypothesis
 from gradflow.claims.instances import Row, every, row, rows
-from gradflow.kernels.gram import angles
 from gradflow.validation import check_array, fail
 
 SOURCE = "benson2020over"
@@ -156,11 +155,15 @@ def distinct(ones: Sequence[Points], *, lines: bool) -> Hypothesis:
         X = one.X
         if lines:
             X = X[(np.arange(one.n) < partners(X)) | (partners(X) < 0)]
-        angle = angles(X, X)
-        gap = np.minimum(angle.p, angle.q) if lines else angle.p
+        norm = np.linalg.norm(X, axis=1)
+        unit = X / norm[:, None]
+        # the sine of half the angle, and the cosine
+        gap = np.linalg.norm(unit[:, None] - unit, axis=2) / 2
+        if lines:
+            gap = np.minimum(gap, np.linalg.norm(unit[:, None] + unit, axis=2) / 2)
+        else:
+            gap = gap + np.abs(norm[:, None] / norm - 1)
         gap = gap + 2.0 * np.eye(len(X))
-        if not lines:
-            gap = gap + np.abs(angle.norm_x[:, None] / angle.norm_z[None] - 1)
         if len(X) > 1 and np.min(gap) < APART:
             i, j = np.unravel_index(np.argmin(gap), gap.shape)
             what = "one line" if lines else "one point"

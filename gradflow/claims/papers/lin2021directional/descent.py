@@ -34,8 +34,12 @@ from gradflow.claims.papers.lin2021directional.rates import (
     hypotheses,
     several,
 )
-from gradflow.claims.papers.lin2021directional.setting import Instance, instance
-from gradflow.flows.charts.linear import log_tan_half, rejection
+from gradflow.claims.papers.lin2021directional.setting import (
+    Instance,
+    instance,
+    log_tan_half,
+    rejection,
+)
 from gradflow.validation import check_integer, check_positive, fail
 
 _EPS = float(np.finfo(np.float64).eps)

@@ -35,7 +35,7 @@ from gradflow.claims import (
 )
 from gradflow.claims.instances import row
 from gradflow.claims.papers.lin2021directional import PAPER
-from gradflow.flows.charts.linear import rejection
+from gradflow.claims.papers.lin2021directional.setting import rejection, unit_teacher
 from gradflow.validation import check_array, fail
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -96,7 +96,7 @@ def points(
             v = rng.normal(size=law.dim)
             v /= np.linalg.norm(v)
         else:
-            v = np.asarray(gf.LinearTeacher(np.asarray(teacher)).direction)
+            v = unit_teacher(law, teacher)
         found.append(Point(law, row(w), row(v)))
     return tuple(found)
 

@@ -37,13 +37,14 @@ from gradflow.claims.papers.lin2021directional.setting import (
     Instance,
     derived_rate,
     instance,
+    log_tan_half,
     logistic_loss,
     measured_power,
     not_aligned,
     not_opposed,
     path_and_noise,
+    rejection,
 )
-from gradflow.flows.charts.linear import log_tan_half, rejection
 from gradflow.validation import fail
 
 SOURCE = "lin2021directional"

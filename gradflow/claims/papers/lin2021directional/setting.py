@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab
-from gradflow.flows.charts.linear import LinearLogAngleChart, log_tan_half, rejection
+from gradflow.flows.charts.linear import log_tan_half, rejection
 from gradflow.validation import check_array, check_choice, check_integer, fail
 
 LOSSES = {"logistic": gf.logistic, "exponential": gf.exponential, "hinge": gf.hinge}
@@ -187,8 +188,16 @@ def balanced(one: Instance) -> Hypothesis:
     """The layers are balanced."""
 
     def check(lab: Lab) -> tuple[bool, str]:
-        reason = LinearLogAngleChart.refusal(one.risk, one.params)
-        return reason is None, reason or ""
+        layers = [np.array(layer) for layer in one.start] if one.layered else []
+        top = max((float(np.linalg.norm(layer)) for layer in layers), default=1.0)
+        defect = max(
+            (
+                float(np.linalg.norm(after.T @ after - before @ before.T)) / top**2
+                for before, after in pairwise(layers)
+            ),
+            default=0.0,
+        )
+        return defect <= 1e-12, f"the layers are not balanced (relative defect {defect:.3g})"
 
     return Hypothesis("balanced layers", check)
 

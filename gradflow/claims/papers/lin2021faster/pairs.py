@@ -17,8 +17,7 @@ from numpy.typing import ArrayLike
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab, Measurement
 from gradflow.claims.instances import row, rows
-from gradflow.claims.papers.lin2021directional.setting import COARSE, FINE, unit_teacher
-from gradflow.flows.charts.linear import rejection
+from gradflow.claims.papers.lin2021directional.setting import COARSE, FINE, rejection, unit_teacher
 from gradflow.validation import check_array, check_choice, check_real, fail
 
 SOURCE = "lin2021faster"
