@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from gradflow.data.laws.radial_law import RadialLaw as RadialLaw
     from gradflow.data.teachers import LinearTeacher as LinearTeacher
     from gradflow.data.teachers import NetworkTeacher as NetworkTeacher
+    from gradflow.integration import IntegrationError as IntegrationError
+    from gradflow.integration import IntegrationWarning as IntegrationWarning
     from gradflow.integration import integrate as integrate
     from gradflow.integration import integrate_many as integrate_many
     from gradflow.integrators import save as save
@@ -111,7 +113,7 @@ _EXPORTS = {
     # integration: the flow, and gradient descent beside it
     "gradflow.integrators.descent": "descend",
     "gradflow.integrators.contract": "integrator_names",
-    "gradflow.integration": "integrate integrate_many",
+    "gradflow.integration": "IntegrationError IntegrationWarning integrate integrate_many",
     "gradflow.paths.trajectory": "Trajectory load",
     # limits, certified
     "gradflow.certificates.certificate": "Certificate certify",

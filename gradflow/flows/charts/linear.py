@@ -135,21 +135,27 @@ class LinearLogAngleChart(AbstractChart):
         return np.array([np.log(length(w)), float(log_tan_half(w @ v, across))])
 
     def decode(self, y: np.ndarray) -> Any:
+        return self._params(y, np)
+
+    def params(self, y: Array) -> Any:
+        return self._params(y, jnp)
+
+    def _params(self, y: Any, xp: Any) -> Any:
         assert self.frame is not None
         log_radius, lam = y[..., 0, None], y[..., 1, None]
         # cos = -tanh(lam), sin = sech(lam)
-        decay = np.exp(-np.abs(lam))
+        decay = xp.exp(-xp.abs(lam))
         sine = 2 * decay / (1 + decay**2)
-        unit = -np.tanh(lam) * self.frame[0] + sine * self.frame[1]
-        if self.depth == 1 and self.outer_vectors is None:
-            return LinearParams(np.exp(log_radius) * unit)
-        assert self.outer_vectors is not None
-        sigma = np.exp(log_radius / float(self.depth))[..., None]
-        if self.depth == 1:
+        unit = -xp.tanh(lam) * self.frame[0] + sine * self.frame[1]
+        if self.outer_vectors is None:
+            return LinearParams(xp.exp(log_radius) * unit)
+        # (a layer an outer vector, and the first)
+        sigma = xp.exp(log_radius / (len(self.outer_vectors) + 1.0))[..., None]
+        if not self.outer_vectors:
             return DeepLinearParams((sigma * unit[..., None, :],))
         rows = self.outer_vectors
         first = sigma * rows[0][:, None] * unit[..., None, :]
-        middle = tuple(sigma * np.outer(b, a) for a, b in pairwise(rows))
+        middle = tuple(sigma * (b[:, None] * a[None, :]) for a, b in pairwise(rows))
         layers: Any = (first, *middle, sigma * rows[-1][None, :])
         return DeepLinearParams(layers)
 
