@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab
 from gradflow.claims.instances import row, rows
-from gradflow.measures.arc_cosine import angles
+from gradflow.numerics.vectors import angles
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
 
 SOURCE = "akiyama2021learnability"

@@ -38,7 +38,7 @@ from gradflow.claims.papers.lin2021directional.setting import (
     Instance,
     instance,
     log_tan_half,
-    rejection,
+    perpendicular,
 )
 from gradflow.validation import check_integer, check_positive, fail
 
@@ -93,7 +93,7 @@ class Iterates:
 
 def _frame(one: Instance) -> tuple[float, float]:
     """v·w(0) and ‖w_⊥(0)‖."""
-    return float(one.w @ one.v), float(np.linalg.norm(rejection(one.w, one.v)))
+    return float(one.w @ one.v), float(np.linalg.norm(perpendicular(one.w, one.v)))
 
 
 def descent(lab: Lab, one: Instance, eta: np.ndarray) -> Iterates:

@@ -43,7 +43,7 @@ from gradflow.claims.papers.lin2021directional.setting import (
     not_aligned,
     not_opposed,
     path_and_noise,
-    rejection,
+    perpendicular,
 )
 from gradflow.validation import fail
 
@@ -251,7 +251,7 @@ def deformed_path(
     from scipy.integrate import solve_ivp
 
     v, c0 = one.v, one.law.c0
-    side = rejection(one.w, v)
+    side = perpendicular(one.w, v)
     side = side / np.linalg.norm(side)
     axis = (v + side) / np.sqrt(2)
     w0 = (np.cos(angle) * v + np.sin(angle) * side) / c0
@@ -272,7 +272,7 @@ def deformed_path(
     if not done.success:
         raise RuntimeError(done.message)
     w = done.y.T
-    across_sizes = np.array([np.linalg.norm(rejection(row, v)) for row in w])
+    across_sizes = np.array([np.linalg.norm(perpendicular(row, v)) for row in w])
     return np.log(np.linalg.norm(w, axis=1)), log_tan_half(w @ v, across_sizes)
 
 
