@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gradflow import claims as claims
     from gradflow import kernels as kernels
     from gradflow import observables as observables
+    from gradflow import protocols as protocols
     from gradflow import rates as rates
     from gradflow import symbolic as symbolic
     from gradflow.certificates.certificate import Certificate as Certificate
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from gradflow.data.laws.radial_law import RadialLaw as RadialLaw
     from gradflow.data.teachers import LinearTeacher as LinearTeacher
     from gradflow.data.teachers import NetworkTeacher as NetworkTeacher
+    from gradflow.integration import IntegrationError as IntegrationError
+    from gradflow.integration import IntegrationWarning as IntegrationWarning
     from gradflow.integration import integrate as integrate
     from gradflow.integration import integrate_many as integrate_many
     from gradflow.integrators import save as save
@@ -110,7 +113,7 @@ _EXPORTS = {
     # integration: the flow, and gradient descent beside it
     "gradflow.integrators.descent": "descend",
     "gradflow.integrators.contract": "integrator_names",
-    "gradflow.integration": "integrate integrate_many",
+    "gradflow.integration": "IntegrationError IntegrationWarning integrate integrate_many",
     "gradflow.paths.trajectory": "Trajectory load",
     # limits, certified
     "gradflow.certificates.certificate": "Certificate certify",
@@ -129,6 +132,7 @@ _MODULES = {
     "datasets": "gradflow.data.datasets",
     "kernels": "gradflow.kernels",
     "observables": "gradflow.observables",
+    "protocols": "gradflow.protocols",
     "rates": "gradflow.rates",
     "symbolic": "gradflow.symbolic",
 }

@@ -7,7 +7,6 @@ line of output.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+from gradflow.numerics.format import number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -144,18 +145,19 @@ def _verify(
     _print_summary(console, verdicts, seconds, perturb)
 
     from gradflow import report
+    from gradflow.numerics.files import write_text
 
     run = {"patterns": " ".join(wanted), "quick": quick, "perturb": perturb, "seconds": seconds}
     try:
         if json_file is not None:
-            report.write_text(json_file, report.to_json(verdicts, run))
+            write_text(json_file, report.to_json(verdicts, run))
             console.print(f"JSON written to {json_file}", highlight=False, soft_wrap=True)
         if report_file is not None:
             shown = {k: v for k, v in run.items() if v not in (None, False)}
             shown["seconds"] = f"{seconds:.1f}"
-            report.write_text(report_file, report.to_html(verdicts, shown))
+            write_text(report_file, report.to_html(verdicts, shown))
             console.print(f"report written to {report_file}", highlight=False, soft_wrap=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         _usage_error(f"cannot write: {error}")
     if any(v.status in ("VIOLATED", "ERROR") for v in verdicts):
         raise typer.Exit(1)
@@ -273,10 +275,10 @@ def _print_table(console: Console, verdicts: Verdicts) -> None:
             style = _STYLES[v.status]
             table.add_row(
                 escape(v.id.partition("/")[2]),
-                _number(v.predicted, 5),
-                _number(v.measured, 5),
-                _number(v.error, 1),
-                _number(v.tolerance, 1),
+                number(v.predicted, 5, "-"),
+                number(v.measured, 5, "-"),
+                number(v.error, 1, "-"),
+                number(v.tolerance, 1, "-"),
                 v.provenance,
                 f"[{style}]{v.status}[/{style}]",
                 f"{v.seconds:.1f}",
@@ -340,10 +342,6 @@ def _parse_options(pairs: list[str]) -> dict[str, Any]:
                 continue
         parsed[key] = value
     return parsed
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}g}" if math.isfinite(value) else "-"
 
 
 def _plain(text: str) -> str:

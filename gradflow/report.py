@@ -5,35 +5,18 @@ from __future__ import annotations
 import html
 import json
 import math
-import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from gradflow.bibliography import SOURCES
 from gradflow.claims.evidence import ControlVerdict, Table, Verdict, Verdicts
+from gradflow.numerics.format import number
 
 WORDS = "Numerics support a statement; they never prove it."
 #: Components of the evidence on the page; the JSON has all.
 SHOWN = 12
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a file whole or not at all: temporary name, fsync, replace."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def environment() -> dict[str, str]:
@@ -60,11 +43,6 @@ def to_json(verdicts: Verdicts, run: Mapping[str, Any] | None = None) -> str:
         indent=2,
         allow_nan=False,
     )
-
-
-def number(value: float, digits: int = 6) -> str:
-    """A number in few characters; an en dash where there is none."""
-    return "–" if not math.isfinite(value) else f"{value:.{digits}g}"
 
 
 _CSS = """

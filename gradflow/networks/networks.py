@@ -67,6 +67,10 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
         check_inputs(self, x)
         return jnp.asarray(x) @ params.weight
 
+    def end_to_end(self, params: LinearParams) -> jax.Array:
+        """Return w, the vector of ``f(x) = w·x``, shape (d,)."""
+        return params.weight
+
     def params(self, weight: ArrayLike) -> LinearParams:
         """Return checked parameters; the zero vector is refused (its angle is undefined)."""
         return self.check_start(LinearParams(check_leaf("weight", weight, (self.dim,))))
@@ -304,6 +308,10 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
     def degree(self) -> float | None:
         p = self.activation.degree
         return None if p is None else p + int(self.outer == "trained")
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        return ("conic",) if self.activation.homogeneous and not self.bias else ()
 
     @property
     def name(self) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 
 from gradflow.cells.clarke import speeds
 from gradflow.cells.forces import Forces
+from gradflow.numerics.rows import map_rows
 from gradflow.observables.paths import from_chart, tree_norm
-from gradflow.observables.registry import map_rows, observable, observe
+from gradflow.observables.registry import observable, observe
 from gradflow.validation import fail
 
 

@@ -25,7 +25,7 @@ OPTIONS = {
 }
 
 
-def derive(name: str, **options: Any) -> Derivation:
+def derive(name: str, **options: object) -> Derivation:
     """Derive a reduced gradient flow and its rates from the definition of the risk.
 
     Parameters
@@ -77,7 +77,7 @@ def derive(name: str, **options: Any) -> Derivation:
 
 
 @lru_cache(maxsize=64)
-def _derive(name: str, options: tuple[tuple[str, type, Any], ...]) -> Derivation:
+def _derive(name: str, options: tuple[tuple[str, type, object], ...]) -> Derivation:
     """Build one derivation (cached: the result is immutable)."""
     from gradflow.symbolic import deep_linear, linear
     from gradflow.symbolic.two_neuron.derive import derive_two_neuron
