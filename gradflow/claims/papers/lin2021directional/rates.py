@@ -37,7 +37,6 @@ from gradflow.claims.papers.lin2021directional.setting import (
     Instance,
     derived_rate,
     instance,
-    log_tan_half,
     logistic_loss,
     measured_power,
     not_aligned,
@@ -273,7 +272,7 @@ def deformed_path(
         raise RuntimeError(done.message)
     w = done.y.T
     across_sizes = np.array([np.linalg.norm(rejection(row, v)) for row in w])
-    return np.log(np.linalg.norm(w, axis=1)), log_tan_half(w @ v, across_sizes)
+    return np.log(np.linalg.norm(w, axis=1)), gf.log_tan_half(w @ v, across_sizes)
 
 
 def direction_monotone(

@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab
-from gradflow.flows.charts.linear import log_tan_half, rejection
 from gradflow.validation import check_array, check_choice, check_integer, fail
 
 LOSSES = {"logistic": gf.logistic, "exponential": gf.exponential, "hinge": gf.hinge}
@@ -95,7 +94,7 @@ class Instance:
     def log_tan(self) -> float:
         r""":math:`\ln\tan(\theta(0)/2)`."""
         w, v = self.w, self.v
-        return float(log_tan_half(w @ v, np.linalg.norm(rejection(w, v))))
+        return float(gf.log_tan_half(w @ v, np.linalg.norm(rejection(w, v))))
 
     @property
     def cos(self) -> float:
@@ -157,6 +156,16 @@ def unit_teacher(law: gf.SphericalLaw, teacher: ArrayLike | None) -> np.ndarray:
 
 def _nested(array: np.ndarray) -> tuple:
     return tuple(_nested(row) if row.ndim else float(row) for row in array)
+
+
+def rejection(w: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Part of ``w`` perpendicular to the unit vector ``v``; rounding-sized parts count as zero.
+
+    If ``v`` is a coordinate axis the result is exact, however small.
+    """
+    across = gf.rejection(w, v)
+    floor = 0.0 if np.count_nonzero(v) == 1 else 4 * _EPS
+    return across if np.linalg.norm(across) > floor * np.linalg.norm(w) else np.zeros_like(w)
 
 
 def not_opposed(one: Instance) -> Hypothesis:
