@@ -49,8 +49,8 @@ RESULTS: dict[str, tuple[bool, str]] = {
     ),
     "interrupted": (
         False,
-        "interrupted (Ctrl-C, or progress returned False); the part computed is kept. Go on from its "
-        "end",
+        "interrupted (Ctrl-C, or progress returned False); the part computed is kept. Go on from "
+        "its end",
     ),
     "max_seconds": (
         False,
