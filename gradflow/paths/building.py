@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import observables
-from gradflow.integrators.driver import Run, Settings
+from gradflow.flows.course import Course
+from gradflow.integrators.driver import Run
 from gradflow.integrators.save import Points
+from gradflow.integrators.settings import Settings
 from gradflow.paths.trajectory import Event, Stage, Trajectory
 
 
 def trajectory_of(
-    risk: Any, params: Any, clock_name: str, settings: Settings, done: Run
+    risk: Any, params: Any, course: Course, settings: Settings, done: Run
 ) -> Trajectory:
     """Join the stages of an integration from ``params`` into one path."""
     save = settings.save
@@ -52,9 +54,9 @@ def trajectory_of(
         t_final=float(end["t"][0]), log_t_final=float(end["log_t"][0]),
         clock_final=last.s_final, exact=_merge_exact(risk, pieces), events=events,
         stats=done.stats, result=done.result, stopped_by=done.stopped_by, rtol=settings.asked.rtol,
-        atol=settings.asked.atol, clock_name=clock_name,
+        atol=settings.asked.atol, clock_name=course.flow.clock.name,
         chart_names=tuple(flow.chart.name for flow, _ in done.stages),
-        integrator=done.integrator, _stages=tuple(kept),
+        integrator=done.integrator, course=course, _stages=tuple(kept),
     )  # fmt: skip
 
 

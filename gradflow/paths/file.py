@@ -1,12 +1,9 @@
-"""Files that survive a kill, and objects rebuilt from their descriptions. No pickle."""
+"""Pytrees and risks as descriptions, and rebuilt from them. No pickle."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,41 +17,6 @@ import gradflow.risks.population.population
 import gradflow.risks.regularised  # noqa: F401
 from gradflow import registry
 from gradflow.validation import fail
-
-
-def replace_file(path: str | os.PathLike[str], write: Callable[[str], None]) -> None:
-    """Write a file whole or not at all: temporary name, fsync, rename.
-
-    Parameters
-    ----------
-    path : path-like
-        The file to make or to replace.
-    write : callable
-        Writes its content to the path it is given.
-    """
-    if not isinstance(path, (str, os.PathLike)):
-        raise fail("path", path, "is not a path", "pass a file name")
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise fail("path", str(path), "lies in no existing folder", f"create {target.parent} first")
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
-    try:
-        write(temporary)
-        _fsync(temporary)
-        os.replace(temporary, target)
-        _fsync(str(target.parent))  # the rename itself
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _fsync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def describe_tree(tree: Any) -> tuple[Any, list[np.ndarray]]:

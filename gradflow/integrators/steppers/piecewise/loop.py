@@ -49,6 +49,7 @@ from gradflow.integrators.steppers.piecewise.step import (
     quartic_root,
     rates,
     reselected,
+    speed_of,
     unpack,
 )
 
@@ -157,10 +158,12 @@ def segment(
     )  # fmt: skip
     carry = carry._replace(h=jnp.where(carry.h > 0, carry.h, first_step(layout, carry, controls)))
 
-    def stop_value(s: Any, y: Any) -> Any:
+    def stop_value(s: Any, y: Any, pattern: LoopCell) -> Any:
         W, a = unpack(layout, y)
         Y = flow.vector(forces.join(W, a), y[m * layout.D + m :])
-        return jnp.max(jnp.stack([jnp.asarray(e(flow, s, Y), jnp.float64) for e in events]))
+        speed = lambda: speed_of(layout, field(s, y, pattern))
+        values = [e.in_cell(flow, s, Y, speed) for e in events]
+        return jnp.max(jnp.stack([jnp.asarray(value, jnp.float64) for value in values]))
 
     def step(carry: Carry) -> tuple[Any, ...]:
         """A step in the frozen cell, with its error, its multipliers and the field at its end."""
@@ -323,7 +326,7 @@ def segment(
         if events:
 
             def stops(x: Any) -> Any:
-                return stop_value(s + x * h, dense(y, shape, x))
+                return stop_value(s + x * h, dense(y, shape, x), frozen)
 
             value = stops(xi)
 

@@ -49,6 +49,7 @@ from gradflow.integrators.steppers.piecewise.step import (
     LoopShape,
     jumps,
     rates,
+    speed_of,
 )
 from gradflow.integrators.watch import FIRST_BUDGET
 from gradflow.numerics.compiled import compile_once
@@ -427,7 +428,8 @@ class PiecewiseRun:
     def _which_event(self) -> AbstractEvent:
         flow = self.problem.flow
         Y = jnp.asarray(self.vectors(np.asarray(self.carry.y)[None])[0])
-        values = [float(event(flow, self.carry.s, Y)) for event in self.problem.events]
+        speed = lambda: speed_of(self.layout, self._rates(self.carry))
+        values = [float(e.in_cell(flow, self.carry.s, Y, speed)) for e in self.problem.events]
         return self.problem.events[int(np.argmax(values))]
 
     def _read(self, out: Any) -> None:

@@ -193,6 +193,12 @@ def _in_clock(layout: LoopShape, s: Any, y: Any, dW: Any, da: Any, log_risk: Any
     return dy * jnp.exp(s) if layout.clock == "log" else dy
 
 
+def speed_of(layout: LoopShape, now: Rates) -> Any:
+    """|dθ/dt|, in the physical clock."""
+    speed = jnp.sqrt(jnp.sum(now.dW * now.dW) + jnp.sum(now.da * now.da))
+    return speed * jnp.exp(now.log_risk) if layout.clock == "loss" else speed
+
+
 def reselected(
     layout: LoopShape, forces: Forces, s: Any, y: Any, pattern: LoopCell, now: Rates, k: Any
 ) -> Rates:
