@@ -12,7 +12,7 @@ import pytest
 from scipy.linalg import expm
 
 import gradflow.integrators.steppers.scipy  # noqa: F401  (registers)
-from gradflow.integrators import march
+from gradflow.integrators import watch
 from gradflow.integrators.contract import (
     AbstractEvent,
     Problem,
@@ -117,7 +117,7 @@ def test_small_buffers_and_segments_give_the_same_bits(monkeypatch, save):
     integrator = make_integrator("tsit5")
     whole = integrator.solve(problem(events=(EVENT,), save=save))
     monkeypatch.setattr(diffrax_solvers, "_rows_for", lambda dim: 3)
-    monkeypatch.setattr(march, "_LARGEST_BUDGET", 7)
+    monkeypatch.setattr(watch, "LARGEST_BUDGET", 7)
     pieces = integrator.solve(problem(events=(EVENT,), save=save))
     np.testing.assert_array_equal(pieces.s, whole.s)
     np.testing.assert_array_equal(pieces.Y, whole.Y)

@@ -29,7 +29,7 @@ import numpy as np
 
 from gradflow.cells.blocks import join, split
 from gradflow.cells.surfaces import surfaces_of
-from gradflow.losses import AbstractLoss, AbstractMarginLoss
+from gradflow.losses import AbstractLoss
 from gradflow.networks.parameters import LinearParams, TwoLayerParams
 
 #: Sets of surfaces whose span is remembered.
@@ -123,7 +123,7 @@ class Arrangement:
     @property
     def margin_loss(self) -> bool:
         """Whether ℓ is a function of the margin y f."""
-        return isinstance(self.loss, AbstractMarginLoss)
+        return self.loss.margin
 
     @cached_property
     def sizes(self) -> np.ndarray:

@@ -9,12 +9,15 @@ import jax.numpy as jnp
 
 from gradflow.networks.parameters import LinearParams, TwoLayerParams
 
-#: How parameters hold the neurons; "linear": one neuron of outer weight 1.
-LAYOUTS = ("plain", "bias", "linear")
-
 
 def split(layout: str, params: Any) -> tuple[jax.Array, jax.Array]:
-    """Return the blocks ``W`` (..., m, D) and outer weights ``a`` (..., m) of parameters."""
+    """Return the blocks ``W`` (..., m, D) and outer weights ``a`` (..., m) of parameters.
+
+    Parameters
+    ----------
+    layout : {"plain", "bias", "linear"}
+        "linear": one neuron of outer weight 1.
+    """
     if layout == "linear":
         W = params.weight[..., None, :]
         return W, jnp.ones(W.shape[:-1])

@@ -31,7 +31,7 @@ class Velocity:
         The force of surface g on neuron k is ``F⁻ + ν (F⁺ − F⁻)``: 1 on its + side, 0 on its −
         side, between where it slides.
     branches : (m,) ints
-        In how many ways each neuron may go on; 1 where it is sure.
+        In how many ways each neuron may go on; 1 where it is sure (or a_k = 0: it rests).
     """
 
     dW: np.ndarray
@@ -63,7 +63,7 @@ def clarke(
     nu, force = pattern.plus.copy(), np.where(pattern.sides > 0, up, down)
     drive = force @ at.normals
     branches = np.ones(len(W), int)
-    for k in np.flatnonzero(np.any(pattern.sides == 0, axis=1)):
+    for k in np.flatnonzero(np.any(pattern.sides == 0, axis=1) & (a != 0)):
         if not np.any(W[k]):
             drive[k], nu[k] = way_out(at, float(a[k]), up, down)
             continue
@@ -74,6 +74,15 @@ def clarke(
         return Velocity(a[:, None] * drive, np.zeros(len(a)), nu, branches)
     da = np.sum(np.where(pattern.sides == 0, 0.0, force * at.heights(W)), axis=1)
     return Velocity(a[:, None] * drive, da, nu, branches)
+
+
+def speeds(arrangement: Arrangement, W: np.ndarray, a: np.ndarray, pulls: np.ndarray) -> np.ndarray:
+    """Return ``|dθ/dt|`` (rows,) at weights (rows, m, D), (rows, m) and pulls (rows, n)."""
+    at = arrangement
+    return np.array([
+        clarke(Pattern.at(at, w), w, outer, at.per_surface(pull)).speed
+        for w, outer, pull in zip(W, a, pulls, strict=True)
+    ])  # fmt: skip
 
 
 def ways_on(

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow.cells.arrangement import Arrangement
-from gradflow.losses import AbstractMarginLoss, Hinge
 from gradflow.networks.abstract import AbstractNetwork
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import fail
@@ -77,7 +76,7 @@ def check_margin_risk(risk: Any) -> None:
             "risk", getattr(risk, "name", risk), "has no finite data, so no margins",
             "use gf.EmpiricalRisk",
         )  # fmt: skip
-    if not isinstance(risk.loss, AbstractMarginLoss) or isinstance(risk.loss, Hinge):
+    if not risk.loss.margin or risk.loss.kinked:
         raise fail(
             "risk", risk.name, "its flow has no max-margin limit", "use gf.logistic or exponential"
         )

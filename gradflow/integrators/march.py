@@ -16,13 +16,9 @@ import numpy as np
 
 from gradflow.integrators.contract import AbstractDense, AbstractEvent, Problem, Result, Solution
 from gradflow.integrators.statistics import empty_stats
+from gradflow.integrators.watch import FIRST_BUDGET, next_budget
 from gradflow.numerics.roots import bracketed_roots
-from gradflow.validation import fail
 
-#: Seconds for which a compiled loop may run between two looks at who watches.
-_LOOK_SECONDS = 0.2
-#: Attempted steps before the first look, and at most between two.
-_FIRST_BUDGET, _LARGEST_BUDGET = 256, 20_000
 #: A stop is located to this share of its step, and of the clock.
 _STEP_SHARE, _CLOCK_SHARE = 1e-13, 2e-16
 #: A save variable is met to this (relative to 1 + its value).
@@ -109,10 +105,7 @@ class MarchDense(AbstractDense):
     def __call__(self, s: np.ndarray) -> np.ndarray:
         """States (k, D) at clock values ``s`` (k,)."""
         s = np.asarray(s, np.float64)
-        if np.any((s < self.s_first) | (s > self.s_last)):
-            raise fail(
-                "s", s, "lies outside the stage", f"pass {self.s_first:.6g} ... {self.s_last:.6g}"
-            )
+        self._check(s)
         out = np.repeat(self._first[None], s.size, axis=0)
         if not self._pieces:
             return out
@@ -122,8 +115,8 @@ class MarchDense(AbstractDense):
             index = np.clip(np.searchsorted(piece.s, s[at], side="left") - 1, 0, None)
             inside = piece.s[index + 1] != s[at]
             out[at] = piece.Y[index + 1]
+            inside &= s[at] > piece.s[index]
             at, index = at[inside], index[inside]
-            at, index = at[s[at] > piece.s[index]], index[s[at] > piece.s[index]]
             out[at] = self._stepper.retake(piece, index, s[at])[0]
         first = s == self.s_first
         out[first] = self._first
@@ -139,7 +132,7 @@ class _March:
         self.recorded: list[tuple[np.ndarray, np.ndarray]] = []
         self.pieces: list[Steps] = []
         self.accepted = self.attempts = 0
-        self.budget = _FIRST_BUDGET
+        self.budget = FIRST_BUDGET
         self.event: AbstractEvent | None = None
 
     def run(self) -> Solution:
@@ -185,7 +178,7 @@ class _March:
         budget = min(self.budget, problem.max_steps - self.attempts)
         steps = self.stepper.advance(budget, left, target)
         seconds = time.perf_counter() - began - (self._compiling() - compiling)
-        self._adapt(steps.attempts, seconds)
+        self.budget = next_budget(self.budget, steps.attempts, seconds)
         self.attempts += steps.attempts
         self.accepted += len(steps.s) - 1
         crossed = len(steps.s) > 1 and steps.crossed
@@ -205,11 +198,6 @@ class _March:
 
     def _compiling(self) -> float:
         return self.stepper.work(self.accepted, self.attempts)["compile_seconds"]
-
-    def _adapt(self, attempts: int, seconds: float) -> None:
-        """Look at who watches a few times a second."""
-        wanted = _LOOK_SECONDS * max(attempts, 1) / max(seconds, 1e-6)
-        self.budget = int(np.clip(wanted, 1, min(_LARGEST_BUDGET, 16 * self.budget)))
 
     def _stop(self, steps: Steps) -> Result:
         values = steps.values[-1, :-1]

@@ -20,8 +20,18 @@ Progress = Callable[[dict[str, float]], object]
 #: ``describe(s, Y)``: further entries of that dict.
 Describe = Callable[[float, np.ndarray], dict[str, float]]
 
+#: Seconds for which a compiled loop may run between two looks, and the most attempted steps.
+_LOOK_SECONDS, LARGEST_BUDGET = 0.2, 20_000
+#: Attempted steps before the first look.
+FIRST_BUDGET = 256
 #: Seconds before the first progress line, and between two.
 _QUIET_SECONDS, _LINE_SECONDS = 3.0, 0.5
+
+
+def next_budget(budget: int, attempts: int, seconds: float) -> int:
+    """Attempted steps until the next look, after ``attempts`` of the last took ``seconds``."""
+    wanted = _LOOK_SECONDS * max(attempts, 1) / max(seconds, 1e-6)
+    return int(np.clip(wanted, 1, min(LARGEST_BUDGET, 16 * budget)))
 
 
 class Watch:

@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gradflow.networks.parameters import AbstractParams
 from gradflow.registry import Described
@@ -92,10 +93,29 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
         """
         return None
 
+    def neurons(self, params: P) -> tuple[jax.Array, jax.Array] | None:
+        """Return the weights ``(W, a)`` of the neurons, or None where the net has none.
+
+        W (m, D) holds what meets the data, with a bias as the last entry of a row; a (m,) are the
+        outer weights, 1 for linear nets, whose one neuron is their vector. Leading axes stay.
+        """
+        return None
+
+    @property
+    def vanishes_at_zero(self) -> bool:
+        """Whether f(0; θ) = 0 for every θ, so that a datum at 0 says nothing."""
+        return False
+
     @property
     @abstractmethod
-    def degree(self) -> int | None:
+    def degree(self) -> float | None:
         """D with f(x; cθ) = c^D f(x; θ), c > 0, θ the trained parameters; None if there is none."""
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Kinds of charts (:mod:`gradflow.flows.charts.offers`) that its flows have by themselves,
+        besides the cartesian one."""
+        return ()
 
     @property
     @abstractmethod
@@ -113,7 +133,7 @@ def check_key(argument: str, value: Any) -> jax.Array:
     raise fail(argument, value, "is not a JAX random key", "pass jax.random.key(0)")
 
 
-def check_inputs(net: AbstractNetwork, x: jax.Array) -> None:
+def check_inputs(net: AbstractNetwork, x: ArrayLike) -> None:
     """Refuse inputs that are neither one point nor a batch of points."""
     if np.ndim(x) not in (1, 2) or np.shape(x)[-1] != net.dim:
         raise fail("x", x, f"has shape {np.shape(x)}", f"pass shape ({net.dim},) or (n, {net.dim})")

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 from gradflow.networks.abstract import (
     SCHEMES,
@@ -30,6 +31,8 @@ from gradflow.networks.parameters import (
     require_finite,
     wrong_params,
 )
+from gradflow.numerics import traced
+from gradflow.numerics.vectors import length, scaled
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
 
 
@@ -105,8 +108,7 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
         # Scaling each layer to size 1 tells a zero product from one that only underflows.
         row = np.ones(1)
         for matrix in reversed([np.asarray(w) for w in params.layers]):
-            top = np.max(np.abs(matrix))
-            row = row @ (matrix / top) if top > 0 else np.zeros(matrix.shape[1])
+            row = row @ scaled(matrix, axis=(0, 1))
         if not np.any(row):
             raise fail(
                 "layers",
@@ -116,7 +118,9 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             )
         return params
 
-    def balanced(self, end_to_end_vector: Any, hidden: Any = None) -> DeepLinearParams:
+    def balanced(
+        self, end_to_end_vector: ArrayLike, hidden: ArrayLike | None = None
+    ) -> DeepLinearParams:
         """Return balanced layers with the given end-to-end vector w_e.
 
         With ``r = |w_e|^{1/N}``, ``ŵ = w_e/|w_e|``: ``W_1 = r u_1 ŵᵀ``, ``W_j = r u_j u_{j−1}ᵀ``,
@@ -130,14 +134,16 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             Unit vectors u_1 … u_{N−1}; default: the first basis vector.
         """
         vector = check_array("end_to_end_vector", end_to_end_vector, (self.dim,))
-        size = _norm(vector)
+        size = length(vector)
         if size == 0:
             raise fail("end_to_end_vector", vector, "is zero", "pass a nonzero vector")
         if self.depth == 1:
             return self.params((vector[None, :],))
         return self._balanced(size ** (1.0 / self.depth), vector / size, hidden)
 
-    def _balanced(self, root: float, unit: np.ndarray, hidden: Any) -> DeepLinearParams:
+    def _balanced(
+        self, root: float, unit: np.ndarray, hidden: ArrayLike | None
+    ) -> DeepLinearParams:
         shape = (self.depth - 1, self.width)
         if hidden is None:
             rows = np.zeros(shape)
@@ -164,7 +170,7 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             return self.params(tuple(scale * gaussian_rows(k, *shape) for k, shape in pairs))
         key_vector, key_hidden = jax.random.split(key)
         vector = np.asarray(gaussian_rows(key_vector, 1, self.dim)[0])
-        size = _norm(vector)
+        size = length(vector)
         if self.depth == 1:
             return self.params((scale * vector[None, :],))
         hidden = np.asarray(gaussian_rows(key_hidden, self.depth - 1, self.width))
@@ -174,19 +180,22 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
     def freeze(self, tree: DeepLinearParams) -> DeepLinearParams:
         return tree
 
-    def _defects(self, params: DeepLinearParams) -> list[jax.Array]:
-        pairs = zip(params.layers[:-1], params.layers[1:], strict=True)
-        return [_frobenius(above.T @ above - below @ below.T) for below, above in pairs]
-
     def balancedness(self, params: DeepLinearParams) -> jax.Array | None:
         """Return ``|W_{j+1}ᵀW_{j+1} − W_jW_jᵀ|_F`` (N−1,); None for one layer."""
-        return None if self.depth == 1 else jnp.stack(self._defects(params))
-
-    def balance_defect(self, params: DeepLinearParams) -> jax.Array:
-        """Return the largest entry of `balancedness`; 0 for one layer."""
         if self.depth == 1:
-            return jnp.zeros((), dtype=jnp.float64)
-        return jnp.max(jnp.stack(self._defects(params)))
+            return None
+        pairs = zip(params.layers[:-1], params.layers[1:], strict=True)
+        return jnp.stack([traced.length(jnp.ravel(u.T @ u - w @ w.T)) for w, u in pairs])
+
+    def neurons(self, params: DeepLinearParams) -> tuple[jax.Array, jax.Array]:
+        rows = params.layers[0]
+        for matrix in params.layers[1:]:
+            rows = matrix @ rows
+        return rows, jnp.ones(rows.shape[:-1])
+
+    @property
+    def vanishes_at_zero(self) -> bool:
+        return True
 
     @property
     def degree(self) -> int:
@@ -195,15 +204,3 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
     @property
     def name(self) -> str:
         return f"DeepLinear(dim={self.dim}, depth={self.depth}, width={self.width})"
-
-
-def _norm(vector: np.ndarray) -> float:
-    """Return |vector| without underflow or overflow of the squares."""
-    top = float(np.max(np.abs(vector)))
-    return 0.0 if top == 0 else top * float(np.linalg.norm(vector / top))
-
-
-def _frobenius(matrix: jax.Array) -> jax.Array:
-    """Return the Frobenius norm without underflow or overflow of the squares."""
-    top = jnp.max(jnp.abs(matrix))
-    return top * jnp.linalg.norm(matrix / jnp.where(top > 0, top, 1.0))

@@ -5,7 +5,7 @@ attribute and item access (``p.inner`` or ``p["inner"]``).
 
 Balancedness (`du2018balanced`): along the gradient flow of any risk ``a_k² − |w_k|²`` is constant
 for a two-layer net with a 1-homogeneous activation and both layers trained (a bias counts as one
-more entry of w_k).
+more entry of w_k), and ``a_k² − |w_k|²/p`` for one of degree p.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 from gradflow.networks.abstract import (
     SCHEMES,
@@ -38,12 +39,13 @@ from gradflow.networks.parameters import (
     TwoLayerParams,
     check_leaf,
     check_shape,
+    joined_rows,
     read_mapping,
     require_finite,
 )
 from gradflow.networks.random_features import RandomFeatures
 from gradflow.registry import register
-from gradflow.validation import check_choice, check_integer, check_positive, fail
+from gradflow.validation import check_bool, check_choice, check_integer, check_positive, fail
 
 
 class LinearPredictor(AbstractNetwork[LinearParams]):
@@ -65,7 +67,11 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
         check_inputs(self, x)
         return jnp.asarray(x) @ params.weight
 
-    def params(self, weight: Any) -> LinearParams:
+    def end_to_end(self, params: LinearParams) -> jax.Array:
+        """Return w, the vector of ``f(x) = w·x``, shape (d,)."""
+        return params.weight
+
+    def params(self, weight: ArrayLike) -> LinearParams:
         """Return checked parameters; the zero vector is refused (its angle is undefined)."""
         return self.check_start(LinearParams(check_leaf("weight", weight, (self.dim,))))
 
@@ -98,6 +104,14 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
     def freeze(self, tree: LinearParams) -> LinearParams:
         return tree
 
+    def neurons(self, params: LinearParams) -> tuple[jax.Array, jax.Array]:
+        W = params.weight[..., None, :]
+        return W, jnp.ones(W.shape[:-1])
+
+    @property
+    def vanishes_at_zero(self) -> bool:
+        return True
+
     def balancedness(self, params: LinearParams) -> None:
         return None
 
@@ -114,7 +128,7 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
 
 
 class TwoLayer(AbstractNetwork[TwoLayerParams]):
-    """``f(x) = Σ_k a_k φ(w_k·x [+ b_k])``, k = 1 … m.
+    """``f(x) = s Σ_k a_k φ(w_k·x [+ b_k])``, k = 1 … m.
 
     Parameters
     ----------
@@ -127,6 +141,8 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         Whether the flow moves the outer weights a.
     bias : bool
         Whether each neuron has a trained bias b_k.
+    scaling : {None, "ntk", "mean-field"}
+        s = 1, 1/√m or 1/m.
     """
 
     activation: AbstractActivation
@@ -134,6 +150,7 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
     width: int = eqx.field(static=True)
     outer: Literal["trained", "fixed"] = eqx.field(static=True)
     bias: bool = eqx.field(static=True)
+    scaling: Literal["ntk", "mean-field"] | None = eqx.field(static=True)
     kind: ClassVar[str] = "two_layer"
 
     def __init__(
@@ -143,14 +160,22 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         activation: AbstractActivation | Callable[[jax.Array], jax.Array],
         outer: str = "trained",
         bias: bool = False,
+        scaling: str | None = None,
     ) -> None:
         self.dim = check_integer("dim", dim, minimum=1)
         self.width = check_integer("width", width, minimum=1)
         self.activation = as_activation("activation", activation)
         self.outer = check_choice("outer", outer, ("trained", "fixed"))  # type: ignore[assignment]
-        if not isinstance(bias, bool):
-            raise fail("bias", bias, "is not a bool", "pass True or False")
-        self.bias = bias
+        self.bias = check_bool("bias", bias)
+        if scaling is not None:
+            scaling = check_choice("scaling", scaling, ("ntk", "mean-field"))
+        self.scaling = scaling  # type: ignore[assignment]
+
+    @property
+    def factor(self) -> float:
+        """s."""
+        power = {None: 0.0, "ntk": -0.5, "mean-field": -1.0}[self.scaling]
+        return float(self.width) ** power
 
     def __call__(self, params: TwoLayerParams, x: jax.Array) -> jax.Array:
         check_inputs(self, x)
@@ -159,12 +184,15 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
             pre = params.inner @ point
             if params.bias is not None:
                 pre = pre + params.bias
-            return apply_activation(self.activation, pre) @ params.outer
+            out = apply_activation(self.activation, pre) @ params.outer
+            return out if self.scaling is None else self.factor * out
 
         x = jnp.asarray(x)
         return one(x) if x.ndim == 1 else jax.vmap(one)(x)
 
-    def params(self, inner: Any, outer: Any, bias: Any = None) -> TwoLayerParams:
+    def params(
+        self, inner: ArrayLike, outer: ArrayLike, bias: ArrayLike | None = None
+    ) -> TwoLayerParams:
         """Return checked parameters: inner (m, d), outer (m,), bias (m,) if the net has one.
 
         A neuron with ``w_k = 0`` (with a bias: ``(w_k, b_k) = 0``) is refused: its direction is
@@ -172,7 +200,7 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         """
         return self.check_start(self._build(inner, outer, bias))
 
-    def _build(self, inner: Any, outer: Any, bias: Any) -> TwoLayerParams:
+    def _build(self, inner: ArrayLike, outer: ArrayLike, bias: ArrayLike | None) -> TwoLayerParams:
         if self.bias and bias is None:
             raise fail("bias", None, "is missing", f"pass an array of shape ({self.width},)")
         if not self.bias and bias is not None:
@@ -244,13 +272,22 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         return TwoLayerParams(tree.inner, jnp.zeros_like(tree.outer), tree.bias)
 
     def balancedness(self, params: TwoLayerParams) -> jax.Array | None:
-        """Return ``a_k² − |w_k|² [− b_k²]`` (m,); None if outer is fixed or φ is smooth."""
-        if self.outer == "fixed" or not self.activation.homogeneous:
+        """Return ``a_k² − (|w_k|² [+ b_k²])/p`` (m,), p the degree of φ, 1 for a (leaky) ReLU.
+
+        With ``g_k = s Σ_i ∂ℓ/∂f_i φ(w_k·x_i)`` both ``a_k a_k'`` and ``w_k·w_k'/p`` are −a_k g_k,
+        since ``w·∇φ(w·x) = pφ(w·x)``, whatever the scaling s. None if outer is fixed or φ has no
+        degree.
+        """
+        p = self.activation.degree
+        if self.outer == "fixed" or p is None or p <= 0:
             return None
         squares = jnp.sum(jnp.square(params.inner), axis=1)
         if params.bias is not None:
             squares = squares + jnp.square(params.bias)
-        return jnp.square(params.outer) - squares
+        return jnp.square(params.outer) - (squares if p == 1 else squares / p)
+
+    def neurons(self, params: TwoLayerParams) -> tuple[jax.Array, jax.Array]:
+        return joined_rows(params), params.outer
 
     def layer(self, X: np.ndarray) -> Layer | None:
         slopes, trained = self.activation.slopes, self.outer == "trained"
@@ -259,20 +296,28 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
             return None
         if not 0 <= slopes[0] <= slopes[-1] == 1:
             return None
-        if not self.bias:
-            return Layer(X, slopes, trained, "plain")
-        return Layer(np.concatenate([X, np.ones((len(X), 1))], axis=1), slopes, trained, "bias")
+        rows = np.concatenate([X, np.ones((len(X), 1))], axis=1) if self.bias else X
+        # s φ(w·x) = φ(w·sx)
+        return Layer(self.factor * rows, slopes, trained, "bias" if self.bias else "plain")
 
     @property
-    def degree(self) -> int | None:
-        if not self.activation.homogeneous:
-            return None
-        return 2 if self.outer == "trained" else 1
+    def vanishes_at_zero(self) -> bool:
+        return not self.bias and (self.activation.degree or 0) > 0
+
+    @property
+    def degree(self) -> float | None:
+        p = self.activation.degree
+        return None if p is None else p + int(self.outer == "trained")
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        return ("conic",) if self.activation.homogeneous and not self.bias else ()
 
     @property
     def name(self) -> str:
         parts = f"dim={self.dim}, width={self.width}, {self.activation.name}, outer={self.outer}"
-        return f"TwoLayer({parts}{', bias' if self.bias else ''})"
+        scaling = "" if self.scaling is None else f", scaling={self.scaling}"
+        return f"TwoLayer({parts}{', bias' if self.bias else ''}{scaling})"
 
 
 for _class in (LinearPredictor, TwoLayer, DeepLinear, RandomFeatures):

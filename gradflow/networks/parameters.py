@@ -73,6 +73,13 @@ for _kind, _class in (
     register(_kind, _class, _of_lists(_class))
 
 
+def joined_rows(params: TwoLayerParams) -> jax.Array:
+    """Return the rows (..., m, d) of inner weights; with biases (..., m, d+1), the bias last."""
+    if params.bias is None:
+        return params.inner
+    return jnp.concatenate([params.inner, params.bias[..., None]], axis=-1)
+
+
 def check_leaf(argument: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
     """Check one parameter array; of a traced array only shape and dtype can be checked."""
     if isinstance(value, Tracer):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 from gradflow.networks.abstract import SCHEMES, AbstractNetwork, Layer, check_inputs, check_key
 from gradflow.networks.activations import (
@@ -50,7 +51,7 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     kind: ClassVar[str] = "random_features"
 
     def __init__(
-        self, inner: Any, activation: AbstractActivation | Callable[[jax.Array], jax.Array]
+        self, inner: ArrayLike, activation: AbstractActivation | Callable[[jax.Array], jax.Array]
     ) -> None:
         rows = check_array("inner", inner, (None, None))
         if rows.size == 0:
@@ -102,7 +103,7 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
         """Number of features m."""
         return self.inner.shape[0]
 
-    def features(self, x: Any) -> jax.Array:
+    def features(self, x: ArrayLike) -> jax.Array:
         """Return φ(Wx): (m,) for one point, the matrix A (n, m) for points (n, d)."""
         check_inputs(self, x)
         return apply_activation(self.activation, jnp.asarray(x) @ self.inner.T)
@@ -110,7 +111,7 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     def __call__(self, params: LinearParams, x: jax.Array) -> jax.Array:
         return self.features(x) @ params.weight
 
-    def params(self, weight: Any) -> LinearParams:
+    def params(self, weight: ArrayLike) -> LinearParams:
         """Return checked parameters: the last layer v (m,). Zero is a fine start here."""
         return self.check_start(LinearParams(check_leaf("weight", weight, (self.width,))))
 
@@ -145,6 +146,13 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     def layer(self, X: np.ndarray) -> Layer:
         features = np.asarray(self.features(X))
         return Layer(features, (1.0,), trained=False, layout="linear", of_features=True)
+
+    def neurons(self, params: LinearParams) -> tuple[jax.Array, jax.Array]:
+        return self.inner, params.weight
+
+    @property
+    def vanishes_at_zero(self) -> bool:
+        return (self.activation.degree or 0) > 0
 
     @property
     def degree(self) -> int:

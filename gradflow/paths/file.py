@@ -20,6 +20,7 @@ import gradflow.risks.function
 import gradflow.risks.population.population
 import gradflow.risks.regularised  # noqa: F401
 from gradflow import registry
+from gradflow.flows.course import Course
 from gradflow.integrators.contract import Result
 from gradflow.numerics.files import replace_file
 from gradflow.paths import view
@@ -58,6 +59,12 @@ def save(path: AbstractPath, where: str | os.PathLike[str]) -> None:
         for k, array in enumerate(arrays):
             extra[f"{name}_tree_{k}"] = _bare(f"{name}_tree_{k}", array)
     extra |= {name: _bare(name, getattr(path, name)) for name in path.arrays}
+    if path.course is not None:
+        header["course"] = path.course.description()
+        header["tree_course"], arrays = describe_tree(path.course.params)
+        extra |= {f"course_tree_{k}": _bare(f"course_tree_{k}", a) for k, a in enumerate(arrays)}
+        for name, array in path.course.arrays().items():
+            extra[f"course_{name}"] = _bare(f"course_{name}", array)
     extra |= _event_table(path.events, header)
     data = data.assign(extra).assign_attrs(gradflow=json.dumps(header))
     replace_file(where, lambda name: _write(data, name))
@@ -77,7 +84,7 @@ def _plain(value: Any) -> Any:
 
 
 def _bare(name: str, array: Any) -> tuple[tuple[str, ...], np.ndarray]:
-    array = np.asarray(array)
+    array = np.asarray(array, np.float64)
     return tuple(f"{name}_{i}" for i in range(array.ndim)), array
 
 
@@ -153,10 +160,24 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory | Descent
     kept["result"] = Result(*kept["result"])
     kept["chart_names"] = tuple(kept["chart_names"])
     kept["atol"] = np.asarray(kept["atol"]) if isinstance(kept["atol"], list) else kept["atol"]
+    kept["course"] = _course_of(data, header, rows["risk"])
     asked = {name: take(name) for name in view.CHART_VALUES if name not in header["exact"]}
     return Trajectory(
         **rows, **kept, clock=take("clock"), energy=take("energy"), _asked=asked,
     )  # fmt: skip
+
+
+def _course_of(data: xr.Dataset, header: dict[str, Any], risk: Any) -> Course | None:
+    if header.get("course") is None:
+        return None
+    arrays = {
+        name.removeprefix("course_"): np.asarray(data[name].values)
+        for name in map(str, data.data_vars) if name.startswith("course_")
+    }  # fmt: skip
+    structure = header["tree_course"]
+    leaves = [arrays[f"tree_{k}"] for k in range(len(leaf_names(structure)))]
+    params = _tree(structure, leaves, jnp.asarray)
+    return Course.read(risk, params, header["course"], arrays)
 
 
 def _opened(path: Any) -> tuple[xr.Dataset, dict[str, Any]]:

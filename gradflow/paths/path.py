@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+    from gradflow.flows.course import Course
+
 
 class AbstractPath(abc.ABC):
     """Parameters at recorded times; arrays carry time first. Reading never changes a path.
@@ -47,6 +49,8 @@ class AbstractPath(abc.ABC):
     events: Events
     energy: np.ndarray | None
     initial: Any
+    #: What it takes to go on from the end, where that is known.
+    course: Course | None = None
     #: Of its files: the kind ("" = it has none), and what is kept beside the view, as trees of
     #: arrays, as arrays, and as JSON.
     kind: ClassVar[str] = ""

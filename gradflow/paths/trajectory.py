@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from gradflow.flows.course import Course
 from gradflow.integrators.contract import Result
 from gradflow.paths import between
 from gradflow.paths.events import Events
@@ -50,6 +51,8 @@ class Trajectory(AbstractPath):
     clock_name, integrator : str
     chart_names : tuple of str
         The charts of the stages, in order.
+    course : Course or None
+        What it takes to go on from the end (``gf.integrate(path, until=...)``).
     """
 
     kind: ClassVar[str] = "trajectory"
@@ -80,6 +83,7 @@ class Trajectory(AbstractPath):
     clock_name: str
     chart_names: tuple[str, ...]
     integrator: str
+    course: Course | None = field(default=None, compare=False)
     _stages: tuple[Stage, ...] = field(default=(), compare=False)
     #: What the charts have been asked for; never part of what the path shows.
     _asked: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
@@ -89,6 +93,9 @@ class Trajectory(AbstractPath):
 
     def chart_value(self, name: str) -> np.ndarray | None:
         """``log_loss`` or ``gradient_norm`` through the chart; None where states are not kept."""
+        at = self.risk.arrangement
+        if name == "gradient_norm" and at is not None and at.kinked:
+            return None  # (charts know one side of a kink only)
         if name in CHART_VALUES and name not in self._asked and self._stages:
             self._asked[name] = np.concatenate([stage.chart_value(name) for stage in self._stages])
         return self._asked.get(name)
@@ -135,16 +142,6 @@ class Trajectory(AbstractPath):
             f"  {work}, {self.stats['run_seconds']:.3g} s + "
             f"{self.stats['compile_seconds']:.3g} s compiling\n"
             f"  result: {self.result.name} ({self.result.message})"
-            f"{self._not_unique()}"
-        )
-
-    def _not_unique(self) -> str:
-        if self.unique:
-            return ""
-        first = self.events.kind("branch")[0]
-        return (
-            f"\n  unique=False: at ln t = {first.log_t:.10g} neuron {first.neuron} can leave the "
-            f"surface of datum {first.datum} in more than one way; one of them was followed"
         )
 
     @property

@@ -43,6 +43,8 @@ _IMPLICIT = ("lsoda", "radau", "bdf")
 _MULTISTEP = ("lsoda", "bdf")
 #: Right-hand sides of an attempted step, of the explicit methods.
 _STAGES = {"rk45": 6, "dop853": 12}
+#: Iterations of an implicit step, at most.
+_MOST_ITERATIONS = 10
 #: An absolute tolerance that takes a component out of error control.
 _UNCONTROLLED = 1e150
 #: Seconds between two looks at who watches inside one step.
@@ -73,22 +75,26 @@ class _Attempts:
     """How many steps a solver has attempted, told from what it asks of the field.
 
     An explicit method asks for a fixed number of values a step. An implicit one asks at new clock
-    values in every attempt (three for Radau, one for the others) and at these only.
+    values in every attempt (three for Radau, one for the others) and at these only, a few times;
+    more often means steps too short to change the clock.
     """
 
     def __init__(self, name: str) -> None:
         self._stages = _STAGES.get(name)
         self._abscissae = 3 if name == "radau" else 1
         self._known: deque[float] = deque(maxlen=self._abscissae + 1)
-        self._asked = 0
+        self._asked = self._repeats = 0
 
     def see(self, s: float) -> None:
         """Count one evaluation at ``s``."""
         if self._stages is not None:
             self._asked += 1
-        elif s not in self._known:
+            return
+        self._repeats += 1
+        if s not in self._known or self._repeats > _MOST_ITERATIONS * self._abscissae:
             self._known.append(s)
             self._asked += 1
+            self._repeats = 0
 
     @property
     def made(self) -> int:

@@ -11,7 +11,7 @@ files are to hold it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -79,10 +79,10 @@ elu = ELU()
 fourier = Fourier()
 
 #: JAX's own functions that have a name here, so that a file can hold them and kinks are known.
-_OF_JAX: dict[Callable[..., jax.Array], AbstractActivation] = {
-    jax.nn.relu: relu, jnp.tanh: tanh, jax.nn.sigmoid: sigmoid, jax.nn.silu: swish,
-    jax.nn.softplus: softplus, jax.nn.elu: elu, jax.scipy.special.erf: erf,
-}  # fmt: skip
+_OF_JAX: tuple[tuple[object, AbstractActivation], ...] = (
+    (jax.nn.relu, relu), (jnp.tanh, tanh), (jax.nn.sigmoid, sigmoid), (jax.nn.silu, swish),
+    (jax.nn.softplus, softplus), (jax.nn.elu, elu), (jax.scipy.special.erf, erf),
+)  # fmt: skip
 
 
 def as_activation(argument: str, value: Any) -> AbstractActivation:
@@ -94,7 +94,8 @@ def as_activation(argument: str, value: Any) -> AbstractActivation:
             argument, value, "is not an activation",
             "pass gf.relu, gf.tanh or another, or a JAX function z -> phi(z)",
         )  # fmt: skip
-    return _OF_JAX.get(value) or activation(value)
+    known = next((phi for function, phi in _OF_JAX if function is value), None)
+    return known or activation(cast(Callable[..., jax.Array], value))
 
 
 for _class in (

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +29,8 @@ from gradflow.integrators.steppers.late.full import FullPhase
 from gradflow.integrators.steppers.late.loop import AbstractPhase
 from gradflow.integrators.steppers.late.margin import MarginPhase
 from gradflow.integrators.steppers.late.system import LateSystem
+from gradflow.integrators.watch import Watch
+from gradflow.numerics.logs import log_subtract
 
 #: ρ^D where the limit takes over.
 SWITCH = 1e9
@@ -119,7 +122,7 @@ class _Totals:
         """The loss clock (inf beyond floats), from that of the others since the start."""
         if self.log_rest == -np.inf or not log_t > self.log_t:
             return float(self.start + s)
-        elapsed = log_t + np.log(-np.expm1(self.log_t - log_t))
+        elapsed = log_subtract(log_t, self.log_t)
         return float(self.start + s + np.exp(self.log_rest + elapsed))
 
     def margin(self, q: np.ndarray) -> float:
@@ -261,8 +264,26 @@ def _margin_from(full: FullPhase, rtol: float, ends: _Ends, record: Any,
     phase = MarginPhase(
         full.net, start, full.standing.copy(), rtol, ends, record, stats, candidates
     )
-    phase.log_start = full.log_start
+    phase.log_start, phase.look = full.log_start, full.look
     return phase
+
+
+def _looks(watch: Watch, units: _Units) -> Callable[[AbstractPhase], str | None]:
+    """What a phase asks at each step: whether who watches wants it to go on."""
+
+    def look(phase: AbstractPhase) -> str | None:
+        def describe(s: float, Y: np.ndarray) -> dict[str, float]:
+            log_loss, log_t, _ = phase.logs(Y, phase.standing.pattern)
+            log_t -= 2 * units.log
+            return {"s": log_t, "log_t": log_t, "log_loss": log_loss, "loss": math.exp(log_loss)}
+
+        counts = phase.stats
+        return watch.look(
+            phase.log_start, math.inf, lambda: phase.Y, steps=counts["steps"],
+            events=counts["events"], describe=describe,
+        )  # fmt: skip
+
+    return look
 
 
 def late_phase(
@@ -285,6 +306,7 @@ def late_phase(
     max_events: int = 100_000,
     switch: float = SWITCH,
     check: bool = True,
+    watch: Watch | None = None,
 ) -> LateRun:
     """Follow the flow of a margin loss from weights (W, a) at time e^{log_t} on.
 
@@ -317,6 +339,8 @@ def late_phase(
         ρ^D where the limit takes over; inf for never.
     check : bool
         Whether the switch is repeated, which makes it 10 times later for the rows kept.
+    watch : Watch, optional
+        Asked at each step whether to go on.
 
     Returns
     -------
@@ -350,6 +374,8 @@ def late_phase(
         Y = system.pack(W, a, standing.pattern) if finite else np.zeros(system.size)
     full = FullPhase(system, Y, standing, rtol, ends, keep, stats)
     full.log_start = log_t + shift
+    if watch is not None:
+        full.look = _looks(watch, units)
     full.save_at = [] if save_log_t is None else [float(x) + shift for x in np.ravel(save_log_t)]
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -379,7 +405,8 @@ def late_phase(
         phase = _margin_from(full, rtol, ends, rows, counts)
         phase.save_at = list(full.save_at)
         result = phase.run(max_steps, max_events)
-        if result in ("reached", "seen", "max_steps", "max_events") or number == len(stages) + 1:
+        settled = result not in ("step_too_small", "stuck")
+        if settled or number == len(stages) + 1:
             break
         # The limit could not settle an event: the full system goes through, and it tries again.
     changes = [float(np.max(np.abs(u - phase.Y[: net.P]))) for u in early]

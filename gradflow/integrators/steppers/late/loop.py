@@ -93,6 +93,8 @@ class AbstractPhase(ABC):
         self.log_start = -np.inf
         self.h = 0.0
         self.detail = ""
+        #: Asked at each step whether to go on; else the name of the result to end with.
+        self.look: Callable[[AbstractPhase], str | None] = lambda phase: None
 
     @abstractmethod
     def prepare(self) -> None:
@@ -275,6 +277,8 @@ class AbstractPhase(ABC):
                 return MAX_STEPS
             if self.stats["events"] >= max_events:
                 return MAX_EVENTS
+            if heard := self.look(self):
+                return heard
             h = min(self.h, self.longest_step())
             if not h > 1e-13 * self.first_step():
                 self.detail = "a step far below the fastest layer was asked for"

@@ -49,6 +49,7 @@ from gradflow.integrators.steppers.piecewise.step import (
     quartic_root,
     rates,
     reselected,
+    speed_of,
     unpack,
 )
 
@@ -145,16 +146,24 @@ def segment(
     def field(s: Any, y: Any, pattern: LoopCell) -> Rates:
         return rates(layout, forces, s, y, pattern)
 
-    # The host may have changed the pattern, and the first step needs a length.
+    # The host may have changed the pattern, and the first step needs a length. (After a mere pause
+    # all goes on to the bit.)
+    paused = controls["paused"]
     now = field(carry.s, carry.y, carry.pattern)
     budget = jnp.maximum(jnp.exp(now.log_risk) + carry.y[layout.m * (layout.D + 1)], 1e-300)
-    carry = carry._replace(k1=now.dy, rhs=carry.rhs + 1)
+    budget = jnp.where(paused, carry.budget, budget)
+    carry = carry._replace(
+        k1=jnp.where(paused, carry.k1, now.dy), rhs=carry.rhs + jnp.where(paused, 0, 1),
+        budget=budget,
+    )  # fmt: skip
     carry = carry._replace(h=jnp.where(carry.h > 0, carry.h, first_step(layout, carry, controls)))
 
-    def stop_value(s: Any, y: Any) -> Any:
+    def stop_value(s: Any, y: Any, pattern: LoopCell) -> Any:
         W, a = unpack(layout, y)
         Y = flow.vector(forces.join(W, a), y[m * layout.D + m :])
-        return jnp.max(jnp.stack([jnp.asarray(e(flow, s, Y), jnp.float64) for e in events]))
+        speed = lambda: speed_of(layout, field(s, y, pattern))
+        values = [e.in_cell(flow, s, Y, speed) for e in events]
+        return jnp.max(jnp.stack([jnp.asarray(value, jnp.float64) for value in values]))
 
     def step(carry: Carry) -> tuple[Any, ...]:
         """A step in the frozen cell, with its error, its multipliers and the field at its end."""
@@ -317,7 +326,7 @@ def segment(
         if events:
 
             def stops(x: Any) -> Any:
-                return stop_value(s + x * h, dense(y, shape, x))
+                return stop_value(s + x * h, dense(y, shape, x), frozen)
 
             value = stops(xi)
 

@@ -49,7 +49,9 @@ from gradflow.integrators.steppers.piecewise.step import (
     LoopShape,
     jumps,
     rates,
+    speed_of,
 )
+from gradflow.integrators.watch import FIRST_BUDGET
 from gradflow.numerics.compiled import compile_once
 from gradflow.validation import fail
 
@@ -102,6 +104,7 @@ class PiecewiseRun:
         self.event: AbstractEvent | None = None
         self.compile_seconds = 0.0
         self.looked = 0
+        self.budget, self.leg_end, self.leg_rows = FIRST_BUDGET, 0, 0
         y = np.concatenate([W.reshape(-1), a, extra])
         zero = np.int64(0)
         self.carry = Carry(
@@ -109,7 +112,7 @@ class PiecewiseRun:
             pattern=self._start_pattern(W), target=zero, code=np.int64(RUNNING),
             hold=np.zeros((len(W), len(self.normals)) if locate == "slides" else (1, 1), bool),
             stuck=zero, neuron=np.int64(-1), origin=np.bool_(False), accepted=zero,
-            attempts=zero, rhs=zero,
+            attempts=zero, rhs=zero, budget=np.float64(0.0),
         )  # fmt: skip
         self._resolve_start(W)
 
@@ -299,15 +302,30 @@ class PiecewiseRun:
         """The controls of the next segment."""
         self.resting = np.flatnonzero(self.carry.pattern.resting)
         self.ahead = self.share if self.resting.size else _SEGMENT
-        cap = min(int(self.carry.attempts) + self.ahead, self.problem.max_steps)
+        attempts = int(self.carry.attempts)
+        paused = self.leg_end > 0
+        if not paused:
+            self.leg_end, self.leg_rows = attempts + self.ahead, 0
+        cap = min(self.leg_end, self.problem.max_steps)
+        if not self.resting.size:
+            # (a pause for who watches; what is decided at the end of a leg must not depend on it)
+            cap = min(cap, attempts + min(self.budget, max(self.rows - self.leg_rows, 1)))
         window = np.full(self.rows + 1, np.inf)
         window[: min(self.rows, self.pending.size)] = self.pending[: self.rows]
-        return {**self.fixed, "attempt_cap": np.int64(cap), "targets": window}
+        return {**self.fixed, "attempt_cap": np.int64(cap), "targets": window,
+                "paused": np.bool_(paused)}  # fmt: skip
 
     def take(self, out: Any) -> Result | None:
         """Read a segment and decide what the host has to; a result when the run has ended."""
         problem = self.problem
         wakes = self._wakes(out.carry, self.resting)
+        self.leg_rows += int(out.saved)
+        paused = (
+            int(out.carry.code) == RUNNING
+            and int(out.carry.attempts) < min(self.leg_end, problem.max_steps)
+            and self.leg_rows < self.rows
+        )
+        self.leg_end = self.leg_end if paused else 0
         if wakes is not None:
             _, drift = wakes
             h = float(out.carry.s - self.carry.s)
@@ -336,7 +354,7 @@ class PiecewiseRun:
             if code == STOPPED:
                 self.event = self._which_event()
             return Result(_RESULTS[code])
-        elif self._rests():
+        elif not paused and self._rests():
             return Result("stationary")
         if int(self.carry.accepted) >= self.cap:
             return Result("steps")
@@ -410,7 +428,8 @@ class PiecewiseRun:
     def _which_event(self) -> AbstractEvent:
         flow = self.problem.flow
         Y = jnp.asarray(self.vectors(np.asarray(self.carry.y)[None])[0])
-        values = [float(event(flow, self.carry.s, Y)) for event in self.problem.events]
+        speed = lambda: speed_of(self.layout, self._rates(self.carry))
+        values = [float(e.in_cell(flow, self.carry.s, Y, speed)) for e in self.problem.events]
         return self.problem.events[int(np.argmax(values))]
 
     def _read(self, out: Any) -> None:

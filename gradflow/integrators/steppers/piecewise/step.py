@@ -104,6 +104,7 @@ class Carry(NamedTuple):
     accepted: Any
     attempts: Any
     rhs: Any
+    budget: Any  # what the error of the energy is measured by: the loss at the start of the leg
 
 
 class Out(NamedTuple):
@@ -190,6 +191,12 @@ def _in_clock(layout: LoopShape, s: Any, y: Any, dW: Any, da: Any, log_risk: Any
         return jnp.concatenate(parts)
     dy = jnp.concatenate([*parts, speed[None]])
     return dy * jnp.exp(s) if layout.clock == "log" else dy
+
+
+def speed_of(layout: LoopShape, now: Rates) -> Any:
+    """|dθ/dt|, in the physical clock."""
+    speed = jnp.sqrt(jnp.sum(now.dW * now.dW) + jnp.sum(now.da * now.da))
+    return speed * jnp.exp(now.log_risk) if layout.clock == "loss" else speed
 
 
 def reselected(
