@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gradflow.numerics.logs import log1p_ratio
 from gradflow.registry import Described, register
 from gradflow.validation import check_array, check_bool, check_traceable, fail
 
@@ -173,29 +174,18 @@ def _logistic_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     return _logistic(z), -_sigmoid(-z) * dz
 
 
-#: Below this u, log1p(u)/u = 1 − u/2 to float64.
-_SMALL = 1e-8
-
-
-def _log1p_ratio(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return u = e^{−z} and log1p(u)/u for z ≥ 0, exact where u underflows."""
-    u = jnp.exp(-z)
-    small = u < _SMALL
-    safe = jnp.where(small, 1.0, u)
-    return u, jnp.where(small, 1.0 - 0.5 * u, jnp.log1p(safe) / safe)
-
-
 @jax.custom_jvp
 def _log_logistic(z: jax.Array) -> jax.Array:
     # z > 0: ln log1p(u) = −z + ln(log1p(u)/u), two terms of one sign, and nothing underflows.
-    _, ratio = _log1p_ratio(jnp.maximum(z, 0.0))
+    ratio = log1p_ratio(jnp.exp(-jnp.maximum(z, 0.0)), jnp)
     return jnp.where(z > 0, jnp.log(ratio) - z, jnp.log(_logistic(jnp.minimum(z, 0.0))))
 
 
 @_log_logistic.defjvp
 def _log_logistic_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (z,), (dz,) = primals, tangents
-    u, ratio = _log1p_ratio(jnp.maximum(z, 0.0))
+    u = jnp.exp(-jnp.maximum(z, 0.0))
+    ratio = log1p_ratio(u, jnp)
     low = jnp.minimum(z, 0.0)
     slope = jnp.where(z > 0, 1.0 / ((1.0 + u) * ratio), _sigmoid(-low) / _logistic(low))
     return _log_logistic(z), -slope * dz

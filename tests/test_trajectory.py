@@ -143,7 +143,7 @@ BAD = [
     ({"clock": "sidereal"}, "clock"),
     ({"chart": "mercator"}, "chart"),
     ({"chart": "log-angle"}, "chart"),
-    ({"until": 10.0}, "until"),
+    ({"until": -10.0}, "until"),
     ({"save_at": [-1.0]}, "save_at"),
     ({"save_at": [3.0]}, "save_at"),
     ({"max_steps": 0}, "max_steps"),

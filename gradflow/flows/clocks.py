@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 
 from gradflow.flows.charts.chart import AbstractChart
+from gradflow.numerics.logs import log_expm1
 
 
 class AbstractClock(eqx.Module):
@@ -52,9 +53,7 @@ class AbstractClock(eqx.Module):
 
     def log_time(self, s: np.ndarray, extra: np.ndarray) -> np.ndarray:
         """ln t on the host; -inf at t = 0."""
-        tau = np.asarray(self.log1p_time(s, extra), dtype=np.float64)
-        with np.errstate(divide="ignore"):
-            return tau + np.log(-np.expm1(-tau))
+        return log_expm1(self.log1p_time(s, extra))
 
 
 class PhysicalClock(AbstractClock):

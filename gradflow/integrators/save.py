@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gradflow.integrators.until import LogTimeMeasure
+from gradflow.numerics.logs import log1p_exp
 from gradflow.validation import check_array, fail
 
 
@@ -62,7 +63,7 @@ class Points(AbstractSave):
         values = np.array(self.values)
         if self.kind == "clock":
             return values, None
-        log1p_t = np.log1p(values) if self.kind == "t" else np.logaddexp(0.0, values)
+        log1p_t = np.log1p(values) if self.kind == "t" else log1p_exp(values)
         if flow.clock.name == "log":
             return log1p_t, None
         if flow.clock.states:

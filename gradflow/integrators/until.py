@@ -25,6 +25,7 @@ import numpy as np
 from jax import Array
 
 from gradflow.flows.event import AbstractEvent
+from gradflow.numerics.logs import log1p_exp
 from gradflow.validation import (
     check_integer,
     check_nonnegative,
@@ -264,7 +265,7 @@ class Time(AbstractUntil):
 
     def resolve(self, flow: Any) -> Resolved:
         if flow.clock.states:
-            log1p_t = np.logaddexp(0.0, self.asked) if self.logarithmic else np.log1p(self.asked)
+            log1p_t = log1p_exp(self.asked) if self.logarithmic else np.log1p(self.asked)
             event = TimeEvent(jnp.asarray(log1p_t), jnp.asarray(self.asked), self.logarithmic)
             return Resolved(events=(event,))
         return Resolved(self._end(flow), repr(self))
@@ -273,7 +274,7 @@ class Time(AbstractUntil):
         if not self.logarithmic:
             return flow.s_of_t(self.asked)
         # np.expm1 overflows beyond t ~ 1e308; only the physical clock needs t itself.
-        log1p_t = float(np.logaddexp(0.0, self.asked))
+        log1p_t = float(log1p_exp(self.asked))
         if flow.clock.name == "log":
             if log1p_t > _LARGEST_LOG_TIME:
                 problem = f"overflows dt/ds = exp(s) of the log clock (ln t <= {_LARGEST_LOG_TIME})"

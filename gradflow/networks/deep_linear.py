@@ -31,6 +31,8 @@ from gradflow.networks.parameters import (
     require_finite,
     wrong_params,
 )
+from gradflow.numerics import traced
+from gradflow.numerics.vectors import length, scaled
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
 
 
@@ -106,8 +108,7 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
         # Scaling each layer to size 1 tells a zero product from one that only underflows.
         row = np.ones(1)
         for matrix in reversed([np.asarray(w) for w in params.layers]):
-            top = np.max(np.abs(matrix))
-            row = row @ (matrix / top) if top > 0 else np.zeros(matrix.shape[1])
+            row = row @ scaled(matrix, axis=(0, 1))
         if not np.any(row):
             raise fail(
                 "layers",
@@ -133,7 +134,7 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             Unit vectors u_1 … u_{N−1}; default: the first basis vector.
         """
         vector = check_array("end_to_end_vector", end_to_end_vector, (self.dim,))
-        size = _norm(vector)
+        size = length(vector)
         if size == 0:
             raise fail("end_to_end_vector", vector, "is zero", "pass a nonzero vector")
         if self.depth == 1:
@@ -169,7 +170,7 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             return self.params(tuple(scale * gaussian_rows(k, *shape) for k, shape in pairs))
         key_vector, key_hidden = jax.random.split(key)
         vector = np.asarray(gaussian_rows(key_vector, 1, self.dim)[0])
-        size = _norm(vector)
+        size = length(vector)
         if self.depth == 1:
             return self.params((scale * vector[None, :],))
         hidden = np.asarray(gaussian_rows(key_hidden, self.depth - 1, self.width))
@@ -184,7 +185,7 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
         if self.depth == 1:
             return None
         pairs = zip(params.layers[:-1], params.layers[1:], strict=True)
-        return jnp.stack([_frobenius(up.T @ up - down @ down.T) for down, up in pairs])
+        return jnp.stack([traced.length(jnp.ravel(u.T @ u - w @ w.T)) for w, u in pairs])
 
     def neurons(self, params: DeepLinearParams) -> tuple[jax.Array, jax.Array]:
         rows = params.layers[0]
@@ -203,15 +204,3 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
     @property
     def name(self) -> str:
         return f"DeepLinear(dim={self.dim}, depth={self.depth}, width={self.width})"
-
-
-def _norm(vector: np.ndarray) -> float:
-    """Return |vector| without underflow or overflow of the squares."""
-    top = float(np.max(np.abs(vector)))
-    return 0.0 if top == 0 else top * float(np.linalg.norm(vector / top))
-
-
-def _frobenius(matrix: jax.Array) -> jax.Array:
-    """Return the Frobenius norm without underflow or overflow of the squares."""
-    top = jnp.max(jnp.abs(matrix))
-    return top * jnp.linalg.norm(matrix / jnp.where(top > 0, top, 1.0))

@@ -67,6 +67,10 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
         check_inputs(self, x)
         return jnp.asarray(x) @ params.weight
 
+    def end_to_end(self, params: LinearParams) -> jax.Array:
+        """Return w, the vector of ``f(x) = w·x``, shape (d,)."""
+        return params.weight
+
     def params(self, weight: ArrayLike) -> LinearParams:
         """Return checked parameters; the zero vector is refused (its angle is undefined)."""
         return self.check_start(LinearParams(check_leaf("weight", weight, (self.dim,))))

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow.numerics.rows import map_rows
+from gradflow.numerics.vectors import lengths, scaled
 from gradflow.observables.paths import (
     inputs_of,
     labelled_data,
-    lengths,
     neuron_vectors,
     outer_weights,
     risk_on,
@@ -111,8 +111,7 @@ def activation_pattern(path: AbstractPath, tolerance: float = 1e-12) -> np.ndarr
     out = np.empty((W.shape[0], W.shape[1], X.shape[0]), np.int8)
     # One time after the other: a float array of this shape may not fit.
     for row, w in enumerate(W):
-        top = np.max(np.abs(w), axis=1, keepdims=True)
-        w = w / np.where(top > 0, top, 1.0)
+        w = scaled(w)
         h = w @ X.T
         out[row] = np.where(np.abs(h) <= lengths(w)[:, None] * sizes, 0.0, np.sign(h))
     return out

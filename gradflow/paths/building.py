@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from gradflow.flows.course import Course
 from gradflow.flows.flow import Flow
-from gradflow.integrators.contract import Happening
+from gradflow.integrators.contract import Happening, Result
 from gradflow.integrators.driver import Run
 from gradflow.integrators.save import Points
 from gradflow.integrators.settings import Settings
@@ -34,16 +35,30 @@ def trajectory_of(
     rows = _as_asked(join(risk, pieces), settings)
     last_flow, last = done.stages[-1]
     end = read(last_flow, np.array([last.s_final]), last.Y_final[None])
+    events = _events(done)
     return Trajectory(
         risk=risk, **rows, initial=params,
         final=jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), end["params"]),
         t_final=float(end["t"][0]), log_t_final=float(end["log_t"][0]),
-        clock_final=last.s_final, events=_events(done),
-        stats=done.stats, result=done.result, stopped_by=done.stopped_by, rtol=settings.asked.rtol,
-        atol=settings.asked.atol, clock_name=course.flow.clock.name,
+        clock_final=last.s_final, events=events,
+        stats=done.stats, result=_said(done.result, events), stopped_by=done.stopped_by,
+        rtol=settings.asked.rtol, atol=settings.asked.atol, clock_name=course.flow.clock.name,
         chart_names=tuple(flow.chart.name for flow, _ in done.stages),
         integrator=done.integrator, course=course, _stages=tuple(kept),
     )  # fmt: skip
+
+
+def _said(result: Result, events: Events) -> Result:
+    """The result, which also says where the flow could have gone on otherwise."""
+    branches = events.kind("branch")
+    if not branches:
+        return result
+    first = branches[0]
+    said = (
+        f"unique=False: at ln t = {first.log_t:.10g} neuron {first.neuron} can leave the surface "
+        f"of datum {first.datum} in more than one way, and one was followed"
+    )
+    return replace(result, detail=f"{result.detail}; {said}" if result.detail else said)
 
 
 def _as_asked(rows: dict[str, Any], settings: Settings) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _plain(value: Any) -> Any:
 
 
 def _bare(name: str, array: Any) -> tuple[tuple[str, ...], np.ndarray]:
-    array = np.asarray(array)
+    array = np.asarray(array, np.float64)
     return tuple(f"{name}_{i}" for i in range(array.ndim)), array
 
 

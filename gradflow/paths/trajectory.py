@@ -142,16 +142,6 @@ class Trajectory(AbstractPath):
             f"  {work}, {self.stats['run_seconds']:.3g} s + "
             f"{self.stats['compile_seconds']:.3g} s compiling\n"
             f"  result: {self.result.name} ({self.result.message})"
-            f"{self._not_unique()}"
-        )
-
-    def _not_unique(self) -> str:
-        if self.unique:
-            return ""
-        first = self.events.kind("branch")[0]
-        return (
-            f"\n  unique=False: at ln t = {first.log_t:.10g} neuron {first.neuron} can leave the "
-            f"surface of datum {first.datum} in more than one way; one of them was followed"
         )
 
     @property

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from gradflow.cells.arrangement import Arrangement
 from gradflow.losses import AbstractLoss, as_loss
 from gradflow.networks.abstract import AbstractNetwork, check_key
+from gradflow.numerics.logs import log_sum_exp
 from gradflow.registry import register
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_array, check_choice, check_integer, fail
@@ -256,10 +257,7 @@ def _log_of(risk: EmpiricalRisk, params: PyTree) -> jax.Array:
     if risk.weights is not None:
         logs = logs + jnp.log(risk.weights)
         size = jnp.sum(risk.weights)
-    # The largest term is taken out, so nothing under- or overflows; with every loss zero: −inf.
-    top = jax.lax.stop_gradient(jnp.max(logs))
-    shift = jnp.where(jnp.isfinite(top), top, 0.0)
-    total = jnp.log(jnp.sum(jnp.exp(logs - shift))) + shift
+    total = log_sum_exp(logs)
     return total - jnp.log(size) if risk.reduction == "mean" else total
 
 

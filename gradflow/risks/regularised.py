@@ -2,8 +2,6 @@ r"""A two-layer risk with a total-variation penalty, :math:`L(\theta)+\lambda\su
 
 from __future__ import annotations
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,6 +9,7 @@ from jaxtyping import PyTree
 
 from gradflow.networks.networks import TwoLayer
 from gradflow.networks.parameters import TwoLayerParams, joined_rows
+from gradflow.numerics.traced import row_norms
 from gradflow.registry import register
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_positive, fail
@@ -100,22 +99,6 @@ register("regularised", Regularised)
 def masses(params: TwoLayerParams) -> jax.Array:
     r""":math:`|a_k|\|w_k\|` (m,), a bias counted in :math:`w_k`."""
     return jnp.abs(params.outer) * row_norms(joined_rows(params))
-
-
-@jax.custom_jvp
-def row_norms(rows: jax.Array) -> jax.Array:
-    """Norms of rows; the derivative is along the unit vector, and 0 at a zero row."""
-    top = jnp.max(jnp.abs(rows), axis=1)
-    safe = jnp.where(top > 0, top, 1.0)  # squares of 1e-200 would underflow
-    return top * jnp.sqrt(jnp.sum(jnp.square(rows / safe[:, None]), axis=1))
-
-
-@row_norms.defjvp
-def _row_norms_jvp(primals: Any, tangents: Any) -> PyTree:
-    (rows,), (moved,) = primals, tangents
-    size = row_norms(rows)
-    unit = rows / jnp.where(size > 0, size, 1.0)[:, None]
-    return size, jnp.sum(unit * moved, axis=1)
 
 
 @eqx.filter_jit

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sympy as sp
 
 from gradflow.symbolic import notation as nt
-from gradflow.symbolic.balance import PowerLaw
+from gradflow.symbolic.balance import TimeLaw
 from gradflow.symbolic.evaluation import evaluate, numbers
 from gradflow.validation import check_choice, fail
+
+if TYPE_CHECKING:
+    from gradflow.symbolic.codegen import Law, Radial
 
 
 class Step(NamedTuple):
@@ -69,7 +72,7 @@ class Rate:
     note: str = ""
 
     @classmethod
-    def of(cls, name: str, quantity: sp.Expr, law: PowerLaw, note: str = "") -> Rate:
+    def of(cls, name: str, quantity: sp.Expr, law: TimeLaw, note: str = "") -> Rate:
         """Wrap a power law in t."""
         return cls(
             name,
@@ -88,14 +91,7 @@ class Rate:
         constant = sp.Symbol("const") if self.constant is None else self.constant
         return sp.Eq(self.quantity, constant * self.variable**self.exponent, evaluate=False)
 
-    @property
-    def correction(self) -> sp.Expr:
-        """The bracket 1 + sum c_k v^p_k ln(v)^l_k."""
-        v = self.variable
-        pairs = zip(self.corrections, self.coefficients, strict=True)
-        return nt.expr(1 + sum(c * v**p * sp.log(v) ** k for (p, k), c in pairs))
-
-    def evaluate(self, law: Any = None, **values: Any) -> NumericRate:
+    def evaluate(self, law: object = None, **values: object) -> NumericRate:
         """Put numbers in.
 
         Parameters
@@ -167,7 +163,7 @@ class Derivation:
 
     name: str
     title: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     assumptions: tuple[str, ...]
     steps: tuple[Step, ...]
     equations: dict[str, sp.Eq]
@@ -182,7 +178,7 @@ class Derivation:
         """Derivatives of ``state``, all abbreviations put in (built when asked for)."""
         return self.build_right_hand_side()
 
-    def vector_field(self, law: Any, coordinates: str = "polar") -> Callable[..., Any]:
+    def vector_field(self, law: Law | Radial, coordinates: str = "polar") -> Callable[..., Any]:
         """Generate a JAX-jittable vector field from the derived equations.
 
         Parameters

@@ -7,7 +7,6 @@ Labels alternate, +1 first.
 from __future__ import annotations
 
 from math import pi
-from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
@@ -167,7 +166,7 @@ def orthogonally_separable(
     return Dataset((y * rng.uniform(low, high, size=n))[:, None] * X, y)
 
 
-def _sizes(n: Any, dim: Any, seed: Any) -> tuple[int, int, np.random.Generator]:
+def _sizes(n: object, dim: object, seed: object) -> tuple[int, int, np.random.Generator]:
     n, dim = check_integer("n", n, minimum=2), check_integer("dim", dim, minimum=1)
     return n, dim, np.random.default_rng(check_integer("seed", seed, minimum=0))
 

@@ -20,7 +20,7 @@ import abc
 import dataclasses
 import math
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ from gradflow.registry import Described, register
 from gradflow.validation import check_integer, check_positive, fail
 
 
-def _check_moment(k: Any) -> int:
+def _check_moment(k: object) -> int:
     order = check_integer("k", k, minimum=0)
     if order > 2:
         raise fail("k", k, "is not a tabulated moment", "pass 0, 1 or 2")
@@ -73,23 +73,28 @@ class SphericalLaw(Described, abc.ABC):
 
     @property
     @abc.abstractmethod
-    def c0(self) -> float: ...
+    def c0(self) -> float:
+        """E rho, rho the radius of the 2-D marginal."""
 
     @property
     @abc.abstractmethod
-    def p0(self) -> float: ...
+    def p0(self) -> float:
+        """The density of x_1 at 0."""
 
     @property
     @abc.abstractmethod
-    def p2(self) -> float: ...
+    def p2(self) -> float:
+        """Its second derivative at 0; NaN where it has none."""
 
     @property
     @abc.abstractmethod
-    def p4(self) -> float: ...
+    def p4(self) -> float:
+        """Its fourth derivative at 0; NaN where it has none."""
 
     @property
     @abc.abstractmethod
-    def second_moment(self) -> float: ...
+    def second_moment(self) -> float:
+        """E rho^2 = 2 E x_1^2; may be inf."""
 
     @property
     def kappa(self) -> float:
@@ -121,6 +126,16 @@ class SphericalLaw(Described, abc.ABC):
     @abc.abstractmethod
     def _sample_radius(self, key: Array, n: int) -> Array:
         """n independent draws of |x|."""
+
+    @property
+    def largest_radius(self) -> float:
+        """The largest |x|; inf for an unbounded law."""
+        return math.inf
+
+    @property
+    def gaussian_scale(self) -> float | None:
+        """σ where the law is N(0, σ²I); None else."""
+        return None
 
     def planar_rule(self, largest: float = LARGEST_ARGUMENT) -> Nodes:
         r"""Rule (node, weight) for :math:`\rho`, the radius of the 2-D marginal.
@@ -172,7 +187,7 @@ class SphericalLaw(Described, abc.ABC):
         return unit * self._sample_radius(radius, n)[:, None]
 
 
-def _check_dim(dim: Any) -> int:
+def _check_dim(dim: object) -> int:
     return check_integer("dim", dim, minimum=2)
 
 
@@ -207,6 +222,10 @@ class Gaussian(SphericalLaw):
     @property
     def second_moment(self) -> float:
         return 2 * self.scale**2
+
+    @property
+    def gaussian_scale(self) -> float | None:
+        return self.scale
 
     def _fit(self) -> tuple[Fit, float]:
         return gaussian_fit(), self.scale
@@ -262,6 +281,10 @@ class _SphereLike(SphericalLaw):
     @property
     def second_moment(self) -> float:
         return 2 / self._sphere_dim * self.radius**2
+
+    @property
+    def largest_radius(self) -> float:
+        return self.radius
 
     def _fit(self) -> tuple[Fit, float]:
         return sphere_fit(self._sphere_dim), self.radius

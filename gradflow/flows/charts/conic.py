@@ -37,8 +37,9 @@ from jax import Array
 from gradflow.flows.charts.chart import AbstractChart
 from gradflow.networks.networks import TwoLayer
 from gradflow.networks.parameters import TwoLayerParams, joined_rows
+from gradflow.numerics.traced import row_norms
+from gradflow.numerics.vectors import directions, lengths
 from gradflow.risks.base import AbstractRisk
-from gradflow.risks.regularised import row_norms
 
 #: Metrics in which a gradient flow, or a descent, may be taken.
 METRICS = ("euclidean", "conic")
@@ -114,10 +115,7 @@ class ConicChart(AbstractChart):
 
     def encode(self, params: Any) -> np.ndarray:
         inner = np.asarray(params.inner)
-        top = np.max(np.abs(inner), axis=1)
-        scaled = inner / top[:, None]  # squares of 1e-200 would underflow
-        size = np.linalg.norm(scaled, axis=1)
-        return np.concatenate([np.log(top) + np.log(size), (scaled / size[:, None]).ravel()])
+        return np.concatenate([np.log(lengths(inner)), directions(inner).ravel()])
 
     def decode(self, y: np.ndarray) -> Any:
         return self._params(np.asarray(y), np.asarray(self.outer), np)

@@ -19,7 +19,6 @@ import numpy as np
 from jax import Array
 
 from gradflow.flows.charts.chart import AbstractChart
-from gradflow.flows.charts.linear import log_tan_half
 from gradflow.flows.charts.two_neuron_tail import (
     Placement,
     TwoNeuronTailChart,
@@ -29,6 +28,7 @@ from gradflow.flows.charts.two_neuron_tail import (
 )
 from gradflow.flows.event import AbstractHandover
 from gradflow.networks.parameters import TwoLayerParams
+from gradflow.numerics.vectors import length, log_tan_half
 from gradflow.risks.population.population import PopulationRisk
 from gradflow.risks.population.two_neuron import PlanarState, TwoNeuronReduction, planar_frame
 from gradflow.validation import fail
@@ -158,8 +158,7 @@ class TwoNeuronChart(AbstractChart):
         omega = place.signs[:, None] * np.asarray(params.inner)
         z, q = omega @ place.frame[0], omega @ place.frame[1:].T
         b = place.signs * np.asarray(params.outer)
-        # normalise q, so that its scale never underflows when squared
-        size = np.linalg.norm(q / max(np.abs(q).max(), 1e-300)) * max(np.abs(q).max(), 1e-300)
+        size = length(q)
         if q.any():
             q, lam = q / size, -np.log(size)
         else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sympy as sp
 
 from gradflow.symbolic.derivation import Derivation
@@ -15,7 +13,7 @@ from gradflow.validation import check_choice, fail
 REGIMES = ("generic", "symmetric", "decoupled", "leaky")
 
 
-def check_slope(slope: Any) -> sp.Expr | None:
+def check_slope(slope: float | str | sp.Expr | None) -> sp.Expr | None:
     """The slope alpha as an exact sympy number (0.3 is 3/10) or expression."""
     if slope is None or isinstance(slope, sp.Expr):
         value = slope
@@ -35,7 +33,7 @@ def check_slope(slope: Any) -> sp.Expr | None:
 
 
 def derive_two_neuron(
-    regime: str | None = None, outer: str = "fixed", slope: Any = None
+    regime: str | None = None, outer: str = "fixed", slope: float | str | sp.Expr | None = None
 ) -> Derivation:
     """Derive the two-neuron flow and its regimes. See ``gradflow.symbolic.derive``."""
     if regime is not None:

@@ -7,12 +7,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
 from gradflow.symbolic.notation import M, c0, expr
 from gradflow.symbolic.two_neuron.wedges import invariants, pulls, s, sbar
+
+if TYPE_CHECKING:
+    from jax import Array
+    from jax.typing import ArrayLike
+
+    from gradflow.symbolic.codegen import Radial
 
 R1, R2 = sp.symbols("R1 R2", positive=True)
 gamma = sp.Symbol("gamma", nonnegative=True)
@@ -49,10 +55,10 @@ def coefficients(slope: sp.Expr) -> tuple[sp.Expr, ...]:
     return (expr(on_v), *(expr(r) for r in result))
 
 
-def cartesian_field(slope: sp.Expr, outer: str) -> Callable[[Any], Callable[..., Any]]:
+def cartesian_field(slope: sp.Expr, outer: str) -> Callable[[Radial], Callable[..., Any]]:
     """Return ``build(radial) -> field``; see ``Derivation.vector_field``."""
 
-    def build(radial: Any) -> Callable[..., Any]:
+    def build(radial: Radial) -> Callable[..., Any]:
         import jax.numpy as jnp
 
         from gradflow.symbolic import codegen
@@ -64,7 +70,7 @@ def cartesian_field(slope: sp.Expr, outer: str) -> Callable[[Any], Callable[...,
             {"Reciprocal": lambda m: jnp.where(m > 0, 1 / jnp.where(m > 0, m, 1.0), 0.0)},
         )
 
-        def forces(first: Any, second: Any, direction: Any) -> tuple[Any, Any]:
+        def forces(first: Array, second: Array, direction: Array) -> tuple[Array, Array]:
             """-dL/dw1 and -dL/du2 for fixed unit outer weights."""
             norm1, norm2 = jnp.linalg.norm(first), jnp.linalg.norm(second)
             unit1, unit2 = first / norm1, second / norm2
@@ -76,13 +82,15 @@ def cartesian_field(slope: sp.Expr, outer: str) -> Callable[[Any], Callable[...,
                 on_v * direction + f21 * unit1 + f22 * unit2,
             )
 
-        def fixed(weights: Any, direction: Any) -> Any:
+        def fixed(weights: ArrayLike, direction: ArrayLike) -> Array:
             """dW/dt, rows w1' and w2', for weights (2, d) and teacher direction v (d,)."""
             weights, direction = jnp.asarray(weights, float), jnp.asarray(direction, float)
             one, two = forces(weights[0], -weights[1], direction)
             return jnp.stack([one, -two])
 
-        def trained(weights: Any, direction: Any, outer_weights: Any) -> tuple[Any, Any]:
+        def trained(
+            weights: ArrayLike, direction: ArrayLike, outer_weights: ArrayLike
+        ) -> tuple[Array, Array]:
             """(dW/dt (2, d), da/dt (2,)) for outer weights a = (a1, -a2), a1, a2 > 0."""
             weights, direction = jnp.asarray(weights, float), jnp.asarray(direction, float)
             size = jnp.abs(jnp.asarray(outer_weights, float))

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import sympy as sp
 
@@ -100,9 +99,11 @@ def planar_forces(slope: sp.Expr) -> tuple[tuple[sp.Expr, ...], dict[str, dict[s
     return tuple(expr(value.subs(table)) for value in total), names
 
 
-def _definitions(slope: sp.Expr, names: dict[str, dict[str, sp.Symbol]]) -> dict[sp.Symbol, Any]:
+def _definitions(
+    slope: sp.Expr, names: dict[str, dict[str, sp.Symbol]]
+) -> dict[sp.Symbol, sp.Expr]:
     """Abbreviation -> expression in R1, R2, gamma."""
-    table: dict[sp.Symbol, Any] = {}
+    table: dict[sp.Symbol, sp.Expr] = {}
     for pull in pulls(slope):
         mine = names[pull.label]
         size, start, rest = invariants(pull.sides, R1, R2, gamma)
@@ -115,7 +116,7 @@ def _definitions(slope: sp.Expr, names: dict[str, dict[str, sp.Symbol]]) -> dict
     return table
 
 
-def expanded(expression: sp.Expr, definitions: dict[sp.Symbol, Any]) -> sp.Expr:
+def expanded(expression: sp.Expr, definitions: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
     """Put the abbreviations in: wedge sums first, then norms and angles."""
     for wanted in ("C_", "S_", "s_", "sbar_", "M_a", "M_"):
         chosen = {k: v for k, v in definitions.items() if str(k).startswith(wanted)}

@@ -22,6 +22,7 @@ from gradflow.cells.arrangement import Arrangement
 from gradflow.cells.origin import REST, unrest
 from gradflow.cells.pattern import Pattern
 from gradflow.losses import Logistic
+from gradflow.numerics.logs import log1p_ratio
 
 #: The force of a datum that no neuron sees, where the others' add up to 1. It stands for e^{q}.
 WALL = 1e3
@@ -233,7 +234,7 @@ class MarginNet:
         if self.logistic:
             # ln ln(1+e^{−q}) = −q + ln(log1p(x)/x), x = e^{−q}; for q < 0 directly.
             x = np.exp(-np.maximum(q, 0.0))
-            ratio = np.where(x > 1e-8, np.log1p(x) / np.maximum(x, 1e-300), 1.0 - 0.5 * x)
+            ratio = log1p_ratio(x)
             low = np.log(np.logaddexp(0.0, -np.minimum(q, 0.0)))
             logs = self.at.log_weights + np.where(q > 0, np.log(ratio) - q, low)
         return float(np.logaddexp.reduce(logs))

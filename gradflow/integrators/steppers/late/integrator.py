@@ -30,6 +30,7 @@ from gradflow.integrators.steppers.late.loop import AbstractPhase
 from gradflow.integrators.steppers.late.margin import MarginPhase
 from gradflow.integrators.steppers.late.system import LateSystem
 from gradflow.integrators.watch import Watch
+from gradflow.numerics.logs import log_subtract
 
 #: ρ^D where the limit takes over.
 SWITCH = 1e9
@@ -121,7 +122,7 @@ class _Totals:
         """The loss clock (inf beyond floats), from that of the others since the start."""
         if self.log_rest == -np.inf or not log_t > self.log_t:
             return float(self.start + s)
-        elapsed = log_t + np.log(-np.expm1(self.log_t - log_t))
+        elapsed = log_subtract(log_t, self.log_t)
         return float(self.start + s + np.exp(self.log_rest + elapsed))
 
     def margin(self, q: np.ndarray) -> float:

@@ -29,6 +29,7 @@ import scipy.linalg as sla
 
 from gradflow.cells.pattern import Pattern
 from gradflow.integrators.steppers.late.field import Fields, MarginNet
+from gradflow.numerics.logs import log1p_ratio
 
 #: Data with p_i ρ^D below this do not feed back within a step.
 _COUNTS = 1e-8
@@ -82,7 +83,7 @@ class LateSystem:
     def _loss_factors(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return η = −d ln(−ℓ')/dq and m = ℓ/(−ℓ') at q, for the logistic loss."""
         x = np.exp(-np.clip(q, -700.0, 700.0))
-        ratio = np.where(x > 1e-8, np.log1p(x) / np.maximum(x, 1e-300), 1.0 - 0.5 * x)
+        ratio = log1p_ratio(x)
         return 1.0 / (1.0 + x), ratio * (1.0 + x)
 
     def _parts(self, Y: np.ndarray, pattern: Pattern) -> tuple:
