@@ -66,6 +66,7 @@ def save(path: AbstractPath, where: str | os.PathLike[str]) -> None:
         for name, array in path.course.arrays().items():
             extra[f"course_{name}"] = _bare(f"course_{name}", array)
     extra |= _event_table(path.events, header)
+    extra |= _course_table(path.course, header)
     data = data.assign(extra).assign_attrs(gradflow=json.dumps(header))
     replace_file(where, lambda name: _write(data, name))
     _say_what_load_needs(where, header["risk"])
@@ -101,6 +102,27 @@ def _event_table(events: Events, header: dict[str, Any]) -> dict[str, Any]:
         for name in ("t", "log_t", "clock", "neuron", "datum")
     }
     return {**table, "event_kind": (("event",), codes, kinds)}
+
+
+def _course_table(course: Course | None, header: dict[str, Any]) -> dict[str, Any]:
+    """What it takes to go on; nothing where a file cannot hold it."""
+    description = None if course is None else course.description()
+    if course is None or description is None:
+        return {}
+    header["course"] = description
+    header["course_params"], arrays = describe_tree(course.params)
+    parts = {f"params_{k}": array for k, array in enumerate(arrays)} | course.arrays()
+    return {f"course_{name}": _bare(f"course_{name}", array) for name, array in parts.items()}
+
+
+def _course_of(risk: Any, data: xr.Dataset, header: dict[str, Any]) -> Course | None:
+    if "course" not in header:
+        return None
+    kept = [str(name) for name in data.data_vars if str(name).startswith("course_")]
+    arrays = {name.removeprefix("course_"): np.asarray(data[name].values) for name in kept}
+    structure = header["course_params"]
+    leaves = [arrays[f"params_{k}"] for k in range(len(leaf_names(structure)))]
+    return Course.read(risk, _tree(structure, leaves, jnp.asarray), header["course"], arrays)
 
 
 def _events_of(data: xr.Dataset, header: dict[str, Any]) -> Events:
@@ -164,6 +186,7 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory | Descent
     asked = {name: take(name) for name in view.CHART_VALUES if name not in header["exact"]}
     return Trajectory(
         **rows, **kept, clock=take("clock"), energy=take("energy"), _asked=asked,
+        course=_course_of(rows["risk"], data, header),
     )  # fmt: skip
 
 
