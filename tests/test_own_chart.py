@@ -84,11 +84,11 @@ START = {"w": jnp.asarray(0.5)}
 
 
 @pytest.mark.parametrize("integrator", ["auto", "lsoda"])
-def test_a_chart_of_ones_own_is_taken(integrator, tmp_path):
+def test_a_chart_of_ones_own_is_taken(integrator):
     path = gf.integrate(Decay(), START, until=1e3, clock="physical", integrator=integrator)
     assert path.chart == "straight"
     assert path.final["w"] == pytest.approx(np.log(np.exp(0.5) + 1e3), rel=1e-10)
-    assert np.max(path.observe("energy_defect")) < 1e-8
+    assert path.stats["steps"] < 50
     stops = gf.until.when(lambda p: p["w"], at=3.0) | gf.until.time(1e3)
     assert gf.integrate(Decay(), START, until=stops).final["w"] == pytest.approx(3.0, rel=1e-9)
     on = gf.integrate(path, until=2e3)

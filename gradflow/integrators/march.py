@@ -137,7 +137,8 @@ class _March:
 
     def run(self) -> Solution:
         """Integrate until the end, an event, a cap, a failure or an interrupt."""
-        began = time.perf_counter()
+        # (a method may have been compiled before)
+        began = time.perf_counter() - self._compiling()
         result = self._begin()
         while result is None:
             result = self._go_on()
