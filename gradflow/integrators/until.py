@@ -453,7 +453,7 @@ def check_start_time(value: Any) -> float:
 def check_until(value: Any) -> AbstractUntil:
     """Return ``value`` as a stopping condition; a number is a physical time."""
     if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
-        return time(float(value))
+        return Time(check_positive("until", value), logarithmic=False)
     if not isinstance(value, AbstractUntil):
         raise fail(
             "until",
