@@ -75,6 +75,9 @@ if TYPE_CHECKING:
     from gradflow.networks.networks import TwoLayer as TwoLayer
     from gradflow.networks.parameters import TwoLayerParams as TwoLayerParams
     from gradflow.networks.random_features import RandomFeatures as RandomFeatures
+    from gradflow.numerics.vectors import angle as angle
+    from gradflow.numerics.vectors import log_tan_half as log_tan_half
+    from gradflow.numerics.vectors import perpendicular as perpendicular
     from gradflow.paths.descent import descend as descend
     from gradflow.paths.file import NeedsRiskWarning as NeedsRiskWarning
     from gradflow.paths.file import load as load
@@ -123,6 +126,8 @@ _EXPORTS = {
     "gradflow.symbolic": "derive",
     "gradflow.rates": "Estimate",
     "gradflow.claims.verification": "verify",
+    # directions of vectors, without cancellation
+    "gradflow.numerics.vectors": "angle log_tan_half perpendicular",
     # pictures
     "gradflow.plots.trajectory": "plot",
 }

@@ -17,7 +17,7 @@ from gradflow.certificates import (
 )
 from gradflow.flows.charts.chart import CartesianChart
 from gradflow.flows.charts.conic import ConicChart
-from gradflow.measures.arc_cosine import angles
+from gradflow.numerics.vectors import angles
 
 LAM, T = 0.1, 20.0
 
