@@ -34,6 +34,16 @@ if TYPE_CHECKING:
 _OLD = "gradflow-trajectory-1"
 
 
+def _course_of(risk: Any, data: xr.Dataset, header: dict[str, Any]) -> Course | None:
+    if "course" not in header:
+        return None
+    kept = [str(name) for name in data.data_vars if str(name).startswith("course_")]
+    arrays = {name.removeprefix("course_"): np.asarray(data[name].values) for name in kept}
+    structure = header["course_params"]
+    leaves = [arrays[f"params_{k}"] for k in range(len(leaf_names(structure)))]
+    return Course.read(risk, _tree(structure, leaves, jnp.asarray), header["course"], arrays)
+
+
 def _events_of(data: xr.Dataset, header: dict[str, Any]) -> Events:
     if "event_kind" not in data:
         return Events()
@@ -80,24 +90,11 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory | Descent
     kept["result"] = Result(*kept["result"])
     kept["chart_names"] = tuple(kept["chart_names"])
     kept["atol"] = np.asarray(kept["atol"]) if isinstance(kept["atol"], list) else kept["atol"]
-    kept["course"] = _course_of(data, header, rows["risk"])
     asked = {name: take(name) for name in view.CHART_VALUES if name not in header["exact"]}
+    course = _course_of(rows["risk"], data, header)
     return Trajectory(
-        **rows, **kept, clock=take("clock"), energy=take("energy"), _asked=asked,
+        **rows, **kept, course=course, clock=take("clock"), energy=take("energy"), _asked=asked,
     )  # fmt: skip
-
-
-def _course_of(data: xr.Dataset, header: dict[str, Any], risk: Any) -> Course | None:
-    if header.get("course") is None:
-        return None
-    arrays = {
-        name.removeprefix("course_"): np.asarray(data[name].values)
-        for name in map(str, data.data_vars) if name.startswith("course_")
-    }  # fmt: skip
-    structure = header["tree_course"]
-    leaves = [arrays[f"tree_{k}"] for k in range(len(leaf_names(structure)))]
-    params = _tree(structure, leaves, jnp.asarray)
-    return Course.read(risk, params, header["course"], arrays)
 
 
 def _opened(path: Any) -> tuple[xr.Dataset, dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradflow import registry
+from gradflow.flows.course import Course
 from gradflow.numerics.files import replace_file
 from gradflow.paths import view
 from gradflow.paths.events import KINDS, Events
@@ -47,13 +48,8 @@ def save(path: AbstractPath, where: str | os.PathLike[str]) -> None:
         for k, array in enumerate(arrays):
             extra[f"{name}_tree_{k}"] = _bare(f"{name}_tree_{k}", array)
     extra |= {name: _bare(name, getattr(path, name)) for name in path.arrays}
-    if path.course is not None:
-        header["course"] = path.course.description()
-        header["tree_course"], arrays = describe_tree(path.course.params)
-        extra |= {f"course_tree_{k}": _bare(f"course_tree_{k}", a) for k, a in enumerate(arrays)}
-        for name, array in path.course.arrays().items():
-            extra[f"course_{name}"] = _bare(f"course_{name}", array)
     extra |= _event_table(path.events, header)
+    extra |= _course_table(path.course, header)
     data = data.assign(extra).assign_attrs(gradflow=json.dumps(header))
     replace_file(where, lambda name: _write(data, name))
     _say_what_load_needs(where, header["risk"])
@@ -89,6 +85,17 @@ def _event_table(events: Events, header: dict[str, Any]) -> dict[str, Any]:
         for name in ("t", "log_t", "clock", "neuron", "datum")
     }
     return {**table, "event_kind": (("event",), codes, kinds)}
+
+
+def _course_table(course: Course | None, header: dict[str, Any]) -> dict[str, Any]:
+    """What it takes to go on; nothing where a file cannot hold it."""
+    description = None if course is None else course.description()
+    if course is None or description is None:
+        return {}
+    header["course"] = description
+    header["course_params"], arrays = describe_tree(course.params)
+    parts = {f"params_{k}": array for k, array in enumerate(arrays)} | course.arrays()
+    return {f"course_{name}": _bare(f"course_{name}", array) for name, array in parts.items()}
 
 
 def _say_what_load_needs(where: Any, description: dict[str, Any]) -> None:
