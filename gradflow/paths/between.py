@@ -1,64 +1,17 @@
-"""Paths at any time: recorded rows, and the solution between them where it was kept."""
+"""Paths between recorded times, by the solutions of their stages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import jax
 import numpy as np
 from scipy.optimize import brentq
 
-from gradflow.paths.path import AbstractPath, Recorded
+from gradflow.paths.path import AbstractPath, Recorded, not_kept
 from gradflow.paths.stages import Stage, join, read
-from gradflow.validation import check_array, fail
+from gradflow.validation import fail
 
 _ROUNDING = 8 * np.finfo(float).eps
-
-
-def asked(t: Any, log_t: Any) -> np.ndarray:
-    """ln t of the times asked for, one of ``t`` and ``log_t``; increasing."""
-    if (t is None) == (log_t is None):
-        raise fail("t", t, "is to be given, or log_t, one of them", "pass t=..., or log_t=...")
-    name, value = ("t", t) if log_t is None else ("log_t", log_t)
-    times = check_array(name, np.atleast_1d(np.asarray(value)), (None,))
-    if np.any(np.diff(times) <= 0):
-        raise fail(name, times, "is not increasing", "sort it and drop repeats (np.unique)")
-    if log_t is not None:
-        return times
-    if np.any(times < 0):
-        raise fail(name, times, "holds a negative time", "pass times >= 0")
-    with np.errstate(divide="ignore"):
-        return np.log(times)
-
-
-def _rows_at(path: AbstractPath, log_t: np.ndarray) -> np.ndarray:
-    """The recorded row of every time; -1 where it was not recorded."""
-    where = np.clip(np.searchsorted(path.log_t, log_t), 0, max(len(path) - 1, 0))
-    if not len(path):
-        return np.full(log_t.shape, -1)
-    return np.where(path.log_t[where] == log_t, where, -1)
-
-
-def recorded_at(path: AbstractPath, log_t: np.ndarray) -> AbstractPath:
-    """Recorded rows of a path."""
-    where = _rows_at(path, log_t)
-    if np.any(where < 0):
-        raise _not_kept(log_t[where < 0])
-    energy = None if path.energy is None else path.energy[where]
-    return Recorded(
-        path.risk, jax.tree.map(lambda leaf: np.asarray(leaf)[where], path.params),
-        path.t[where], path.log_t[where],
-        exact={name: value[where] for name, value in path.exact.items()},
-        energy=energy, initial=path.initial,
-    )  # fmt: skip
-
-
-def _not_kept(log_t: np.ndarray) -> ValueError:
-    return fail(
-        "log_t", log_t, "was not recorded, and nothing was kept between recorded times there",
-        "pass save_at=gf.save.dense() to gf.integrate, with a solver that steps smoothly",
-    )  # fmt: skip
 
 
 def solution_at(
@@ -79,7 +32,7 @@ def solution_at(
         if not np.any(here):
             continue
         if stage.dense is None:
-            raise _not_kept(log_t[here])
+            raise not_kept(log_t[here])
         s = np.array([_clock_at(stage, one) for one in tau[here]])
         pieces.append(read(stage.flow, s, stage.dense(s)))
     rows = join(path.risk, pieces)
@@ -116,4 +69,4 @@ def _clock_at(stage: Stage, tau: float) -> float:
     return float(brentq(ahead, low, high, xtol=1e-14 * max(abs(high), 1e-300), rtol=1e-14))
 
 
-__all__ = ["asked", "recorded_at", "solution_at"]
+__all__ = ["solution_at"]

@@ -1,12 +1,10 @@
-"""One file a path: the dataset that ``to_xarray`` shows, and what is needed beside it."""
+"""Reading a path back: the inverse of its ``save``."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -22,91 +20,18 @@ import gradflow.risks.regularised  # noqa: F401
 from gradflow import registry
 from gradflow.flows.course import Course
 from gradflow.integrators.contract import Result
-from gradflow.numerics.files import replace_file
 from gradflow.paths import view
 from gradflow.paths.descent import Descent
 from gradflow.paths.events import KINDS, Events
-from gradflow.paths.path import AbstractPath
+from gradflow.paths.saving import FORMAT, NeedsRiskWarning
 from gradflow.paths.trajectory import Trajectory
-from gradflow.paths.tree import describe_tree, leaf_names, rebuild_tree
+from gradflow.paths.tree import leaf_names, rebuild_tree
 from gradflow.validation import fail
 
 if TYPE_CHECKING:
     import xarray as xr
 
-_FORMAT = "gradflow-path-2"
 _OLD = "gradflow-trajectory-1"
-
-
-class NeedsRiskWarning(UserWarning):
-    """A file was written whose risk ``load`` cannot rebuild: it must be passed."""
-
-
-def save(path: AbstractPath, where: str | os.PathLike[str]) -> None:
-    """Write a path; see :meth:`AbstractPath.save`."""
-    if not path.kind:
-        raise fail("path", path, "has no file format", "save what gf.integrate or gf.descend gave")
-    data = view.whole(path)
-    header: dict[str, Any] = {"format": _FORMAT, "path": path.kind, "risk": path.risk.describe()}
-    header["params"] = describe_tree(path.params)[0]
-    header["names"] = list(view.param_variables(path))
-    taken: list[str] = [*header["names"], "energy"]
-    header["exact"] = {name: view.exact_name(name, taken) for name in path.exact}
-    header["fields"] = {name: _plain(getattr(path, name)) for name in path.told}
-    extra: dict[str, Any] = {}
-    for name in path.trees:
-        header[f"tree_{name}"], arrays = describe_tree(getattr(path, name))
-        for k, array in enumerate(arrays):
-            extra[f"{name}_tree_{k}"] = _bare(f"{name}_tree_{k}", array)
-    extra |= {name: _bare(name, getattr(path, name)) for name in path.arrays}
-    extra |= _event_table(path.events, header)
-    extra |= _course_table(path.course, header)
-    data = data.assign(extra).assign_attrs(gradflow=json.dumps(header))
-    replace_file(where, lambda name: _write(data, name))
-    _say_what_load_needs(where, header["risk"])
-
-
-def _write(data: xr.Dataset, name: str) -> None:
-    data.to_netcdf(name, engine="scipy", format="NETCDF3_64BIT")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if dataclasses.is_dataclass(value):
-        return list(vars(value).values())
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-def _bare(name: str, array: Any) -> tuple[tuple[str, ...], np.ndarray]:
-    array = np.asarray(array, np.float64)
-    return tuple(f"{name}_{i}" for i in range(array.ndim)), array
-
-
-def _event_table(events: Events, header: dict[str, Any]) -> dict[str, Any]:
-    """The events as variables over ``event``; labels, which are few, in the header."""
-    header["labels"] = {str(i): event.label for i, event in enumerate(events) if event.label}
-    if not events:
-        return {}
-    columns = events.columns()
-    kinds = {"flag_values": np.arange(len(KINDS), dtype=np.int32), "flag_meanings": " ".join(KINDS)}
-    codes = np.array([KINDS.index(event.kind) for event in events], np.int32)
-    table: dict[str, Any] = {
-        f"event_{name}": (("event",), columns[name])
-        for name in ("t", "log_t", "clock", "neuron", "datum")
-    }
-    return {**table, "event_kind": (("event",), codes, kinds)}
-
-
-def _course_table(course: Course | None, header: dict[str, Any]) -> dict[str, Any]:
-    """What it takes to go on; nothing where a file cannot hold it."""
-    description = None if course is None else course.description()
-    if course is None or description is None:
-        return {}
-    header["course"] = description
-    header["course_params"], arrays = describe_tree(course.params)
-    parts = {f"params_{k}": array for k, array in enumerate(arrays)} | course.arrays()
-    return {f"course_{name}": _bare(f"course_{name}", array) for name, array in parts.items()}
 
 
 def _course_of(risk: Any, data: xr.Dataset, header: dict[str, Any]) -> Course | None:
@@ -128,17 +53,6 @@ def _events_of(data: xr.Dataset, header: dict[str, Any]) -> Events:
     columns["kind"] = [KINDS[code] for code in data["event_kind"].values]
     columns["label"] = [header["labels"].get(str(i), "") for i in range(data.sizes["event"])]
     return Events.of_columns(columns)
-
-
-def _say_what_load_needs(where: Any, description: dict[str, Any]) -> None:
-    missing = registry.unknown(description)
-    if missing:
-        warnings.warn(
-            f"{os.fspath(where)} is written; to read it, pass the risk: gf.load(path, risk=...), "
-            f"because {missing[0]}",
-            NeedsRiskWarning,
-            stacklevel=4,
-        )
 
 
 def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory | Descent:
@@ -177,9 +91,9 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory | Descent
     kept["chart_names"] = tuple(kept["chart_names"])
     kept["atol"] = np.asarray(kept["atol"]) if isinstance(kept["atol"], list) else kept["atol"]
     asked = {name: take(name) for name in view.CHART_VALUES if name not in header["exact"]}
+    course = _course_of(rows["risk"], data, header)
     return Trajectory(
-        **rows, **kept, clock=take("clock"), energy=take("energy"), _asked=asked,
-        course=_course_of(rows["risk"], data, header),
+        **rows, **kept, course=course, clock=take("clock"), energy=take("energy"), _asked=asked,
     )  # fmt: skip
 
 
@@ -200,7 +114,7 @@ def _opened(path: Any) -> tuple[xr.Dataset, dict[str, Any]]:
         found = header["format"]
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise fail("path", str(path), f"is not a readable trajectory ({error})", fix) from error
-    if found != _FORMAT:
+    if found != FORMAT:
         old = "is of an old format" if found == _OLD else "is of an unknown format"
         raise fail("path", str(path), f"{old}, {found!r}", "integrate again and save the path")
     return data, header
@@ -220,4 +134,4 @@ def _risk_of(path: Any, description: dict[str, Any]) -> Any:
     return registry.build(description)
 
 
-__all__ = ["NeedsRiskWarning", "load", "save"]
+__all__ = ["NeedsRiskWarning", "load"]
