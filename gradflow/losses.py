@@ -23,9 +23,19 @@ from gradflow.validation import check_array, check_choice, fail
 
 
 class AbstractLoss(eqx.Module):
-    """A loss ℓ(prediction, target), entry by entry."""
+    """A loss ℓ(prediction, target) ≥ 0, entry by entry.
+
+    Attributes
+    ----------
+    attained : bool
+        Whether ℓ is 0 at some finite prediction.
+    smooth : bool
+        Whether ℓ has no kinks.
+    """
 
     name: eqx.AbstractClassVar[str]
+    attained: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -61,6 +71,7 @@ class AbstractMarginLoss(AbstractLoss):
 
     neg_derivative_at_zero: eqx.AbstractClassVar[float]
     mass: eqx.AbstractClassVar[float]
+    attained: ClassVar[bool] = False
 
     @abstractmethod
     def of_margin(self, z: jax.Array) -> jax.Array:
@@ -207,6 +218,8 @@ class Hinge(AbstractMarginLoss):
     """
 
     name: ClassVar[str] = "hinge"
+    attained: ClassVar[bool] = True
+    smooth: ClassVar[bool] = False
     neg_derivative_at_zero: ClassVar[float] = 1.0
     mass: ClassVar[float] = 0.5
 

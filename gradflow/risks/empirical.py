@@ -160,6 +160,18 @@ class EmpiricalRisk(AbstractRisk):
         return self.y.shape[0]
 
     @property
+    def floor(self) -> float | None:
+        return 0.0 if self.loss.attained else None
+
+    @property
+    def has_margin_limits(self) -> bool:
+        return not self.loss.attained and self.net.degree is not None
+
+    @property
+    def has_loss_kinks(self) -> bool:
+        return not self.loss.smooth
+
+    @property
     def name(self) -> str:
         return f"EmpiricalRisk({self.net.name}, {self.loss.name}, n={self.n}, {self.reduction})"
 
