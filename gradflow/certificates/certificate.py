@@ -80,6 +80,10 @@ class Certificate:
         return np.array([s.slope for s in self.sliding])
 
 
+#: What a state that is no limit is told.
+_FURTHER = ("integrate further",)
+
+
 @runtime_checkable
 class PathEnd(Protocol):
     """A path as far as a certificate reads it."""
@@ -141,7 +145,9 @@ def certify(
             "use gf.logistic, gf.exponential or gf.squared",
         )  # fmt: skip
     if not risk.has_margin_limits:
-        return _stationary(stationary_point(risk, params, candidate, tol), params)
+        found = stationary_point(risk, params, candidate, tol)
+        on_its_way = not (found.accepted or found.unbounded or rests) and candidate is None
+        return _stationary(found, params, _FURTHER if on_its_way else ())
     problem = max_margin.problem_of(risk)
     if problem.margin(params) > 0:
         return _margin(problem.limit(params, candidate, tol))
@@ -171,12 +177,10 @@ def _unseparated(
     if found.accepted or rests:
         return _stationary(found, params, hints)
     lead = f"{problem.unseparated(params)}, so no max-margin limit is known, and {found.reason}"
-    if not hints:
-        hints = ("integrate further",)
     low = problem.margin(params)
     return Certificate(
-        kind="max-margin KKT", accepted=False, reason="; ".join((lead, *hints)), params=params,
-        kkt_residual=np.inf, normalised_margin=low, margin_before=low,
+        kind="max-margin KKT", accepted=False, reason="; ".join((lead, *(hints or _FURTHER))),
+        params=params, kkt_residual=np.inf, normalised_margin=low, margin_before=low,
         duals=np.zeros(problem.count), spectrum=found.spectrum,
     )  # fmt: skip
 

@@ -37,9 +37,8 @@ def stationary_point(
     if found.accepted or found.verdict == "saddle" or candidate is not None:
         return found
     here = _judged(risk, params, params, tol)
-    reason = found.reason if found.unbounded else f"{found.reason}; integrate further"
     return replace(
-        here, accepted=False, verdict="undecided", index=-1, reason=reason,
+        here, accepted=False, verdict="undecided", index=-1, reason=found.reason,
         unbounded=found.unbounded,
     )  # fmt: skip
 

@@ -33,6 +33,8 @@ _SHARE = 0.5
 _ZERO = 1e-12
 #: Distances, in shares of the weights, at which a slope is looked for along flat directions.
 _PROBES = (1e-4, 1e-3, 1e-2)
+#: ... and at which the gradient's change is held against the curvature.
+_CHECKS = (1e-3, 1e-5, 1e-7, 1e-9)
 
 
 @dataclass(frozen=True)
@@ -120,16 +122,18 @@ class Landing:
         """How far the polish went."""
         return float(np.linalg.norm(self.weights - self.origin))
 
-    @property
-    def away(self) -> bool:
-        """Whether it left the neighbourhood that the end predicts."""
+    def is_away(self, sharp: bool) -> bool:
+        """Whether it left the neighbourhood that the end predicts.
+
+        ``sharp``: it came to a strict minimum, whatever the way.
+        """
         if self.distance <= _NEAR * self.scale:
             return False
         missed = float(np.linalg.norm(self.origin + self.first - self.weights))
         if missed <= _PREDICTED * self.distance:
             return False
         if self.distance > _REACH * self.predicted:
-            return True
+            return not (sharp and self._is_valley())
         return self.distance > _SHARE * self.scale and not self._is_valley()
 
     def _is_valley(self) -> bool:
@@ -139,27 +143,27 @@ class Landing:
         slopes = np.array([self.field(start + t * move)[0] @ move for t in np.linspace(0, 1, 9)])
         return bool(slopes[0] < 0 and np.all(np.diff(slopes) >= -1e-9 * abs(slopes[0])))
 
-    @property
-    def unbounded(self) -> bool:
-        """Whether the polish followed a falling L outwards without coming to an end."""
+    def falls_outwards(self) -> bool:
+        """Whether the polish followed a falling L outwards, by steps that do not shrink."""
         grew = float(np.linalg.norm(self.weights)) > float(np.linalg.norm(self.origin))
         steady = bool(self.lengths) and self.lengths[-1] >= 0.3 * self.lengths[0]
         far = self.distance > 0.5 * self.scale
-        return self.away and grew and self.levels[1] < self.levels[0] and (steady or far)
+        return grew and self.levels[1] < self.levels[0] and (steady or far)
 
     def run_away(self) -> str:
         """Say how the polish left the path's end."""
-        note = (
+        return (
             f"Newton's method went {self.distance:.3g} away, where the gradient and curvature here "
             f"predict {self.predicted:.3g} and the weights have size "
             f"{np.linalg.norm(self.origin):.3g}"
         )
-        if self.unbounded:
-            note += (
-                f"; L fell from {self.levels[0]:.3g} to {self.levels[1]:.3g} all the way, so its "
-                "infimum lies at infinity as far as can be told"
-            )
-        return note
+
+    def fall(self) -> str:
+        """Say that L has its infimum at infinity."""
+        return (
+            f"L fell from {self.levels[0]:.3g} to {self.levels[1]:.3g} all the way, so its "
+            "infimum lies at infinity as far as can be told"
+        )
 
 
 def judge(landing: Landing, tol: float) -> Stationary:
@@ -177,14 +181,21 @@ def judge(landing: Landing, tol: float) -> Stationary:
     bound = _gradient_bound(landing, spectrum, tol)
     verdict, index, note = _classify(landing, sharp, spectrum)
     moves = float(np.linalg.norm(step))
-    leaving, plateau = _leaving(landing, sharp), _plateau(landing, modes)
-    refusals = [
-        *([landing.run_away()] if landing.away else []),
+    leaving = _leaving(landing, sharp)
+    saturated = [*_unconfirmed(landing, sharp), *_plateau(landing, modes)]
+    unsettled = [
         *([f"|grad L| = {residual:.2e} exceeds {bound:.1e}"] if not residual <= bound else []),
-        *_unsettled(landing, moves),
-        *leaving,
+        *_unsettled(landing, modes, moves),
         *_slope(landing, modes),
-        *plateau,
+        *saturated,
+    ]
+    away = landing.is_away(sharp=verdict == "minimum" and not unsettled)
+    unbounded = bool(saturated) or (away and bool(unsettled) and landing.falls_outwards())
+    refusals = [
+        *([landing.run_away()] if away else []),
+        *([landing.fall()] if unbounded and away else []),
+        *unsettled,
+        *leaving,
     ]
     reason = (
         f"|grad L| = {residual:.1e} (rounding: {bound:.1e}), next Newton step {moves:.1e} of "
@@ -197,7 +208,7 @@ def judge(landing: Landing, tol: float) -> Stationary:
         reason = "the state is not stationary: " + "; ".join(refusals)
     return Stationary(
         landing.params, residual, spectrum, verdict, index, not refusals, reason, landing.sliding,
-        unbounded=landing.unbounded or bool(plateau),
+        unbounded=unbounded,
     )  # fmt: skip
 
 
@@ -208,13 +219,20 @@ def _gradient_bound(landing: Landing, spectrum: np.ndarray, tol: float) -> float
     return tol * max(top * landing.scale, math.sqrt(2 * level * top))
 
 
-def _unsettled(landing: Landing, moves: float) -> list[str]:
-    if moves <= _NEAR * landing.scale:
+def _unsettled(landing: Landing, modes: Modes, moves: float) -> list[str]:
+    """Whether Newton's method still moves: much against the weights, or as much as at first."""
+    if moves > _NEAR * landing.scale:
+        return [
+            f"the next Newton step is {moves:.2e}, {moves / landing.scale:.1e} of the weights "
+            f"(allowed: {_NEAR:.0e})"
+        ]
+    ahead = float(np.linalg.norm(landing.first))
+    terms = np.abs(modes.hessian) @ np.abs(landing.basis.T @ landing.weights)
+    top = float(np.max(np.abs(modes.hessian), initial=0.0))
+    terms += math.sqrt(2 * max(landing.size, abs(landing.levels[1])) * top)
+    if moves <= max(0.1 * ahead, modes.rounding(terms)):
         return []
-    return [
-        f"the next Newton step is {moves:.2e}, {moves / landing.scale:.1e} of the weights "
-        f"(allowed: {_NEAR:.0e})"
-    ]
+    return [f"Newton's steps do not shrink: {ahead:.2e} at the state, {moves:.2e} in the end"]
 
 
 def _leaving(landing: Landing, modes: Modes) -> list[str]:
@@ -254,6 +272,33 @@ def _slope(landing: Landing, modes: Modes) -> list[str]:
     return [
         f"L falls at the rate {abs(here):.2e} along a direction whose curvature is lost in "
         "rounding, so there is no stationary point as far as can be told"
+    ]
+
+
+def _unconfirmed(landing: Landing, modes: Modes) -> list[str]:
+    """Whether the gradient does not change as the curvature says.
+
+    So it is where outputs saturate: residuals vanish by rounding before their derivatives do.
+    """
+    use = modes.resolved
+    if not np.any(use) or landing.scale == 0:
+        return []
+    across = modes.scale[:, None] * modes.vectors[:, use]
+    sizes = np.linalg.norm(across, axis=0)
+    signs = np.where(np.arange(sizes.size) % 2 == 0, 1.0, -1.0)
+    along = (across / sizes) @ signs
+    wanted = modes.values[use] / sizes * signs
+    confirmed = np.zeros(sizes.size, dtype=bool)
+    for share in _CHECKS:
+        move = share * landing.scale
+        up, down = (landing.field(landing.point + sign * move * along)[0] for sign in (1.0, -1.0))
+        change = across.T @ (up - down) / (2 * move)
+        confirmed |= np.abs(change - wanted) <= 0.5 * np.abs(wanted)
+    if np.all(confirmed):
+        return []
+    return [
+        f"the gradient does not change as the curvature says in {int(np.sum(~confirmed))} "
+        "directions: L saturates there by rounding, and its infimum may lie at infinity"
     ]
 
 

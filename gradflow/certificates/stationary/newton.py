@@ -78,6 +78,12 @@ class Modes:
         part = self.vectors[:, use]
         return -self.scale * (part @ ((part.T @ (self.scale * self.gradient)) / self.values[use]))
 
+    def rounding(self, terms: np.ndarray) -> float:
+        """Return the length of a step that rounding of the gradient's ``terms`` (p,) causes."""
+        part = np.abs(self.vectors[:, self.resolved])
+        sizes = (part.T @ (self.scale * terms)) / np.abs(self.values[self.resolved])
+        return 64 * _EPS * float(np.linalg.norm(self.scale * (part @ sizes)))
+
     def flat_gradient(self) -> np.ndarray:
         """The part of the scaled gradient along directions without curvature (p,)."""
         part = self.vectors[:, ~self.resolved]
