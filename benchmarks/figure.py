@@ -2,14 +2,13 @@
 
 Run ``python benchmarks/figure.py [FILE]``; the default is
 ``notebooks/figures/directional_convergence.png``. Left: the linear predictor on the circle to
-t = 1e12, with the law that ``gf.derive`` gives and the published bound, printed and corrected
-(`lin2021directional`). Right: two ReLU neurons to t = 1e30.
+t = 1e12, with the law that ``gf.derive`` gives and the published bound (`lin2021directional`).
+Right: two ReLU neurons to t = 1e30.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -20,10 +19,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import gradflow as gf
-from gradflow.claims import lin2021_bounds as published
-from gradflow.claims.lab import Lab
-from gradflow.claims.lin2021_common import instance
-from gradflow.claims.lin2021faster_bounds import turning_point
+from gradflow.claims import Lab
+from gradflow.claims.papers.lin2021directional import formulas as published
+from gradflow.claims.papers.lin2021directional.setting import instance, turning_point
 from gradflow.plots.trajectory import PALETTE, STYLES, Curve, panel, tidy
 
 DEFAULT = Path(__file__).parents[1] / "notebooks" / "figures" / "directional_convergence.png"
@@ -31,7 +29,7 @@ ANGLE = r"alignment   $-\ln\,\tan(\theta/2)$"
 
 
 def linear_predictor(axis: plt.Axes) -> None:
-    """Angle of the flow, its law, and the published bound in both forms."""
+    """Angle of the flow, its law, and the published bound."""
     one = instance(gf.UniformSphere(2), [0.6, -0.8])
     c0, turn = one.law.c0, turning_point(Lab(), one)
     since = np.geomspace(1e-3, 1e12, 600)
@@ -39,45 +37,18 @@ def linear_predictor(axis: plt.Axes) -> None:
     flow = gf.integrate(one.risk, one.params, until=gf.until.time(t[-1]), save_at=t, rtol=1e-12)
     rate = gf.derive("linear").rates["log_angle"].evaluate(one.law)
 
-    def bound(form: published.Form) -> np.ndarray:
-        return -published.flow_late(since, c0, np.exp(turn.log_radius), turn.log_tan, form) / 2
-
+    bound = -published.flow_late(since, c0, np.exp(turn.log_radius), turn.log_tan) / 2
+    label = f"derived law  ${rate.constant:.3f}\\,t^{{2/3}}$"
     curves = [
-        Curve(t, bound("printed"), "failing"),
-        Curve(t, bound("corrected"), "bound"),
-        Curve(t, -rate.constant * t**rate.exponent, "law"),
+        Curve(t, bound, "bound", "published lower bound"),
+        Curve(t, -rate.constant * t**rate.exponent, "law", label),
     ]
-    labels = (
-        "published bound, as printed", "published bound, corrected",
-        f"derived law  ${rate.constant:.3f}\\,t^{{2/3}}$",
-    )  # fmt: skip
-    curves = [replace(curve, label=label) for curve, label in zip(curves, labels, strict=True)]
     panel(axis, flow, "log_tan_half_angle", curves=curves)
     axis.set(xlim=(2, 1e12), ylim=(1, 1e8), ylabel=ANGLE)
     axis.set_yscale("log")
     axis.minorticks_off()
     axis.set_title("Linear predictor, inputs uniform on the circle", loc="left", fontsize=11.5)
-    handles, names = axis.get_legend_handles_labels()
-    order = [0, 3, 2, 1]
-    axis.legend(
-        [handles[k] for k in order], [names[k] for k in order], frameon=False, fontsize=9.5,
-        loc="lower right", bbox_to_anchor=(1.02, 0.0),
-    )  # fmt: skip
-
-    # The crossing, enlarged.
-    inset = axis.inset_axes((0.09, 0.54, 0.39, 0.38))
-    panel(inset, flow, "log_tan_half_angle", curves=curves[:2])
-    value = -flow.observe("log_tan_half_angle")[:, 0]
-    wrong = t[-bound("printed") > value]
-    inset.set(xlim=(2, 1e4), ylim=(1, 250), xlabel="", ylabel="")
-    inset.set_yscale("log")
-    inset.minorticks_off()
-    inset.tick_params(labelsize=8)
-    tidy(inset)
-    inset.set_title(
-        f"as printed, violated until t ≈ {float(f'{wrong.max():.2g}'):.0f}", fontsize=9.5,
-        color=STYLES["failing"]["color"], loc="left",
-    )  # fmt: skip
+    axis.legend(frameon=False, fontsize=9.5, loc="upper left")
 
 
 def two_neurons(axis: plt.Axes) -> None:

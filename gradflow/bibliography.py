@@ -70,6 +70,8 @@ def _last_first(author: str) -> str:
 
 _NEURIPS = "Advances in Neural Information Processing Systems"
 _ICML = "Proceedings of the 38th International Conference on Machine Learning"
+_PMLR_139 = ("series", "Proceedings of Machine Learning Research 139")
+_ICLR = "International Conference on Learning Representations"
 
 _ALL = (
     Source(
@@ -87,7 +89,10 @@ _ALL = (
         "Faster Directional Convergence of Linear Neural Networks under Spherically Symmetric Data",
         "2021",
         f"{_NEURIPS} 34",
-        fields=(("pages", "4647--4660"),),
+        fields=(
+            ("pages", "4647--4660"),
+            ("note", "Statements are cited as in the anonymous submission"),
+        ),
     ),
     Source(
         "sarussi2021linear",
@@ -97,7 +102,7 @@ _ALL = (
         "2021",
         _ICML,
         "2101.02533",
-        (("pages", "9313--9322"),),
+        (_PMLR_139, ("pages", "9313--9322")),
     ),
     Source(
         "benson2020over",
@@ -116,6 +121,7 @@ _ALL = (
         "2021",
         _ICML,
         "2106.06251",
+        (_PMLR_139, ("pages", "152--162")),
     ),
     Source(
         "lyu2021margin",
@@ -125,6 +131,7 @@ _ALL = (
         "2021",
         f"{_NEURIPS} 34",
         "2110.13905",
+        (("pages", "12978--12991"),),
     ),
     Source(
         "lyu2020homogeneous",
@@ -132,7 +139,7 @@ _ALL = (
         ("Kaifeng Lyu", "Jian Li"),
         "Gradient Descent Maximizes the Margin of Homogeneous Neural Networks",
         "2020",
-        "International Conference on Learning Representations",
+        _ICLR,
         "1906.05890",
     ),
     Source(
@@ -144,6 +151,7 @@ _ALL = (
         "2020",
         "Conference on Learning Theory",
         "2002.04486",
+        (("pages", "1305--1338"),),
     ),
     Source(
         "du2018balanced",
@@ -233,6 +241,78 @@ _ALL = (
         "2021",
         arxiv="2202.02435",
         fields=(("school", "University of Oxford"),),
+    ),
+    Source(
+        "brutzkus2018sgd",
+        "inproceedings",
+        ("Alon Brutzkus", "Amir Globerson", "Eran Malach", "Shai Shalev-Shwartz"),
+        "SGD Learns Over-parameterized Networks that Provably Generalize on Linearly Separable "
+        "Data",
+        "2018",
+        _ICLR,
+        "1710.10174",
+    ),
+    Source(
+        "phuong2021inductive",
+        "inproceedings",
+        ("Mary Phuong", "Christoph H. Lampert"),
+        "The Inductive Bias of ReLU Networks on Orthogonally Separable Data",
+        "2021",
+        _ICLR,
+    ),
+    Source(
+        "arora2018optimization",
+        "inproceedings",
+        ("Sanjeev Arora", "Nadav Cohen", "Elad Hazan"),
+        "On the Optimization of Deep Networks: Implicit Acceleration by Overparameterization",
+        "2018",
+        "Proceedings of the 35th International Conference on Machine Learning",
+        "1802.06509",
+    ),
+    Source(
+        "boursier2022orthogonal",
+        "inproceedings",
+        ("Etienne Boursier", "Loucas Pillaud-Vivien", "Nicolas Flammarion"),
+        "Gradient Flow Dynamics of Shallow ReLU Networks for Square Loss and Orthogonal Inputs",
+        "2022",
+        f"{_NEURIPS} 35",
+        "2206.00939",
+    ),
+    Source(
+        "tsoy2024simplicity",
+        "inproceedings",
+        ("Nikita Tsoy", "Nikola Konstantinov"),
+        "Simplicity Bias of Two-Layer Networks beyond Linearly Separable Data",
+        "2024",
+        "Proceedings of the 41st International Conference on Machine Learning",
+        "2405.17299",
+    ),
+    Source(
+        "elkabetz2021continuous",
+        "inproceedings",
+        ("Omer Elkabetz", "Nadav Cohen"),
+        "Continuous vs. Discrete Optimization of Deep Neural Networks",
+        "2021",
+        f"{_NEURIPS} 34",
+        "2107.06608",
+    ),
+    Source(
+        "kunin2024rich",
+        "inproceedings",
+        (
+            "Daniel Kunin",
+            "Allan Raventós",
+            "Clémentine Dominé",
+            "Feng Chen",
+            "David Klindt",
+            "Andrew Saxe",
+            "Surya Ganguli",
+        ),
+        "Get Rich Quick: Exact Solutions Reveal how Unbalanced Initializations Promote Rapid "
+        "Feature Learning",
+        "2024",
+        f"{_NEURIPS} 37",
+        "2406.06158",
     ),
     Source(
         "gradflow",

@@ -4,38 +4,44 @@ A margin loss is a function ℓ(z) of the margin ``z = y f(x)``, y = ±1. Late i
 large and ℓ(z) is below the smallest float64; ``log_of_margin`` and ``log_neg_derivative`` still
 give ln ℓ(z) and ln(−ℓ'(z)) to rounding for every z in [−1e300, 1e300].
 
-A new loss is one class and one `register_loss` call.
+Any JAX function is a loss (`loss`). A new loss is one class, registered (`gf.register`)
+where files are to hold it.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
-from gradflow.validation import check_array, check_choice, fail
+from gradflow.numerics.logs import log1p_ratio
+from gradflow.registry import Described, register
+from gradflow.validation import check_array, check_bool, check_traceable, fail
 
 
-class AbstractLoss(eqx.Module):
-    """A loss ℓ(prediction, target) ≥ 0, entry by entry.
+class AbstractLoss(Described, eqx.Module):
+    """A loss ℓ(prediction, target), entry by entry.
 
     Attributes
     ----------
-    attained : bool
-        Whether ℓ is 0 at some finite prediction.
-    smooth : bool
-        Whether ℓ has no kinks.
+    vanishes : bool
+        Whether it is a loss of the margin that is zero where the margin is infinite, and nowhere
+        else.
     """
 
-    name: eqx.AbstractClassVar[str]
-    attained: ClassVar[bool] = True
-    smooth: ClassVar[bool] = True
+    vanishes: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """A short readable name."""
 
     @abstractmethod
     def __call__(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -49,29 +55,33 @@ class AbstractLoss(eqx.Module):
     def log(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
         """Return ln ℓ(f, y), −inf where the loss is zero."""
 
-    @abstractmethod
-    def check_targets(self, argument: str, value: Any) -> np.ndarray:
-        """Return ``value`` as a finite float64 vector of targets that this loss accepts."""
+    @property
+    def margin(self) -> bool:
+        """Whether ℓ is a function of the margin y f, y = ±1 (`AbstractMarginLoss`)."""
+        return False
 
-    def describe(self) -> dict[str, Any]:
-        """Return a JSON-able description that `loss_from_description` reads."""
-        return {"kind": self.name}
+    @property
+    def kinked(self) -> bool:
+        """Whether ∂ℓ/∂f jumps somewhere."""
+        return False
+
+    def check_targets(self, argument: str, value: ArrayLike) -> np.ndarray:
+        """Return ``value`` as a finite float64 vector of targets that this loss accepts."""
+        return _vector(argument, value)
 
 
 class AbstractMarginLoss(AbstractLoss):
-    """A loss ℓ(z) of the margin ``z = y f``, non-increasing, with targets y = ±1.
+    """A loss ℓ(z) of the margin ``z = y f``, non-increasing, with targets y = ±1."""
 
-    Attributes
-    ----------
-    neg_derivative_at_zero : float
-        −ℓ'(0).
-    mass : float
-        ``M = ∫₀^∞ ℓ(z) dz``, the constant of the norm law R ~ (6 p₀ M t)^{1/3}.
-    """
+    @property
+    @abstractmethod
+    def neg_derivative_at_zero(self) -> float:
+        """−ℓ'(0)."""
 
-    neg_derivative_at_zero: eqx.AbstractClassVar[float]
-    mass: eqx.AbstractClassVar[float]
-    attained: ClassVar[bool] = False
+    @property
+    @abstractmethod
+    def mass(self) -> float:
+        """``M = ∫₀^∞ ℓ(z) dz``, the constant of the norm law R ~ (6 p₀ M t)^{1/3}."""
 
     @abstractmethod
     def of_margin(self, z: jax.Array) -> jax.Array:
@@ -98,16 +108,45 @@ class AbstractMarginLoss(AbstractLoss):
     def log(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
         return self.log_of_margin(target * prediction)
 
-    def check_targets(self, argument: str, value: Any) -> np.ndarray:
-        targets = check_array(argument, value, (None,))
+    @property
+    def margin(self) -> bool:
+        return True
+
+    def check_targets(self, argument: str, value: ArrayLike) -> np.ndarray:
+        if np.asarray(value).dtype == bool:
+            fix = f"pass labels -1 and +1: np.where({argument}, 1.0, -1.0)"
+            raise fail(argument, np.asarray(value), "holds labels True and False", fix)
+        targets = _vector(argument, value)
         if not np.all(np.abs(targets) == 1.0):
-            raise fail(
-                argument,
-                targets,
-                f"holds labels other than -1 and +1, which the {self.name} loss needs",
-                f"pass labels -1 and +1, for example 2*{argument} - 1 for labels 0 and 1",
-            )
+            problem = f"holds labels other than -1 and +1, which the {self.name} loss needs"
+            raise fail(argument, targets, problem, _labels_fix(argument, targets))
         return targets
+
+
+def _vector(argument: str, value: ArrayLike) -> np.ndarray:
+    """Return targets (n,); of several outputs it is said that a network has one."""
+    if np.ndim(value) == 2 and 1 not in np.shape(value):
+        raise fail(
+            argument, np.asarray(value),
+            f"has {np.shape(value)[1]} columns (one-hot?), but a network has one output",
+            f"pass one number a row, for class k: np.where({argument}[:, k] > 0.5, 1.0, -1.0)",
+        )  # fmt: skip
+    return check_array(argument, value, (None,))
+
+
+def _labels_fix(argument: str, targets: np.ndarray) -> str:
+    """Return the line that makes labels −1 and +1 of what seems to be meant."""
+    values = np.unique(targets)
+    if not np.array_equal(values, np.round(values)):
+        return "pass labels -1 and +1, or fit real targets with gf.squared"
+    if values.size > 2:
+        return (
+            f"a network has one output: pass one of the {values.size} classes against the rest, "
+            f"np.where({argument} == {values[-1]:g}, 1.0, -1.0)"
+        )
+    if np.all((values == 0) | (values == 1)):
+        return f"pass labels -1 and +1, for example 2*{argument} - 1 for labels 0 and 1"
+    return f"pass labels -1 and +1, np.where({argument} == {values[-1]:g}, 1.0, -1.0)"
 
 
 # The sigmoid with the derivative σ(z)σ(−z): no 1 − σ, which cancels for large z.
@@ -135,29 +174,18 @@ def _logistic_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     return _logistic(z), -_sigmoid(-z) * dz
 
 
-#: Below this u, log1p(u)/u = 1 − u/2 to float64.
-_SMALL = 1e-8
-
-
-def _log1p_ratio(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return u = e^{−z} and log1p(u)/u for z ≥ 0, exact where u underflows."""
-    u = jnp.exp(-z)
-    small = u < _SMALL
-    safe = jnp.where(small, 1.0, u)
-    return u, jnp.where(small, 1.0 - 0.5 * u, jnp.log1p(safe) / safe)
-
-
 @jax.custom_jvp
 def _log_logistic(z: jax.Array) -> jax.Array:
     # z > 0: ln log1p(u) = −z + ln(log1p(u)/u), two terms of one sign, and nothing underflows.
-    _, ratio = _log1p_ratio(jnp.maximum(z, 0.0))
+    ratio = log1p_ratio(jnp.exp(-jnp.maximum(z, 0.0)), jnp)
     return jnp.where(z > 0, jnp.log(ratio) - z, jnp.log(_logistic(jnp.minimum(z, 0.0))))
 
 
 @_log_logistic.defjvp
 def _log_logistic_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (z,), (dz,) = primals, tangents
-    u, ratio = _log1p_ratio(jnp.maximum(z, 0.0))
+    u = jnp.exp(-jnp.maximum(z, 0.0))
+    ratio = log1p_ratio(u, jnp)
     low = jnp.minimum(z, 0.0)
     slope = jnp.where(z > 0, 1.0 / ((1.0 + u) * ratio), _sigmoid(-low) / _logistic(low))
     return _log_logistic(z), -slope * dz
@@ -171,6 +199,7 @@ class Logistic(AbstractMarginLoss):
     """
 
     name: ClassVar[str] = "logistic"
+    vanishes: ClassVar[bool] = True
     neg_derivative_at_zero: ClassVar[float] = 0.5
     mass: ClassVar[float] = math.pi**2 / 12
 
@@ -194,6 +223,7 @@ class Exponential(AbstractMarginLoss):
     """
 
     name: ClassVar[str] = "exponential"
+    vanishes: ClassVar[bool] = True
     neg_derivative_at_zero: ClassVar[float] = 1.0
     mass: ClassVar[float] = 1.0
 
@@ -218,8 +248,6 @@ class Hinge(AbstractMarginLoss):
     """
 
     name: ClassVar[str] = "hinge"
-    attained: ClassVar[bool] = True
-    smooth: ClassVar[bool] = False
     neg_derivative_at_zero: ClassVar[float] = 1.0
     mass: ClassVar[float] = 0.5
 
@@ -235,6 +263,10 @@ class Hinge(AbstractMarginLoss):
 
     def log_neg_derivative(self, z: jax.Array) -> jax.Array:
         return jnp.where(z < 1, jnp.zeros_like(z), -jnp.inf)
+
+    @property
+    def kinked(self) -> bool:
+        return True
 
 
 class Squared(AbstractLoss):
@@ -255,8 +287,126 @@ class Squared(AbstractLoss):
             gap > 0, 2.0 * jnp.log(jnp.where(gap > 0, gap, 1.0)) - math.log(2.0), -jnp.inf
         )
 
-    def check_targets(self, argument: str, value: Any) -> np.ndarray:
-        return check_array(argument, value, (None,))
+
+class FunctionLoss(AbstractLoss):
+    """``ℓ(f, y) = fn(f, y)``, any finite targets; see `loss`."""
+
+    fn: Callable[[jax.Array, jax.Array], jax.Array] = eqx.field(static=True)
+    log_fn: Callable[[jax.Array, jax.Array], jax.Array] | None = eqx.field(static=True)
+    label: str = eqx.field(static=True)
+
+    @property
+    def name(self) -> str:
+        """The name given, or that of the function."""
+        return self.label
+
+    def __call__(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
+        return jnp.vectorize(self.fn)(prediction, target)
+
+    def derivative(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
+        one = jnp.ones_like(prediction)
+        return jax.jvp(lambda f: self(f, target), (prediction,), (one,))[1]
+
+    def log(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
+        if self.log_fn is None:
+            return jnp.log(self(prediction, target))
+        return jnp.vectorize(self.log_fn)(prediction, target)
+
+
+class FunctionMarginLoss(AbstractMarginLoss):
+    """``ℓ(z) = fn(z)`` of the margin z = y f, labels y = ±1; see `loss`."""
+
+    fn: Callable[[jax.Array], jax.Array] = eqx.field(static=True)
+    log_fn: Callable[[jax.Array], jax.Array] | None = eqx.field(static=True)
+    label: str = eqx.field(static=True)
+
+    @property
+    def name(self) -> str:
+        """The name given, or that of the function."""
+        return self.label
+
+    @property
+    def neg_derivative_at_zero(self) -> float:
+        """−ℓ'(0)."""
+        return -float(self.margin_derivative(jnp.zeros(())))
+
+    @property
+    def mass(self) -> float:
+        """``∫₀^∞ ℓ(z) dz``, by quadrature."""
+        from scipy.integrate import quad  # not needed for flows
+
+        return float(quad(lambda z: float(self.of_margin(jnp.asarray(z))), 0, np.inf)[0])
+
+    def of_margin(self, z: jax.Array) -> jax.Array:
+        return jnp.vectorize(self.fn)(z)
+
+    def margin_derivative(self, z: jax.Array) -> jax.Array:
+        return jax.jvp(self.of_margin, (z,), (jnp.ones_like(z),))[1]
+
+    def log_of_margin(self, z: jax.Array) -> jax.Array:
+        return jnp.log(self.of_margin(z)) if self.log_fn is None else jnp.vectorize(self.log_fn)(z)
+
+    def log_neg_derivative(self, z: jax.Array) -> jax.Array:
+        if self.log_fn is None:
+            return jnp.log(-self.margin_derivative(z))
+        # ln(−ℓ') = ln ℓ + ln(−(ln ℓ)'), which does not underflow where ℓ does
+        slope = jax.jvp(self.log_of_margin, (z,), (jnp.ones_like(z),))[1]
+        return self.log_of_margin(z) + jnp.log(-slope)
+
+
+def loss(
+    fn: Callable[..., jax.Array],
+    margin: bool = False,
+    log_fn: Callable[..., jax.Array] | None = None,
+    name: str | None = None,
+) -> FunctionLoss | FunctionMarginLoss:
+    """Return a loss made of a JAX function, to be passed as ``loss=`` to a risk.
+
+    Parameters
+    ----------
+    fn : callable
+        ℓ ≥ 0, written in JAX: ``fn(f, y)`` of a prediction and its target, or with ``margin`` a
+        non-increasing ``fn(z)`` of the margin z = y f. Its kinks are differentiated as JAX does.
+    margin : bool
+        Whether ℓ is a function of the margin; then targets are labels −1 and +1.
+    log_fn : callable, optional
+        ln ℓ, of the same arguments, for a loss that underflows; default: the logarithm of ``fn``.
+    name : str, optional
+        Default: that of ``fn``.
+
+    Raises
+    ------
+    ValueError
+        If JAX cannot trace a function, it does not return one float64 number, or it increases
+        with the margin.
+
+    Notes
+    -----
+    A file does not hold a function: a path of such a risk is read by ``gf.load(path, risk=...)``.
+    """
+    shapes: list[tuple[int, ...]] = [()] if check_bool("margin", margin) else [(), ()]
+    check_traceable("loss", fn, *shapes)
+    if log_fn is not None:
+        check_traceable("log_fn", log_fn, *shapes)
+    label = getattr(fn, "__name__", type(fn).__name__) if name is None else str(name)
+    if not margin:
+        return FunctionLoss(fn=fn, log_fn=log_fn, label=label)
+    made = FunctionMarginLoss(fn=fn, log_fn=log_fn, label=label)
+    if not bool(jnp.all(made.margin_derivative(jnp.linspace(-20.0, 20.0, 401)) <= 0)):
+        raise fail("loss", label, "increases with the margin", "pass a function that never does")
+    return made
+
+
+def as_loss(argument: str, value: Any) -> AbstractLoss:
+    """Return a loss as it is and a JAX function ℓ(f, y) as one; refuse the rest."""
+    if isinstance(value, AbstractLoss):
+        return value
+    if not callable(value) or isinstance(value, type):
+        raise fail(
+            argument, value, "is not a loss",
+            "pass gf.logistic or another, or a JAX function (f, y) -> loss",
+        )  # fmt: skip
+    return loss(cast(Callable[..., jax.Array], value))
 
 
 #: ln(1 + e^{−yf}).
@@ -268,22 +418,7 @@ hinge = Hinge()
 #: ½(f − y)².
 squared = Squared()
 
-_REGISTRY: dict[str, Callable[..., AbstractLoss]] = {}
-
-
-def register_loss(kind: str, factory: Callable[..., AbstractLoss]) -> None:
-    """Let `loss_from_description` build ``factory(**rest)`` from ``{"kind": kind, **rest}``."""
-    if kind in _REGISTRY:
-        raise fail("kind", kind, "is registered already", "choose another name")
-    _REGISTRY[kind] = factory
-
-
 for _class in (Logistic, Exponential, Hinge, Squared):
-    register_loss(_class.name, _class)
-
-
-def loss_from_description(description: Mapping[str, Any]) -> AbstractLoss:
-    """Rebuild a loss from what its ``describe()`` returned."""
-    options = dict(description)
-    kind = check_choice("loss kind", options.pop("kind", None), _REGISTRY)
-    return _REGISTRY[kind](**options)
+    register(_class.name, _class)
+register("function_loss", FunctionLoss)
+register("function_margin_loss", FunctionMarginLoss)

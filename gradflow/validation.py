@@ -3,7 +3,8 @@ the fix."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,27 @@ import numpy as np
 SMALLEST_RTOL = 1e-14
 
 
-def fail(argument: str, value: Any, problem: str, fix: str) -> ValueError:
+#: An array of more entries than this is shown by its shape and its first entries.
+_SHOWN = 8
+
+
+def fail(argument: str, value: object, problem: str, fix: str) -> ValueError:
     """Build the error ``argument=value: problem; fix`` (returned, so that callers ``raise
     fail(...)``)."""
-    shown = np.array2string(value, threshold=8) if isinstance(value, np.ndarray) else repr(value)
-    if len(shown) > 200:
-        shown = shown[:200] + "..."
-    return ValueError(f"{argument}={shown}: {problem}; {fix}")
+    return ValueError(f"{argument}={_show(value)}: {problem}; {fix}")
+
+
+def _show(value: object) -> str:
+    """Return ``value`` in at most about 200 characters; a large array is never written out."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(shape, tuple) and dtype is not None and math.prod(shape) > _SHOWN:
+        if not hasattr(value, "__array__") or "Tracer" in type(value).__name__:
+            return f"array of shape {shape}, dtype {dtype}"
+        first = np.array2string(np.asarray(value).ravel()[:4], separator=", ")[:-1]
+        return f"array of shape {shape}, dtype {dtype}, {first}, ...]"
+    shown = np.array2string(value) if isinstance(value, np.ndarray) else repr(value)
+    shown = " ".join(shown.split())
+    return shown[:200] + "..." if len(shown) > 200 else shown
 
 
 def check_real(argument: str, value: Any, *, allow_infinite: bool = False) -> float:
@@ -75,29 +90,73 @@ def check_choice(argument: str, value: Any, choices: Iterable[str]) -> str:
     return value
 
 
+def check_traceable(argument: str, fn: Callable[..., Any], *shapes: tuple[int, ...]) -> None:
+    """Refuse what is not a JAX function of float64 arrays of these shapes with one float64 number
+    (or an array of those shapes) as its value."""
+    import jax  # not needed for the other checks
+
+    try:
+        hash(fn)
+    except TypeError:
+        problem = "is not hashable, as the key of a compiled program must be"
+        raise fail(argument, fn, problem, "pass a plain function") from None
+    inputs = [jax.ShapeDtypeStruct(shape, np.float64) for shape in shapes]
+    fix = "write it with jax.numpy, without NumPy, float() or `if` on the values"
+    try:
+        out = jax.eval_shape(fn, *inputs)
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, TypeError) as error:
+        problem = f"cannot be traced by JAX ({type(error).__name__})"
+        raise fail(argument, fn, problem, fix) from error
+    found = getattr(out, "shape", None), getattr(out, "dtype", None)
+    if found != (shapes[0], np.float64):
+        problem = f"returns shape {found[0]} and dtype {found[1]} for float64 of {shapes[0]}"
+        raise fail(argument, fn, problem, "return a float64 array of the shape of its argument")
+
+
 def check_array(argument: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     """Return ``value`` as a finite float64 array of ``shape`` (None = any length).
 
-    Integers are converted; float32 and complex input is refused, because a flow started from
-    rounded numbers is not the flow that was asked for.
+    Integers are converted. Booleans, float32 and complex numbers are refused with the line that
+    converts them: a flow started from rounded numbers is not the flow that was asked for.
     """
     try:
         array = np.asarray(value)
     except ValueError:
         raise fail(argument, value, "is not a rectangular array", "pass a float64 array") from None
     if array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and array.dtype.itemsize < 8):
-        raise fail(
-            argument, value, f"has dtype {array.dtype}", "pass a float64 array (float32 is refused)"
-        )
+        fix = "pass a float64 array"
+        if array.dtype.kind in "bf":
+            fix += f", exactly: np.asarray({argument}, np.float64)"
+        raise fail(argument, array, f"has dtype {array.dtype}", fix)
     array = array.astype(np.float64)
-    wanted = tuple("any" if n is None else n for n in shape)
-    if array.ndim != len(shape) or any(
-        n is not None and n != m for n, m in zip(shape, array.shape, strict=True)
-    ):
-        raise fail(argument, array, f"has shape {array.shape}", f"pass shape {wanted}")
+    if not _fits(array.shape, shape):
+        fix = _reshaped(argument, array.shape, shape)
+        raise fail(argument, array, f"has shape {array.shape}", fix)
     if not np.all(np.isfinite(array)):
-        raise fail(argument, array, "holds NaN or infinity", "pass finite numbers")
+        first = tuple(int(i[0]) for i in np.nonzero(~np.isfinite(array)))
+        where = f" at {list(first)}" if array.ndim else ""
+        raise fail(argument, array, f"holds NaN or infinity{where}", "pass finite numbers")
     return array
+
+
+def _fits(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    same = zip(found, wanted, strict=False)
+    return len(found) == len(wanted) and all(n in (None, m) for m, n in same)
+
+
+def _reshaped(argument: str, found: tuple[int, ...], wanted: tuple[int | None, ...]) -> str:
+    """Return the line that makes an array of the wanted shape, where one does."""
+    named = ", ".join("any" if n is None else str(n) for n in wanted)
+    fix = f"pass shape ({named}{',' * (len(wanted) == 1)})"
+    if len(wanted) == 1 and len(found) == 2 and 1 in found and _fits((math.prod(found),), wanted):
+        return f"{fix}: np.ravel({argument})"
+    if len(wanted) == 2 and len(found) == 1 and _fits((*found, 1), wanted):
+        return f"{fix}: np.reshape({argument}, (-1, 1))"
+    if len(wanted) == 2 and len(found) == 1 and _fits((1, *found), wanted):
+        return f"{fix}: np.reshape({argument}, (1, -1))"
+    if len(wanted) == 2 and len(found) == 2 and _fits(found[::-1], wanted):
+        return f"{fix}: np.transpose({argument})"
+    return fix
 
 
 def check_unit_vector(argument: str, value: Any, *, dim: int | None = None) -> np.ndarray:

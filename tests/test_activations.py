@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 
 import jax
@@ -11,12 +12,11 @@ import mpmath
 import numpy as np
 import pytest
 
+import gradflow as gf
 from gradflow.networks.activations import (
-    GELU,
     AbstractActivation,
     LeakyReLU,
     Softplus,
-    activation_from_description,
     apply_activation,
     elu,
     erf,
@@ -24,17 +24,26 @@ from gradflow.networks.activations import (
     gelu,
     leaky_relu,
     linear,
-    register_activation,
+    monomial,
+    probit_erf,
     relu,
     shifted_relu,
+    sigmoid,
     softplus,
+    swish,
     tanh,
 )
+from gradflow.registry import build, register
 
 ALL = [relu, leaky_relu(0.3), linear, erf, tanh, softplus, Softplus(25.0), gelu, elu]
-ALL += [shifted_relu(0.3), shifted_relu(-1.2), fourier]
+ALL += [shifted_relu(0.3), shifted_relu(-1.2), fourier, probit_erf, sigmoid, swish, monomial(1)]
 SMOOTH = {
-    "erf": lambda z: mpmath.erf(z / mpmath.sqrt(2)),
+    "erf": mpmath.erf,
+    "probit_erf": lambda z: mpmath.erf(z / mpmath.sqrt(2)),
+    "sigmoid": lambda z: 1 / (1 + mpmath.exp(-z)),
+    "swish": lambda z: z / (1 + mpmath.exp(-z)),
+    "monomial(2)": lambda z: z**2,
+    "monomial(3)": lambda z: z**3,
     "tanh": mpmath.tanh,
     "softplus": lambda z: mpmath.log1p(mpmath.exp(z)),
     "gelu": lambda z: z * mpmath.erfc(-z / mpmath.sqrt(2)) / 2,
@@ -48,7 +57,11 @@ def slopes(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return jax.jit(jax.vmap(jax.grad(function)))
 
 
-@pytest.mark.parametrize("activation", [erf, tanh, softplus, gelu], ids=lambda a: a.name)
+@pytest.mark.parametrize(
+    "activation",
+    [erf, probit_erf, tanh, softplus, gelu, sigmoid, swish, monomial(2), monomial(3)],
+    ids=lambda a: a.name,
+)
 def test_smooth_values_and_derivatives_agree_with_mpmath(activation: AbstractActivation) -> None:
     reference = SMOOTH[activation.name]
     values, derivatives = (
@@ -100,7 +113,7 @@ def test_names() -> None:
 @pytest.mark.parametrize("activation", ALL, ids=lambda a: a.name)
 def test_description_round_trip(activation: AbstractActivation) -> None:
     written = json.loads(json.dumps(activation.describe()))
-    again = activation_from_description(written)
+    again = build(written)
     assert type(again) is type(activation)
     assert again.describe() == activation.describe()
     assert hash(again) == hash(activation)
@@ -115,7 +128,92 @@ def test_bad_slope(slope: object) -> None:
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="beta="):
         Softplus(0.0)
-    with pytest.raises(ValueError, match=r"activation kind='swish'.*leaky_relu"):
-        activation_from_description({"kind": "swish"})
+    with pytest.raises(ValueError, match=r"kind='mish'.*leaky_relu"):
+        build({"kind": "mish"})
     with pytest.raises(ValueError, match="registered"):
-        register_activation("gelu", GELU)
+        register("gelu", Softplus)
+    with pytest.raises(ValueError, match=r"description=.*scale"):
+        build({"kind": "erf"})
+    with pytest.raises(ValueError, match="power="):
+        monomial(0)
+
+
+def test_the_name_says_which_erf() -> None:
+    assert float(gf.erf(jnp.asarray(1.0))) == pytest.approx(math.erf(1.0), rel=1e-15)
+    assert float(gf.probit_erf(jnp.asarray(1.0))) == pytest.approx(0.6826894921370859, rel=1e-15)
+
+
+@pytest.mark.parametrize("activation", [*ALL, monomial(2), monomial(3)], ids=lambda a: a.name)
+@pytest.mark.parametrize("c", [0.3, 2.0])
+def test_the_degree_is_that_of_the_function(activation: AbstractActivation, c: float) -> None:
+    z = jnp.asarray([-2.0, -0.7, 0.4, 1.9])
+    p = activation.degree
+    assert activation.homogeneous == (p == 1)
+    scaled = activation(c * z)
+    if p is None:
+        assert not np.allclose(scaled, c * activation(z), rtol=1e-6)
+    else:
+        np.testing.assert_allclose(scaled, c**p * activation(z), rtol=1e-14)
+
+
+@pytest.mark.parametrize("activation", ALL, ids=lambda a: a.name)
+def test_slopes_are_those_of_the_pieces(activation: AbstractActivation) -> None:
+    edges = np.array([-9.0, *activation.breaks, 6.0])
+    found = np.diff(activation(jnp.asarray(edges))) / np.diff(edges)
+    middle = activation.derivative(jnp.asarray((edges[1:] + edges[:-1]) / 2))
+    if activation.slopes is None:
+        assert not np.allclose(found, middle, rtol=1e-3)
+    else:
+        np.testing.assert_allclose(activation.slopes, found, rtol=1e-14)
+        np.testing.assert_allclose(activation.slopes, middle, rtol=1e-14)
+        jumps = len(set(activation.slopes)) > 1
+        assert activation.kinked == jumps
+
+
+OWN = {
+    "|z|": gf.activation(jnp.abs, breakpoints=[0.0], slopes=[-1.0, 1.0], degree=1, name="|z|"),
+    "hat": gf.activation(
+        lambda z: jnp.maximum(1 - jnp.abs(z), 0), breakpoints=[-1, 0, 1], slopes=[0, 1, -1, 0]
+    ),
+    "curved": gf.activation(lambda z: jnp.where(z > 0.5, z * z - 0.25, 0.0), breakpoints=[0.5]),
+    "square": gf.activation(lambda z: z * z, degree=2),
+    "scalar": gf.activation(lambda z: jax.lax.cond(z > 0, jnp.sin, jnp.tanh, z)),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_function_is_an_activation(name: str) -> None:
+    phi = OWN[name]
+    z = jnp.asarray([-1.7, -1.0, -0.3, 0.0, 0.2, 0.5, 1.0, 2.4])
+    h = 1e-6
+    left = (phi(z) - phi(z - h)) / h  # at a break: the piece on the left
+    np.testing.assert_allclose(phi.derivative(z), left, atol=3e-6)
+    by_rule = slopes(lambda s: apply_activation(phi, s))(z)
+    np.testing.assert_allclose(by_rule, phi.derivative(z), rtol=1e-15)
+    assert phi.kinked == (name in ("|z|", "hat", "curved"))
+    assert phi(z.reshape(2, 4)).shape == (2, 4)
+    with pytest.raises(ValueError, match=r"function"):
+        build(json.loads(json.dumps(phi.describe())))
+
+
+def test_functions_of_jax_that_have_a_name_keep_it() -> None:
+    assert gf.TwoLayer(2, 2, jax.nn.relu).activation is relu
+    assert gf.TwoLayer(2, 2, jnp.tanh).activation is tanh
+    assert gf.TwoLayer(2, 2, jnp.sin).activation.name == "sin"
+
+
+@pytest.mark.parametrize(
+    ("argument", "call"),
+    [
+        ("activation", lambda: gf.activation(np.tanh)),
+        ("activation", lambda: gf.activation(lambda z: z if z > 0 else 0.0)),
+        ("activation", lambda: gf.TwoLayer(2, 2, gf.LeakyReLU)),  # type: ignore[arg-type]
+        ("slopes", lambda: gf.activation(jnp.abs, breakpoints=[0.0], slopes=[1.0, 1.0])),
+        ("slopes", lambda: gf.activation(jnp.abs, breakpoints=[0.0], slopes=[1.0])),
+        ("breakpoints", lambda: gf.activation(jnp.abs, breakpoints=[1.0, 0.0])),
+        ("degree", lambda: gf.activation(jnp.tanh, degree=1)),
+    ],
+)
+def test_what_is_said_of_a_function_is_checked(argument, call) -> None:
+    with pytest.raises(ValueError, match=rf"^{argument}=.*: .*; "):
+        call()

@@ -23,7 +23,7 @@ def _balanced(rows, rng):
     return signs * np.linalg.norm(rows, axis=1)
 
 
-# Boursier, Pillaud-Vivien, Flammarion 2022: orthogonal data, squared loss, saddle to saddle.
+# `boursier2022orthogonal`: orthogonal data, squared loss, saddle to saddle.
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_wide_data_from_a_start_of_1e_20(rng):
     assert loss[-1] < 0.5 * loss[0]
 
 
-# Tsoy, Konstantinov 2024: XOR clusters, four neurons of very different sizes.
+# `tsoy2024simplicity`: XOR clusters, four neurons of very different sizes.
 
 
 def _xor(count, rng, delta=0.01, sigma=0.005):
@@ -110,7 +110,7 @@ def test_xor_clusters_are_learned_one_by_one_and_equally_in_the_end(rng):
     assert abs(limit.normalised_margin - best.margin) < 1e-9 * best.margin
 
 
-# Elkabetz, Cohen 2021: gradient descent stays close to the flow.
+# `elkabetz2021continuous`: gradient descent stays close to the flow.
 
 
 @pytest.mark.slow
@@ -136,7 +136,7 @@ def test_descent_converges_to_the_flow_at_first_order():
     assert errors[-1] < 5e-4
 
 
-# Phuong, Lampert 2021: orthogonally separable data.
+# `phuong2021inductive`: orthogonally separable data.
 
 
 def _orthogonally_separable_digits():
@@ -181,7 +181,7 @@ def test_each_class_of_digits_gets_its_own_max_margin(rng):
     assert limit.distance < 1e-3
 
 
-# Tian 2017: a ReLU student of a ReLU teacher on Gaussian inputs, from w* + noise.
+# `tian2017analytical`: a ReLU student of a ReLU teacher on Gaussian inputs, from w* + noise.
 
 
 def _tian(directions, vectors):

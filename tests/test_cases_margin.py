@@ -9,9 +9,9 @@ import pytest
 import gradflow as gf
 from gradflow.certificates import global_max_margin, hard_margin_svm
 
-# Chizat, Bach 2020: wide two-layer ReLU nets with biases, logistic loss, k² clusters of alternating
-# labels (the source: k = 3, n = 256, d = 15; here without the dimensions of pure noise, where the
-# largest margin over nets of any width is known exactly).
+# `chizat2020implicit`: wide two-layer ReLU nets with biases, logistic loss, k² clusters of
+# alternating labels (the source: k = 3, n = 256, d = 15; here without the dimensions of pure noise,
+# where the largest margin over nets of any width is known exactly).
 
 
 def _clusters(n, rng, k=3):
@@ -67,7 +67,7 @@ def test_the_variation_norm_margin_of_wide_nets_approaches_its_maximum_and_beats
     assert np.mean(errors["both"]) < np.mean(errors["outer"])
 
 
-# Kunin et al. 2024: unbalanced starts. A student of 50 ReLU neurons, a teacher of 3, d = 2, n = 20,
+# `kunin2024rich`: unbalanced starts. A student of 50 ReLU neurons, a teacher of 3, d = 2, n = 20,
 # |a_k| = τ/α, |w_k| = τα, so that a_k² - |w_k|² = τ²(α⁻² - α²) is conserved; f = 0 at the start.
 
 

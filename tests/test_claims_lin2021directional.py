@@ -11,16 +11,16 @@ import scipy.stats
 
 import gradflow as gf
 from gradflow.claims import Lab, Status, claims, verify, weigh
-from gradflow.claims import lin2021directional as rates
-from gradflow.claims import lin2021directional_bounds as bounds
-from gradflow.claims import lin2021directional_descent as descent
-from gradflow.claims import lin2021directional_gradient as gradient
-from gradflow.claims.lin2021_common import (
+from gradflow.claims.papers.lin2021directional import bounds, descent, gradient, rates
+from gradflow.claims.papers.lin2021directional import formulas as published
+from gradflow.claims.papers.lin2021directional.setting import (
     balanced,
     derived_rate,
     horizon,
     instance,
     linear_path,
+    radial_pull,
+    turning_point,
 )
 
 PATTERN = "lin2021directional/*"
@@ -94,10 +94,15 @@ def test_nothing_survives_a_perturbation(factor):
 
 
 @pytest.mark.slow
-def test_the_printed_bound_is_the_control_of_the_corrected_one(plain):
+def test_the_bound_after_T_is_published_and_another_reading_of_it_the_control(plain):
     verdict = plain["flow-bound-after-T"]
-    assert verdict.provenance == "corrected"
-    assert "printed" in verdict.control.description
+    assert verdict.provenance == "published"
+    assert "π under the root" in verdict.control.description
+
+
+def test_the_bound_after_T_is_an_equality_at_T():
+    for c0, radius, lam in ((0.64, 0.3, 0.2), (2.0, 50.0, -3.0)):
+        assert published.flow_late(0.0, c0, radius, lam) == pytest.approx(-2 * lam, rel=1e-14)
 
 
 @pytest.mark.slow
@@ -167,15 +172,18 @@ def test_unbalanced_layers_fail_the_hypothesis():
 def test_a_norm_that_grows_at_once_has_no_early_bound():
     one = instance(gf.Gaussian(3), [0.1, 0.0, 1.0])
     lab = Lab()
-    assert bounds.turning_time(lab, one) == 0
+    assert turning_point(lab, one).t == 0
     assert weigh(bounds.flow_early(one, id="mine/early"), lab).status == Status.NOT_APPLICABLE
     assert weigh(bounds.flow_late(one, id="mine/late"), lab).status == Status.SUPPORTED
 
 
-def test_descent_toward_the_teacher_is_outside_the_statement():
-    one = instance(gf.UniformSphere(2), [0.6, 0.8])
-    for make in DESCENT:
-        assert weigh(make(0.1, one, id="mine/d"), Lab()).status == Status.NOT_APPLICABLE
+def test_descent_toward_the_teacher_is_outside_the_statement_on_early_steps_alone():
+    one, lab = instance(gf.UniformSphere(2), [0.6, 0.8]), Lab()
+    early = descent.descent_early(0.1, one, id="mine/early")
+    assert weigh(early, lab).status == Status.NOT_APPLICABLE
+    for delta in (0.1, 1.0):
+        late = descent.descent_late(0.1, one, delta=delta, id="mine/late")
+        assert weigh(late, lab).status == Status.SUPPORTED
 
 
 def test_the_norm_growth_condition_is_checked_at_every_n():
@@ -312,13 +320,13 @@ def test_descent_by_two_routes():
 
 def test_the_turning_time_is_where_the_norm_is_least():
     lab = Lab()
-    turn = bounds.turning_time(lab, rates.CIRCLE)
+    turn = turning_point(lab, rates.CIRCLE).t
     times = turn * np.array([0.999, 1.0, 1.001])
     before, there, after = linear_path(lab, rates.CIRCLE, times=times).log_radius
     assert there < before
     assert there < after
     late = bounds.after_turn(lab, rates.CIRCLE)
-    speed = bounds.radial_speed(late, np.log([late.radius]), np.array([late.log_tan]))
+    speed = radial_pull(late, np.log([late.radius]), np.array([late.log_tan]))
     assert speed[0] == pytest.approx(0.0, abs=1e-7)
 
 

@@ -15,6 +15,7 @@ from gradflow.networks.abstract import AbstractNetwork
 from gradflow.networks.activations import leaky_relu, relu, tanh
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.networks import LinearPredictor, TwoLayer
+from gradflow.registry import build
 from gradflow.risks.empirical import EmpiricalRisk
 
 LOSSES = [logistic, exponential, hinge, squared]
@@ -153,7 +154,7 @@ def test_parameters_may_be_given_as_a_dict_or_a_vector() -> None:
 @pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
 def test_description_round_trip(net: AbstractNetwork, key: jax.Array) -> None:
     risk = EmpiricalRisk(net, exponential, *data(7), reduction="sum")
-    again = EmpiricalRisk.from_description(json.loads(json.dumps(risk.describe())))
+    again = build(json.loads(json.dumps(risk.describe())))
     assert eqx.tree_equal(again, risk)
     params = net.init(key, 1.0)
     assert float(again(params)) == float(risk(params))
@@ -307,14 +308,14 @@ def test_weights_survive_the_description(weights: np.ndarray | None, key: jax.Ar
     net = NETS[1]
     risk = EmpiricalRisk(net, squared, *data(7), reduction="sum", weights=weights)
     description = json.loads(json.dumps(risk.describe()))
-    again = EmpiricalRisk.from_description(description)
+    again = build(description)
     assert eqx.tree_equal(again, risk)
     params = net.init(key, 1.0)
     assert float(again(params)) == float(risk(params))
     # Descriptions written before there were weights are read as before.
     if weights is None:
         del description["weights"]
-        assert eqx.tree_equal(EmpiricalRisk.from_description(description), risk)
+        assert eqx.tree_equal(build(description), risk)
 
 
 def test_a_weighted_sample_follows_the_weights(key: jax.Array) -> None:
@@ -354,3 +355,49 @@ def test_zero_rows() -> None:
 def test_bad_weights(weights: object, words: str) -> None:
     with pytest.raises(ValueError, match=f"(?s){words}"):
         EmpiricalRisk(NET, logistic, X2, [1, -1], weights=weights)
+
+
+@pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
+def test_a_risk_is_a_function_that_jax_compiles(net: AbstractNetwork, key: jax.Array) -> None:
+    risk = EmpiricalRisk(net, logistic, *data(7))
+    params = net.init(key, 0.7)
+    compiled = jax.jit(risk)
+    assert float(compiled(params)) == pytest.approx(float(risk(params)), rel=1e-15)
+    slope = net.freeze(jax.jit(jax.grad(risk))(params))
+    for found, expected in zip(
+        jax.tree.leaves(slope), jax.tree.leaves(risk.gradient(params)), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-16)
+    # Other data of the same shapes are another function.
+    X, y = data(7)
+    other = EmpiricalRisk(net, logistic, 2 * X, y)
+    assert float(jax.jit(other)(params)) == pytest.approx(float(other(params)), rel=1e-15)
+    same = EmpiricalRisk(net, logistic, X, y)
+    assert hash(same) == hash(risk)
+    assert same == risk
+    assert other != risk
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "words"),
+    [
+        (np.ones((4, 2), np.float32), np.ones(4), r"^X=.*float32.*np\.asarray\(X, np\.float64\)"),
+        (np.ones((4, 2)), np.ones((4, 1)), r"^y=.*np\.ravel\(y\)"),
+        (np.ones((2, 4)), np.ones(4), r"^X=.*np\.transpose\(X\)"),
+        (np.ones(2), np.ones(1), r"^X=.*np\.reshape\(X, \(1, -1\)\)"),
+        (np.ones((4, 2), bool), np.ones(4), r"^X=.*bool.*np\.asarray\(X, np\.float64\)"),
+        (np.full((5000, 2), np.nan), np.ones(5000), r"^X=array of shape \(5000, 2\).*at \[0, 0\]"),
+    ],
+    ids=["float32", "column", "transposed", "one point", "bool", "large"],
+)
+def test_inputs_of_another_form_are_told_the_line_that_makes_them(X, y, words) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        EmpiricalRisk(LinearPredictor(2), squared, X, y)
+    assert len(str(caught.value)) < 300
+
+
+def test_integers_are_converted_exactly() -> None:
+    X, y = np.arange(8).reshape(4, 2), np.array([1, -1, 1, 1], np.int8)
+    risk = EmpiricalRisk(TwoLayer(2, 3, relu, bias=True), logistic, X, y)
+    assert risk.X.dtype == risk.y.dtype == np.float64
+    np.testing.assert_array_equal(risk.X, X)

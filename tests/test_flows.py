@@ -271,7 +271,7 @@ def test_generated_vector_field_equals_autodiff_of_the_risk(slope, law):
     """sympy's two-neuron field and JAX's derivative of the population risk: two derivations."""
     risk, params = two_neurons(slope, "fixed", law=law)
     field = gf.derive("two-neuron", regime="generic", slope=slope).vector_field(
-        law.radial, coordinates="cartesian"
+        law, coordinates="cartesian"
     )
     automatic = jax.grad(lambda p: risk(p))(params)
     np.testing.assert_allclose(field(params.inner, V3), -automatic.inner, atol=1e-10)

@@ -34,7 +34,9 @@ def test_value_gradient_and_log() -> None:
     np.testing.assert_allclose(log_gradient["a"], np.array([3.0, 4.0]) / value, rtol=1e-15)
     assert risk.net is None
     assert risk.name == "FunctionRisk(bowl)"
-    assert risk.describe() == {"risk": "function", "name": "bowl"}
+    assert risk.describe() == {
+        "kind": "function", "fn": {"function": "bowl"}, "log_fn": None, "label": "bowl",
+    }  # fmt: skip
     assert FunctionRisk(bowl, label="cosh bowl").name == "FunctionRisk(cosh bowl)"
 
 

@@ -26,9 +26,9 @@ PAIRS = {
     "leaky-relu": (gf.leaky_relu(0.3), gf.relu),
     "relu-linear": (gf.relu, gf.linear),
     "linear-linear": (gf.linear, gf.linear),
-    "erf-erf": (gf.erf, gf.erf),
-    "erf-relu": (gf.erf, gf.relu),
-    "leaky-erf": (gf.leaky_relu(0.3), gf.erf),
+    "erf-erf": (gf.probit_erf, gf.probit_erf),
+    "erf-relu": (gf.probit_erf, gf.relu),
+    "leaky-erf": (gf.leaky_relu(0.3), gf.probit_erf),
 }
 pairs = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 EPS = np.finfo(float).eps
@@ -36,13 +36,13 @@ EPS = np.finfo(float).eps
 
 def phi_of(activation: Any, z: np.ndarray) -> np.ndarray:
     """The activation in NumPy."""
-    if activation is gf.erf:
+    if activation is gf.probit_erf:
         return erf(z / np.sqrt(2))
     return np.where(z > 0, z, activation.slope * z)
 
 
 def slope_of(activation: Any, z: np.ndarray) -> np.ndarray:
-    if activation is gf.erf:
+    if activation is gf.probit_erf:
         return np.sqrt(2 / np.pi) * np.exp(-(z**2) / 2)
     return np.where(z > 0, 1.0, activation.slope)
 
@@ -271,7 +271,7 @@ def test_erf_kernel_saturates_without_cancellation(size, rng):
             dot = sum(s * t for s, t in zip(p, q, strict=True))
             norms = (1 + sum(s * s for s in p)) * (1 + sum(t * t for t in q))
             exact = float(2 / mp.pi * mp.asin(dot / mp.sqrt(norms)))
-        found = float(gf.gaussian_kernel(gf.erf, gf.erf, u[None], one[None])[0, 0])
+        found = float(gf.gaussian_kernel(gf.probit_erf, gf.probit_erf, u[None], one[None])[0, 0])
         assert abs(found - exact) <= 8 * EPS * abs(exact)
 
 
@@ -311,7 +311,7 @@ def exact_value(phi, W, a, V, b):
 
         def moment(i, j):
             dot = sum(s * t for s, t in zip(Y[i], Y[j], strict=True))
-            if phi is gf.erf:
+            if phi is gf.probit_erf:
                 norms = (1 + squares[i]) * (1 + squares[j])
                 return 2 / mp.pi * mp.asin(dot / mp.sqrt(norms))
             alpha, area = mp.mpf(phi.slope), squares[i] * squares[j]
@@ -324,14 +324,16 @@ def exact_value(phi, W, a, V, b):
 
 
 @pytest.mark.parametrize(
-    "phi", [gf.relu, gf.leaky_relu(0.3), gf.linear, gf.erf], ids=lambda p: p.name
+    "phi", [gf.relu, gf.leaky_relu(0.3), gf.linear, gf.probit_erf], ids=lambda p: p.name
 )
 def test_small_values_keep_their_digits(phi, rng):
     """The error of L is a small multiple of εS√L, not of εS², and its floor is (εS)²."""
     V, b = rng.normal(size=(3, 5)), rng.normal(size=3)
     j, share = np.array([0, 0, 1, 1, 2, 2, 0]), np.array([0.2, 0.5, 0.6, 0.4, 1.3, -0.3, 0.3])
-    grown = np.ones(7) if phi is gf.erf else np.array([0.4, 0.3, 0.5, 0.5, 1.7, 1.0, 0.3])
-    side = -1.0 if phi in (gf.erf, gf.linear) else 1.0  # f(−z) = −f(z): on a teacher's other side
+    grown = np.ones(7) if phi is gf.probit_erf else np.array([0.4, 0.3, 0.5, 0.5, 1.7, 1.0, 0.3])
+    side = (
+        -1.0 if phi in (gf.probit_erf, gf.linear) else 1.0
+    )  # f(−z) = −f(z): on a teacher's other side
     grown = grown * np.array([1, 1, side, 1, 1, 1, 1])
     E, e = rng.normal(size=(7, 5)), rng.normal(size=7)
     reach = 1.0
@@ -360,7 +362,7 @@ def test_values_equal_the_quadratic_form_everywhere(seed, shape):
         expected, rounding = form(phi, chi, W, a, V, b)
         assert abs(found - expected) <= rounding
     found = float(erf_value(*map(jnp.asarray, (W, a, V, b))))
-    expected, rounding = form(gf.erf, gf.erf, W, a, V, b)
+    expected, rounding = form(gf.probit_erf, gf.probit_erf, W, a, V, b)
     assert abs(found - expected) <= rounding
 
 
@@ -410,7 +412,10 @@ def test_a_flow_that_ends_in_a_cone_says_so():
     """d = 1, relu(wx) against −|x|: |w(t)| = (|w₀|+1)e^(−t/2) − 1 until 0, a minimum, is met."""
     one, V = np.ones(1), np.array([[1.0], [-1.0]])
     risk, params = make(gf.relu, gf.relu, 2 * one[None], one, V, -np.ones(2), outer="fixed")
-    path = gf.integrate(risk, params, until=gf.until.time(10.0), max_steps=500, clock="physical")
+    with pytest.warns(gf.IntegrationWarning, match="max_steps"):
+        path = gf.integrate(
+            risk, params, until=gf.until.time(10.0), max_steps=500, clock="physical"
+        )
     assert path.result.name == "max_steps"
     assert path.observe("neuron_norms")[-1, 0] < 1e-6
     np.testing.assert_allclose(path.t_final, 2 * np.log(3), rtol=1e-6)
@@ -465,7 +470,7 @@ def test_trained_outer_weights_conserve_the_balance(rng):
 
 
 def test_descent_follows_the_flow_and_batches_are_unbiased(rng, key):
-    risk, params = make(gf.erf, gf.erf, *draw(rng, 3, 2, 2))
+    risk, params = make(gf.probit_erf, gf.probit_erf, *draw(rng, 3, 2, 2))
     flow = gf.integrate(risk, params, until=gf.until.time(1.0), rtol=1e-10)
     coarse, fine = (
         gf.descend(risk, params, step_size=1.0 / n, steps=n, save_every=n) for n in (50, 100)
@@ -557,3 +562,18 @@ def population(net: Any = NET, loss: Any = gf.squared, law: Any = None, teacher:
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("other", [gf.erf, gf.relu, gf.probit_erf], ids=lambda phi: phi.name)
+def test_erf_is_probit_erf_of_stretched_weights(other: Any) -> None:
+    rng = np.random.default_rng(8)
+    W, a, V, b = draw(rng, 3, 4, 2)
+    root = np.sqrt(2.0)
+    stretched = root * V if other is gf.erf else V
+    risk, params = make(gf.erf, other, W, a, V, b)
+    twin = gf.probit_erf if other is gf.erf else other
+    like, moved = make(gf.probit_erf, twin, root * W, a, stretched, b)
+    assert float(risk(params)) == pytest.approx(float(like(moved)), rel=1e-13)
+    found, expected = risk.gradient(params), like.gradient(moved)
+    np.testing.assert_allclose(found.inner, root * expected.inner, rtol=1e-11, atol=1e-14)
+    np.testing.assert_allclose(found.outer, expected.outer, rtol=1e-11, atol=1e-14)

@@ -12,13 +12,17 @@ import pytest
 from scipy.linalg import expm
 
 import gradflow.integrators.steppers.scipy  # noqa: F401  (registers)
+from gradflow.integrators import watch
 from gradflow.integrators.contract import (
+    AbstractEvent,
     Problem,
     integrator_names,
     make_integrator,
     register_integrator,
 )
 from gradflow.integrators.steppers import diffrax as diffrax_solvers
+from gradflow.integrators.tolerances import Tolerances
+from gradflow.integrators.watch import Watch
 
 N = 4
 _M = np.random.default_rng(0).normal(size=(N, N))
@@ -38,8 +42,12 @@ class Linear(eqx.Module):
         return self.matrix @ Y
 
 
-class BelowSquare(eqx.Module):
+class BelowSquare(AbstractEvent):
     threshold: jax.Array
+
+    @property
+    def label(self):
+        return f"square({float(self.threshold)!r})"
 
     def __call__(self, flow, s, Y):
         return self.threshold - jnp.sum(Y * Y)
@@ -57,9 +65,8 @@ EVENT = BelowSquare(jnp.asarray(0.1))
 
 
 def problem(rtol=1e-8, **kwargs):
-    return Problem(
-        FLOW, Y0, 0.0, 10.0, rtol, np.full(N, rtol * np.abs(Y0).max()), np.ones(N, bool), **kwargs
-    )
+    tolerances = Tolerances.plain(rtol, np.full(N, rtol * np.abs(Y0).max()))
+    return Problem(FLOW, Y0, 0.0, 10.0, tolerances, **kwargs)
 
 
 def exact(s):
@@ -76,7 +83,7 @@ def test_matrix_exponential_with_stop_and_save_points(name):
     save = np.linspace(0.0, 10.0, 5)
     solution = make_integrator(name).solve(problem(rtol, save=save, events=(EVENT,)))
     assert solution.result.name == "event"
-    assert solution.event == 0
+    assert solution.event is EVENT
     # The stop is where |Y|^2 = 0.1, on the solver's curve and (to the tolerance) on the exact one.
     assert np.sum(solution.Y_final**2) == pytest.approx(0.1, abs=1e-12)
     assert np.abs(solution.Y_final - exact(solution.s_final)).max() < 20 * rtol
@@ -110,7 +117,7 @@ def test_small_buffers_and_segments_give_the_same_bits(monkeypatch, save):
     integrator = make_integrator("tsit5")
     whole = integrator.solve(problem(events=(EVENT,), save=save))
     monkeypatch.setattr(diffrax_solvers, "_rows_for", lambda dim: 3)
-    monkeypatch.setattr(diffrax_solvers, "_SEGMENT", 7)
+    monkeypatch.setattr(watch, "LARGEST_BUDGET", 7)
     pieces = integrator.solve(problem(events=(EVENT,), save=save))
     np.testing.assert_array_equal(pieces.s, whole.s)
     np.testing.assert_array_equal(pieces.Y, whole.Y)
@@ -151,10 +158,13 @@ def test_a_component_out_of_error_control_costs_no_steps():
             return jnp.append(self.matrix @ Y[:N], 1e6 * jnp.sin(1e3 * s))
 
     mask = np.append(np.ones(N, bool), False)
+    tolerances = Tolerances.plain(1e-6, np.full(N + 1, 1e-6))
     watched = Problem(
-        Monitored(FLOW.matrix), np.append(Y0, 0.0), 0.0, 10.0, 1e-6, np.full(N + 1, 1e-6), mask
-    )
-    free = dataclasses.replace(problem(1e-6), atol=np.full(N, 1e-6))
+        Monitored(FLOW.matrix), np.append(Y0, 0.0), 0.0, 10.0,
+        dataclasses.replace(tolerances, controlled=mask),
+    )  # fmt: skip
+    tolerances = Tolerances.plain(1e-6, np.full(N, 1e-6))
+    free = dataclasses.replace(problem(), tolerances=tolerances)
     integrator = make_integrator("tsit5")
     assert integrator.solve(watched).stats["steps"] == integrator.solve(free).stats["steps"]
 
@@ -163,7 +173,7 @@ def test_a_component_out_of_error_control_costs_no_steps():
 def test_failures_are_results_and_keep_what_was_computed(name):
     # y' = y^2 from 1 blows up at s = 1.
     blowup = Problem(
-        Blowup(jnp.asarray(1.0)), np.ones(1), 0.0, 2.0, 1e-8, np.full(1, 1e-8), np.ones(1, bool),
+        Blowup(jnp.asarray(1.0)), np.ones(1), 0.0, 2.0, Tolerances.plain(1e-8, np.full(1, 1e-8)),
         max_steps=3000,
     )  # fmt: skip
     solution = make_integrator(name).solve(blowup)
@@ -180,8 +190,10 @@ def test_failures_are_results_and_keep_what_was_computed(name):
 
 def test_stop_met_at_the_start_and_empty_interval():
     integrator = make_integrator("tsit5")
-    met = integrator.solve(problem(events=(BelowSquare(jnp.asarray(1e3)),)))
-    assert (met.result.name, met.s_final, met.event) == ("event", 0.0, 0)
+    there = BelowSquare(jnp.asarray(1e3))
+    met = integrator.solve(problem(events=(there,)))
+    assert (met.result.name, met.s_final) == ("event", 0.0)
+    assert met.event is there
     nothing = integrator.solve(dataclasses.replace(problem(), s_end=0.0))
     assert nothing.result.name == "reached"
     np.testing.assert_array_equal(nothing.Y_final, Y0)
@@ -190,7 +202,7 @@ def test_stop_met_at_the_start_and_empty_interval():
 def test_step_cap_and_progress():
     told = []
     for name in ("tsit5", "rk45"):
-        solution = make_integrator(name).solve(problem(step_cap=5, progress=told.append))
+        solution = make_integrator(name).solve(problem(step_cap=5, watch=Watch(told.append)))
         assert solution.result.name == "steps"
         assert solution.stats["steps"] == 5
         assert told.pop()["steps"] == 5

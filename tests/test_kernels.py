@@ -17,8 +17,8 @@ from gradflow.networks.activations import AbstractActivation
 
 kernels = gf.kernels
 KNOWN = [
-    gf.relu, gf.leaky_relu(0.3), gf.linear, gf.shifted_relu(0.3), gf.shifted_relu(-0.8), gf.erf,
-    gf.fourier,
+    gf.relu, gf.leaky_relu(0.3), gf.linear, gf.shifted_relu(0.3), gf.shifted_relu(-0.8),
+    gf.probit_erf, gf.erf, gf.fourier,
 ]  # fmt: skip
 OTHERS = [gf.tanh, gf.softplus, gf.gelu, gf.elu]
 ALL = KNOWN + OTHERS
@@ -31,7 +31,8 @@ EXACT = {
     "linear": lambda z: z,
     "shifted_relu(0.3)": lambda z: max(z - mpmath.mpf(0.3), mpmath.mpf(0)),
     "shifted_relu(-0.8)": lambda z: max(z + mpmath.mpf(0.8), mpmath.mpf(0)),
-    "erf": lambda z: mpmath.erf(z / mpmath.sqrt(2)),
+    "erf": mpmath.erf,
+    "probit_erf": lambda z: mpmath.erf(z / mpmath.sqrt(2)),
     "fourier": lambda z: mpmath.cos(z) + mpmath.sin(z),
     "tanh": mpmath.tanh,
     "softplus": lambda z: mpmath.log1p(mpmath.exp(z)),

@@ -7,10 +7,11 @@ import pytest
 from scipy import integrate, optimize
 
 import gradflow as gf
+from gradflow.integrators.contract import RESULTS
 from gradflow.integrators.steppers.late import integrator as late
 from gradflow.integrators.steppers.late import rosenbrock
 from gradflow.integrators.steppers.late.field import MarginNet
-from gradflow.integrators.steppers.late.integrator import LATE_RESULTS, late_phase
+from gradflow.integrators.steppers.late.integrator import late_phase
 from gradflow.integrators.steppers.late.margin import least_norm_weights
 from gradflow.integrators.steppers.late.system import LateSystem
 
@@ -69,39 +70,41 @@ def test_structured_solve_is_the_inverse_of_the_jacobian(loss, outer):
     rng = np.random.default_rng(1)
     X = rng.normal(size=(7, 3))
     X[1], X[2] = -2 * X[0], 0.5 * X[3]
-    kinks = _risk(X, np.where(X[:, 0] > 0, 1.0, -1.0), 4, 0.3, loss, outer).kinks()
+    arrangement = _risk(X, np.where(X[:, 0] > 0, 1.0, -1.0), 4, 0.3, loss, outer).arrangement
     W, a = 0.7 * rng.normal(size=(4, 3)), rng.choice([-0.8, 0.8], size=4)
-    net = MarginNet(kinks, a)
+    net = MarginNet(arrangement, a)
     W[0] -= net.N[0] * (W[0] @ net.N[0]) / (net.N[0] @ net.N[0])
     sides = np.sign(W @ net.N.T)
     sides[0, 0] = 0
-    cell, system = net.cell(sides), LateSystem(net)
-    Y = system.pack(W, a, cell)
+    pattern, system = net.pattern(sides), LateSystem(net)
+    Y = system.pack(W, a, pattern)
     Y[system.sigma] += 0.1 * rng.normal(size=net.n)  # off the exact manifold too
-    _, linear = system.linearise(Y, cell)
+    _, linear = system.linearise(Y, pattern)
     eye = 1e-6 * np.eye(system.size)
-    J = np.stack([(system.field(Y + e, cell) - system.field(Y - e, cell)) / 2e-6 for e in eye], 1)
+    J = np.stack(
+        [(system.field(Y + e, pattern) - system.field(Y - e, pattern)) / 2e-6 for e in eye], 1
+    )
     b = rng.normal(size=system.size)
     bU, bA = net.split(b[: net.P])
-    b[: net.P] = net.join(cell.project(bU), bA)
+    b[: net.P] = net.join(pattern.project(bU), bA)
     x = linear.factor(2.7)(b)
     np.testing.assert_allclose(2.7 * x - J @ x, b, atol=1e-5)
 
 
 def test_field_is_the_gradient_flow_of_the_log_risk():
     risk, W, a = _instance(2, loss=gf.logistic)
-    net = MarginNet(risk.kinks(), a)
-    system, cell = LateSystem(net), net.cell(np.sign(W @ net.N.T))
-    Y = system.pack(W, a, cell)
+    net = MarginNet(risk.arrangement, a)
+    system, pattern = LateSystem(net), net.pattern(np.sign(W @ net.N.T))
+    Y = system.pack(W, a, pattern)
     params = risk.net.params(inner=W, outer=a)
     g = risk.gradient(params)
     full = -np.concatenate([np.asarray(g.inner), np.asarray(g.outer)[:, None]], 1).ravel()
     full /= float(risk(params)) * math.exp(Y[system.at_r])  # (ln θ)' per unit of the loss clock
-    rate = system.field(Y, cell)
+    rate = system.field(Y, pattern)
     u = Y[: net.P]
     np.testing.assert_allclose(rate[: net.P], full - (full @ u) * u, atol=1e-13)
     assert rate[system.at_r] == pytest.approx(full @ u, rel=1e-12)
-    assert system.elapsed(Y, cell)[0] == pytest.approx(float(risk.log(params)), rel=1e-13)
+    assert system.elapsed(Y, pattern)[0] == pytest.approx(float(risk.log(params)), rel=1e-13)
 
 
 def test_kinks_40_to_the_reference():
@@ -111,8 +114,8 @@ def test_kinks_40_to_the_reference():
     X = [rng.normal(size=(n, d)) for _ in range(2)][1]
     y = np.sign(X @ v)
     W, a = 0.1 * rng.normal(size=(m, d)), 0.1 * rng.choice([-1, 1], size=m)
-    kinks = _risk(X, y, m, 0.1, reduction="sum").kinks()
-    run = late_phase(kinks, W, a, -20.0, clock_end=4.0, rtol=1e-9)
+    arrangement = _risk(X, y, m, 0.1, reduction="sum").arrangement
+    run = late_phase(arrangement, W, a, -20.0, clock_end=4.0, rtol=1e-9)
     assert run.ok
     kinds = [event.kind for event in run.events]
     assert [kinds.count(k) for k in ("crossing", "slide-in", "slide-out")] == [164, 14, 1]
@@ -129,7 +132,7 @@ def test_agrees_with_the_explicit_event_located_integrator():
         risk, params, until=gf.until.clock(end), clock="loss", integrator="piecewise",
         rtol=1e-11, atol=1e-13,
     )  # fmt: skip
-    run = late_phase(risk.kinks(), W, a, -30.0, clock_end=end, rtol=1e-9)
+    run = late_phase(risk.arrangement, W, a, -30.0, clock_end=end, rtol=1e-9)
     assert run.ok
     assert {"slide-in", "crossing"} <= {event.kind for event in run.events}
     rho = math.exp(run.log_rho[-1])
@@ -153,7 +156,7 @@ def test_smooth_flow_against_an_explicit_solver():
     exact = integrate.solve_ivp(
         field, (0, 30.0), np.append(w0, 1.0), "DOP853", rtol=1e-12, atol=1e-12
     ).y[:, -1]
-    run = late_phase(risk.kinks(), w0[None], np.ones(1), 0.0, clock_end=30.0, rtol=1e-9)
+    run = late_phase(risk.arrangement, w0[None], np.ones(1), 0.0, clock_end=30.0, rtol=1e-9)
     np.testing.assert_allclose(math.exp(run.log_rho[-1]) * run.U[-1, 0], exact[:3], rtol=1e-6)
     assert run.log_t[-1] == pytest.approx(math.log(exact[3]), rel=1e-7)
 
@@ -162,8 +165,8 @@ def test_smooth_flow_against_an_explicit_solver():
 def test_full_system_and_limit_agree(seed):
     risk, W, a = _instance(seed)
     ends = {"log_rho_end": 0.5 * math.log(1e10), "rtol": 1e-9}
-    limit = late_phase(risk.kinks(), W, a, -3.0, check=False, switch=1e8, **ends)
-    full = late_phase(risk.kinks(), W, a, -3.0, switch=math.inf, **ends)
+    limit = late_phase(risk.arrangement, W, a, -3.0, check=False, switch=1e8, **ends)
+    full = late_phase(risk.arrangement, W, a, -3.0, switch=math.inf, **ends)
     assert limit.ok
     assert full.ok
     assert limit.form[-1] == "margin"
@@ -178,7 +181,7 @@ def test_where_the_limit_fails_the_full_system_goes_on(failures, monkeypatch):
     """Past the switch that failed, to 1e4 and then 1e6 times the first, where it tries again."""
     risk, W, a = _instance(0)
     ends = {"log_t_end": 1e18, "rtol": 1e-8, "check": False}
-    plain = late_phase(risk.kinks(), W, a, -3.0, **ends)
+    plain = late_phase(risk.arrangement, W, a, -3.0, **ends)
     tried = []
 
     class Failing(late.MarginPhase):
@@ -187,7 +190,7 @@ def test_where_the_limit_fails_the_full_system_goes_on(failures, monkeypatch):
             return "stuck" if len(tried) <= failures else super().run(max_steps, max_events)
 
     monkeypatch.setattr(late, "MarginPhase", Failing)
-    run = late_phase(risk.kinks(), W, a, -3.0, **ends)
+    run = late_phase(risk.arrangement, W, a, -3.0, **ends)
     levels = [late.SWITCH, 1e4 * late.SWITCH, 1e6 * late.SWITCH]
     np.testing.assert_allclose(tried, levels[: len(tried)], rtol=1e-6)
     assert run.ok == (failures < 3)
@@ -203,7 +206,9 @@ def test_linear_predictor_goes_to_the_hard_margin_direction(loss):
     X = rng.normal(size=(8, 3))
     y = np.sign(X @ rng.normal(size=3))
     risk = gf.EmpiricalRisk(gf.LinearPredictor(3), loss, X, y, reduction="mean")
-    run = late_phase(risk.kinks(), 0.1 * rng.normal(size=(1, 3)), np.ones(1), 0.0, log_t_end=1e12)
+    run = late_phase(
+        risk.arrangement, 0.1 * rng.normal(size=(1, 3)), np.ones(1), 0.0, log_t_end=1e12
+    )
     p = least_norm_weights(X * y[:, None])
     g = p @ (X * y[:, None])
     assert run.ok
@@ -228,7 +233,7 @@ def test_least_norm_weights_meet_the_optimality_conditions():
 def test_random_instances_go_far(seed):
     outer, loss = ("trained", "fixed")[seed % 2], (gf.exponential, gf.logistic)[seed % 3 == 0]
     risk, W, a = _instance(20 + seed, loss=loss, outer=outer, slope=0.2)
-    run = late_phase(risk.kinks(), W, a, -3.0, rtol=1e-6, log_t_end=1e10)
+    run = late_phase(risk.arrangement, W, a, -3.0, rtol=1e-6, log_t_end=1e10)
     assert run.ok, run.message
     assert run.log_t[-1] == pytest.approx(1e10)
     assert run.switch_error < 1e-6
@@ -245,7 +250,7 @@ def test_random_instances_go_far(seed):
 def test_balancedness_is_conserved_along_the_way():
     risk, W, a = _instance(7)
     a = 1.5 * a
-    run = late_phase(risk.kinks(), W, a, -3.0, log_rho_end=0.5 * math.log(1e3))
+    run = late_phase(risk.arrangement, W, a, -3.0, log_rho_end=0.5 * math.log(1e3))
     gap = np.exp(2 * run.log_rho)[:, None] * (run.A**2 - np.sum(run.U**2, axis=2))
     np.testing.assert_allclose(gap, np.broadcast_to(gap[0], gap.shape), atol=1e-5)
 
@@ -258,7 +263,7 @@ def test_symmetric_data_and_equal_neurons():
     y = np.sign(X @ v)
     margin = np.linalg.norm(least_norm_weights(X * y[:, None]) @ (X * y[:, None]))
     run = late_phase(
-        _risk(X, y, 4, 0.3).kinks(), 0.1 * np.stack([v, v, -v, -v]),
+        _risk(X, y, 4, 0.3).arrangement, 0.1 * np.stack([v, v, -v, -v]),
         0.1 * np.array([1.0, 1.0, -1.0, -1.0]), 0.0, log_t_end=1e10,
     )  # fmt: skip
     assert run.ok
@@ -268,11 +273,11 @@ def test_symmetric_data_and_equal_neurons():
 
 def test_relu_neurons_that_see_nothing_keep_their_direction():
     risk, W, a = _instance(11, slope=0.0)
-    X = risk.kinks().inputs()
+    X = risk.arrangement.inputs
     X = X * np.where(X[:, :1] < 0, -1, 1)  # one half-space
     y = np.where(X[:, 1] > 0, 1.0, -1.0)
     W[0] = [-1.0, 0.0, 0.0]
-    run = late_phase(_risk(X, y, 5, 0.0).kinks(), W, a, -3.0, rtol=1e-6, log_t_end=1e10)
+    run = late_phase(_risk(X, y, 5, 0.0).arrangement, W, a, -3.0, rtol=1e-6, log_t_end=1e10)
     assert run.ok
     size = np.linalg.norm(run.U[:, 0], axis=1)
     np.testing.assert_allclose(run.U[:, 0] / size[:, None], np.tile(W[0], (len(size), 1)))
@@ -283,7 +288,7 @@ def test_a_datum_no_neuron_sees_ends_at_rest():
     X = np.array([[1.0, 0.2], [0.8, -0.3], [-1.0, 0.1]])
     y = np.array([1.0, 1.0, 1.0])
     W, a = np.array([[0.5, 0.0], [0.4, 0.1]]), np.array([0.5, 0.4])
-    run = late_phase(_risk(X, y, 2, 0.0).kinks(), W, a, 0.0, log_t_end=1e10)
+    run = late_phase(_risk(X, y, 2, 0.0).arrangement, W, a, 0.0, log_t_end=1e10)
     assert run.result == "stationary"
     assert not run.ok
     assert "separated" in run.message
@@ -292,30 +297,32 @@ def test_a_datum_no_neuron_sees_ends_at_rest():
 
 def test_rows_where_they_are_wanted_and_stops():
     risk, W, a = _instance(0)
-    kinks = risk.kinks()
+    arrangement = risk.arrangement
     times = [0.0, 50.0, 1e4, 1e8, 1e10]
-    run = late_phase(kinks, W, a, -3.0, log_t_end=1e10, save_log_t=times)
+    run = late_phase(arrangement, W, a, -3.0, log_t_end=1e10, save_log_t=times)
     np.testing.assert_allclose(run.log_t[run.saved], times, rtol=1e-9, atol=1e-9)
-    alone = late_phase(kinks, W, a, -3.0, log_t_end=1e4)
+    alone = late_phase(arrangement, W, a, -3.0, log_t_end=1e4)
     at = np.flatnonzero(run.saved)[2]
     np.testing.assert_allclose(run.U[at], alone.U[-1], atol=1e-8)
-    assert late_phase(kinks, W, a, -3.0, log_loss_end=-1e6).log_loss[-1] == pytest.approx(-1e6)
-    assert late_phase(kinks, W, a, -3.0, log_rho_end=3.0).log_rho[-1] == pytest.approx(3.0)
-    turned = late_phase(kinks, W, a, -3.0, direction_tol=1e-9)
+    assert late_phase(arrangement, W, a, -3.0, log_loss_end=-1e6).log_loss[-1] == pytest.approx(
+        -1e6
+    )
+    assert late_phase(arrangement, W, a, -3.0, log_rho_end=3.0).log_rho[-1] == pytest.approx(3.0)
+    turned = late_phase(arrangement, W, a, -3.0, direction_tol=1e-9)
     assert turned.ok
     assert 10 < turned.log_t[-1] < 1e10
 
 
 def test_trouble_is_a_result_and_what_was_computed_is_kept():
     risk, W, a = _instance(0)
-    kinks = risk.kinks()
-    short = late_phase(kinks, W, a, -3.0, log_t_end=1e10, max_steps=20)
+    arrangement = risk.arrangement
+    short = late_phase(arrangement, W, a, -3.0, log_t_end=1e10, max_steps=20)
     assert short.result == "max_steps"
     assert len(short.log_t) > 10
     assert "max_steps" in short.message
-    few = late_phase(kinks, W, a, -3.0, log_t_end=1e10, max_events=3)
+    few = late_phase(arrangement, W, a, -3.0, log_t_end=1e10, max_events=3)
     assert few.result == "max_events"
-    assert late_phase(kinks, np.nan * W, a, 0.0, log_t_end=1.0).result == "non_finite"
-    assert late_phase(kinks, 0 * W, 0 * a, 0.0, log_t_end=1.0).result == "non_finite"
-    for ok, text in LATE_RESULTS.values():
+    assert late_phase(arrangement, np.nan * W, a, 0.0, log_t_end=1.0).result == "non_finite"
+    assert late_phase(arrangement, 0 * W, 0 * a, 0.0, log_t_end=1.0).result == "non_finite"
+    for ok, text in RESULTS.values():
         assert ok or "." in text

@@ -17,12 +17,12 @@ from gradflow.data.laws.laws import (
     StudentT,
     UniformBall,
     UniformSphere,
-    law_from_description,
 )
 from gradflow.data.laws.radial_law import RadialLaw
 from gradflow.data.teachers import LinearTeacher
 from gradflow.losses import logistic
 from gradflow.networks.networks import LinearPredictor
+from gradflow.registry import build as build_kind
 from gradflow.risks.population.population import PopulationRisk
 
 LAWS = [
@@ -244,7 +244,7 @@ def test_samples(law):
 
 @pytest.mark.parametrize("law", [*LAWS, RadialLaw(3, 2.0)], ids=repr)
 def test_description_round_trip(law):
-    again = law_from_description(json.loads(json.dumps(law.describe())))
+    again = build_kind(json.loads(json.dumps(law.describe())))
     assert again == law
     assert hash(again) == hash(law)
     assert again.c0 == law.c0
@@ -254,8 +254,8 @@ def test_stored_radial_law_is_known_to_a_fresh_process():
     law = RadialLaw(2, st.gamma(3.0))
     risk = PopulationRisk(LinearPredictor(2), logistic, law, LinearTeacher([1.0, 0.0]))
     code = (
-        "import json, sys; from gradflow.paths.file import risk_from_description;"
-        "print(risk_from_description(json.loads(sys.argv[1])).law)"
+        "import json, sys; import gradflow.paths.file; from gradflow.registry import build;"
+        "print(build(json.loads(sys.argv[1])).law)"
     )
     call = [sys.executable, "-c", code, json.dumps(risk.describe())]
     out = subprocess.run(call, capture_output=True, text=True, check=True)
@@ -285,12 +285,10 @@ def test_stored_radial_law_is_known_to_a_fresh_process():
         (lambda: RadialLaw(3, st.geom(0.5)), "too many values"),
         (lambda: Gaussian(2).marginal_partial_moment(1.0, 3), "k=3"),
         (lambda: Gaussian(2).sample(jax.random.key(0), 0), "n=0"),
-        (lambda: law_from_description({"law": "cauchy"}), "law='cauchy'"),
-        (lambda: law_from_description({"law": "gaussian", "dimension": 2}), "description"),
+        (lambda: build_kind({"kind": "cauchy"}), "kind='cauchy'"),
+        (lambda: build_kind({"kind": "gaussian", "dimension": 2}), "description"),
         (
-            lambda: law_from_description(
-                {"law": "radial", "dim": 2, "radius": {"distribution": "os"}}
-            ),
+            lambda: build_kind({"kind": "radial", "dim": 2, "radius": {"distribution": "os"}}),
             "not a scipy.stats distribution",
         ),
     ],
@@ -306,7 +304,7 @@ def test_linear_teacher():
     np.testing.assert_array_equal(teacher.label(x), [1.0, -1.0, 1.0])
     assert float(teacher.label(x[1])) == -1.0
     assert teacher.dim == 2
-    assert teacher.describe() == {"teacher": "linear", "direction": [0.6, -0.8]}
+    assert teacher.describe() == {"kind": "linear_teacher", "direction": [0.6, -0.8]}
     with pytest.raises(ValueError, match="norm"):
         LinearTeacher([1.0, 1.0])
     with pytest.raises(ValueError, match="entries"):

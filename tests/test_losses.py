@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from gradflow.losses import (
     AbstractLoss,
     AbstractMarginLoss,
+    as_loss,
     exponential,
     hinge,
     logistic,
-    loss_from_description,
     squared,
 )
+from gradflow.losses import loss as of_function
+from gradflow.registry import build
 
 MARGIN = [logistic, exponential, hinge]
 mpf = mpmath.mpf
@@ -150,7 +152,7 @@ def test_squared_log_survives_the_underflow_of_the_square() -> None:
 
 @pytest.mark.parametrize("loss", [*MARGIN, squared], ids=lambda loss: loss.name)
 def test_description_round_trip(loss: AbstractLoss) -> None:
-    again = loss_from_description(json.loads(json.dumps(loss.describe())))
+    again = build(json.loads(json.dumps(loss.describe())))
     assert type(again) is type(loss)
 
 
@@ -159,6 +161,54 @@ def test_bad_input() -> None:
         logistic.check_targets("y", [0.0, 1.0])
     with pytest.raises(ValueError, match="NaN"):
         squared.check_targets("y", [0.0, float("nan")])
-    with pytest.raises(ValueError, match=r"loss kind='l1'"):
-        loss_from_description({"kind": "l1"})
+    with pytest.raises(ValueError, match=r"kind='l1'"):
+        build({"kind": "l1"})
     assert np.array_equal(hinge.check_targets("y", [1, -1]), [1.0, -1.0])
+    with pytest.raises(ValueError, match=r"loss=.*cannot be traced"):
+        of_function(np.square, margin=True)
+    with pytest.raises(ValueError, match=r"loss='sech'.*increases"):
+        of_function(lambda z: 1 / jnp.cosh(z), margin=True, name="sech")
+    with pytest.raises(ValueError, match=r"loss=.*returns shape"):
+        of_function(lambda f, y: (f, y))
+    with pytest.raises(ValueError, match=r"loss='hinge'.*not a loss.*JAX function"):
+        as_loss("loss", "hinge")
+
+
+LABELS = {
+    "0 and 1": ([0, 1, 1], r"2\*y - 1"),
+    "1 and 2": ([1, 2, 1], r"np\.where\(y == 2, 1\.0, -1\.0\)"),
+    "three classes": ([0, 1, 2, 1], r"one output.*one of the 3 classes against the rest"),
+    "real": ([0.3, -1.2, 1.0], r"gf\.squared"),
+    "booleans": ([True, False], r"np\.where\(y, 1\.0, -1\.0\)"),
+    "one-hot": (np.eye(3), r"3 columns \(one-hot\?\).*one output.*y\[:, k\]"),
+    "a column": (np.ones((4, 1)), r"shape \(4, 1\).*np\.ravel\(y\)"),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels_of_another_kind_are_told_the_line_that_makes_them(case: str) -> None:
+    labels, words = LABELS[case]
+    with pytest.raises(ValueError, match=rf"(?s)^y=.*{words}"):
+        logistic.check_targets("y", np.asarray(labels))
+    if np.ndim(labels) == 2:
+        with pytest.raises(ValueError, match=rf"(?s)^y=.*{words}"):
+            squared.check_targets("y", labels)
+
+
+def test_functions_are_the_losses_that_they_spell() -> None:
+    z, y = jnp.asarray([-3.0, -0.2, 0.0, 0.7, 20.0]), jnp.asarray([1.0, -1.0, 1.0, 1.0, -1.0])
+    own = of_function(lambda z: jnp.exp(-z), margin=True, log_fn=lambda z: -z, name="own")
+    plain = of_function(lambda f, y: 0.5 * (f - y) ** 2)
+    assert (own.name, own.margin, plain.margin) == ("own", True, False)
+    assert own.mass == pytest.approx(1.0, rel=1e-9)
+    assert own.neg_derivative_at_zero == 1.0
+    for one, other in ((own, exponential), (plain, squared)):
+        for read in ("__call__", "derivative", "log"):
+            found, expected = (getattr(a, read)(z, y) for a in (one, other))
+            np.testing.assert_allclose(found, expected, rtol=1e-14)
+    far = jnp.asarray([-1e5, 1e5])
+    np.testing.assert_allclose(own.log_neg_derivative(far), -far, rtol=1e-15)
+    np.testing.assert_allclose(
+        of_function(lambda z: jnp.exp(-z), margin=True).log_neg_derivative(z), -z, atol=1e-14
+    )
+    assert as_loss("loss", plain) is plain

@@ -13,10 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradflow.networks.abstract import AbstractNetwork
-from gradflow.networks.activations import erf, gelu, leaky_relu, linear, relu, softplus, tanh
+from gradflow.networks.activations import (
+    erf,
+    gelu,
+    leaky_relu,
+    linear,
+    monomial,
+    relu,
+    softplus,
+    tanh,
+)
 from gradflow.networks.deep_linear import DeepLinear
-from gradflow.networks.networks import LinearPredictor, TwoLayer, network_from_description
+from gradflow.networks.networks import LinearPredictor, TwoLayer
 from gradflow.networks.parameters import LinearParams, TwoLayerParams
+from gradflow.registry import build
 
 NETS: list[AbstractNetwork] = [
     LinearPredictor(3),
@@ -126,7 +136,8 @@ def test_balanced_deep_net_has_the_vector_and_no_defect(
         root = np.linalg.norm(vector / 10.0**exponent) ** (1 / depth) * 10.0 ** (exponent / depth)
         np.testing.assert_allclose(net.end_to_end(params), vector, rtol=2e-13)
         if 1e-100 < root < 1e100:
-            assert float(net.balance_defect(params)) <= 2e-15 * root**2
+            defects = net.balancedness(params)
+            assert defects is None or float(np.max(defects)) <= 2e-15 * root**2
 
 
 def test_end_to_end_is_the_product(key: jax.Array) -> None:
@@ -135,8 +146,8 @@ def test_end_to_end_is_the_product(key: jax.Array) -> None:
     product = np.linalg.multi_dot([np.asarray(w) for w in reversed(params.layers)])
     np.testing.assert_allclose(net.end_to_end(params), product[0], rtol=1e-14)
     assert net.balancedness(params).shape == (3,)
-    assert float(net.balance_defect(params)) == float(np.max(net.balancedness(params)))
-    assert float(DeepLinear(3, 1).balance_defect(DeepLinear(3, 1).init(key, 1.0))) == 0.0
+    one = DeepLinear(3, 1)
+    assert one.balancedness(one.init(key, 1.0)) is None
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -185,7 +196,7 @@ def test_as_params_and_item_access(net: AbstractNetwork, key: jax.Array) -> None
 
 @by_name
 def test_description_round_trip(net: AbstractNetwork) -> None:
-    again = network_from_description(json.loads(json.dumps(net.describe())))
+    again = build(json.loads(json.dumps(net.describe())))
     assert again == net
     assert hash(again) == hash(net)
 
@@ -241,7 +252,7 @@ NAN = float("nan")
         (lambda: TWO.init(jax.random.key(0), -1.0), r"scale=-1\.0"),
         (lambda: TWO.init(jax.random.key(0), 1.0, "xavier"), "scheme='xavier'.*balanced, gaussian"),
         (lambda: LINEAR(LINEAR.params([1.0, 0.0]), jnp.ones(3)), r"x=.*shape \(3,\)"),
-        (lambda: network_from_description({"kind": "cnn"}), "network kind='cnn'"),
+        (lambda: build({"kind": "cnn"}), "kind='cnn'"),
     ],
 )
 def test_bad_input(call: object, words: str) -> None:
@@ -256,3 +267,50 @@ def test_zero_weights_have_a_value_but_are_no_start() -> None:
     # A bias keeps a neuron with w = 0 alive; a product that only underflows is no zero.
     BIASED.params(**ZERO_ROW, bias=[0.0, 1.0])
     DEEP.params([1e-200 * np.eye(2), 1e-200 * np.eye(2), [[1.0, 0.0]]])
+
+
+SCALINGS = [None, "ntk", "mean-field"]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("activation", [leaky_relu(0.3), monomial(2), tanh], ids=lambda a: a.name)
+def test_a_scaled_net_is_the_net_times_a_factor(activation, bias, scaling, key) -> None:
+    net = TwoLayer(3, 4, activation, bias=bias, scaling=scaling)
+    plain = TwoLayer(3, 4, activation, bias=bias)
+    params, X = net.init(key, 0.8), jnp.asarray(np.random.default_rng(2).normal(size=(9, 3)))
+    assert eqx.tree_equal(params, plain.init(key, 0.8))
+    factor = {None: 1.0, "ntk": 0.5, "mean-field": 0.25}[scaling]
+    np.testing.assert_allclose(net(params, X), factor * plain(params, X), rtol=1e-15)
+    p = activation.degree
+    if p is not None:
+        assert net.degree == p + 1
+        scaled = jax.tree.map(lambda leaf: 1.7 * leaf, params)
+        np.testing.assert_allclose(net(scaled, X), 1.7**net.degree * net(params, X), rtol=1e-13)
+        # conserved: a a' = w·w'/p for any risk
+        g = jax.grad(lambda q: jnp.sum(jnp.sin(net(q, X))))(params)
+        along = [jnp.sum(w * v, axis=1) for w, v in [(net.neurons(params)[0], net.neurons(g)[0])]]
+        np.testing.assert_allclose(params.outer * g.outer, along[0] / p, atol=1e-14)
+        squares = np.sum(np.asarray(net.neurons(params)[0]) ** 2, axis=1)
+        np.testing.assert_allclose(net.balancedness(params), params.outer**2 - squares / p)
+    again = build(json.loads(json.dumps(net.describe())))
+    assert again.describe() == net.describe()
+    assert (f"scaling={scaling}" in net.name) == (scaling is not None)
+
+
+def test_bad_scaling() -> None:
+    with pytest.raises(ValueError, match=r"scaling='1/m'.*mean-field, ntk"):
+        TwoLayer(3, 4, relu, scaling="1/m")
+
+
+@by_name
+def test_neurons_make_the_function(net: AbstractNetwork, key: jax.Array) -> None:
+    params, x = net.init(key, 0.8), np.random.default_rng(3).normal(size=net.dim)
+    W, a = net.neurons(params)
+    ones = np.ones(W.shape[-1] - net.dim)  # the bias entry
+    heights = W @ np.concatenate([x, ones])
+    phi = net.activation if isinstance(net, TwoLayer) else linear
+    assert float(a @ phi(heights)) == pytest.approx(float(net(params, jnp.asarray(x))), rel=1e-13)
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
+    assert net.neurons(many)[0].shape == (2, *W.shape)
+    assert net.vanishes_at_zero == (float(net(params, jnp.zeros(net.dim))) == 0.0)

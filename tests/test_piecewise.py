@@ -287,7 +287,7 @@ def test_data_on_one_line_meet_at_once(kind, key):
     data = np.concatenate([X, factor * X])
     labels = np.concatenate([y, np.sign(factor) * y])
     risk = gf.EmpiricalRisk(net, gf.logistic, data, labels)
-    assert risk.kinks().normals.shape == (6, 3)
+    assert risk.arrangement.normals.shape == (6, 3)
     path = gf.integrate(risk, start, until=until, rtol=1e-9)
     tight = gf.integrate(risk, start, until=until, rtol=1e-12)
     assert path.result.ok

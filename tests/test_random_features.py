@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.networks.networks import network_from_description
-from gradflow.paths.file import risk_from_description
+from gradflow.registry import build
 
 
 @pytest.fixture
@@ -54,11 +53,11 @@ def test_draws(key):
 
 
 def test_descriptions_and_files(net, key, rng, tmp_path):
-    again = network_from_description(json.loads(json.dumps(net.describe())))
+    again = build(json.loads(json.dumps(net.describe())))
     assert again.describe() == net.describe()
     assert again.name == net.name == "RandomFeatures(dim=3, width=5, shifted_relu(0.3))"
     risk = gf.EmpiricalRisk(net, gf.squared, rng.normal(size=(4, 3)), rng.normal(size=4))
-    assert risk_from_description(json.loads(json.dumps(risk.describe()))).name == risk.name
+    assert build(json.loads(json.dumps(risk.describe()))).name == risk.name
     path = gf.integrate(risk, net.params(np.zeros(5)), until=gf.until.time(1.0))
     path.save(tmp_path / "path.nc")
     loaded = gf.load(tmp_path / "path.nc")

@@ -17,11 +17,11 @@ from gradflow import (
     TwoLayer,
     certify,
     descend,
-    erf,
     integrate,
     leaky_relu,
     load,
     logistic,
+    probit_erf,
     relu,
     squared,
     until,
@@ -140,7 +140,7 @@ def test_margin_losses_may_be_regularised_too(rng):
     params = net.params(rng.normal(size=(4, 3)), rng.normal(size=4))
     path = integrate(J, params, until=until.time(5.0), rtol=1e-6)
     assert path.defects["energy"] < 1e-3
-    assert J.kinks() is None
+    assert J.arrangement is None
 
 
 def test_bad_input_is_refused():
@@ -154,4 +154,4 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="two-layer"):
         Regularised(FunctionRisk(lambda p: jnp.sum(p**2)), 0.1)
     with pytest.raises(ValueError, match="homogeneous"):
-        Regularised(gaussian_risk(TwoLayer(2, 3, erf)), 0.1)
+        Regularised(gaussian_risk(TwoLayer(2, 3, probit_erf)), 0.1)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from gradflow.cells.selection import box_minimum, select
 from gradflow.integrators.steppers.piecewise.box_least_squares import box_least_squares
-from gradflow.integrators.steppers.piecewise.selection import box_minimum, select
 
 
 def _instance(seed, attractive_only=False):

@@ -242,7 +242,8 @@ def test_logistic_regression_that_cannot_separate_has_a_minimum():
     other = minimize(
         lambda w: np.mean(np.logaddexp(0, -y * (X @ w))), np.zeros(5), tol=1e-14, method="BFGS"
     )
-    path = gf.integrate(risk, start, until=gf.until.log_time(1e3))
+    with pytest.warns(gf.IntegrationWarning, match="come to rest"):
+        path = gf.integrate(risk, start, until=gf.until.log_time(1e3))
     for end in (gf.certify(path), gf.certify(risk, start)):
         assert end.kind == "stationary point"
         assert end.accepted, end.reason
@@ -271,7 +272,8 @@ def test_a_net_at_rest_that_does_not_separate_gets_its_index():
     net = gf.TwoLayer(2, 2, activation=gf.relu)
     risk = gf.EmpiricalRisk(net, gf.logistic, X, y)
     start = net.init(jax.random.key(2), 0.3, scheme="balanced")
-    path = gf.integrate(risk, start, until=gf.until.log_time(1e3))
+    with pytest.warns(gf.IntegrationWarning, match="come to rest"):
+        path = gf.integrate(risk, start, until=gf.until.log_time(1e3))
     assert str(path.result) == "stationary"
     end = gf.certify(path)
     assert end.kind == "stationary point"

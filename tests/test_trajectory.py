@@ -9,11 +9,12 @@ import pytest
 
 import gradflow.integrators.save as save
 import gradflow.integrators.until as until
-from gradflow.integration import integrate
+from gradflow.integration import IntegrationError, IntegrationWarning, integrate
 from gradflow.losses import logistic
 from gradflow.networks.activations import leaky_relu
 from gradflow.networks.networks import TwoLayer
-from gradflow.paths.file import describe_tree, rebuild_tree, replace_file
+from gradflow.numerics.files import replace_file
+from gradflow.paths.file import describe_tree, rebuild_tree
 from gradflow.paths.trajectory import Trajectory, load
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.risks.function import FunctionRisk
@@ -161,12 +162,17 @@ def test_bad_starts_are_refused(start):
 
 
 def test_numerical_failure_is_a_result_or_an_error():
-    kept = integrate(SADDLE, START, until=until.time(20.0), max_steps=5)
+    with pytest.warns(IntegrationWarning, match="Raise max_steps") as warned:
+        kept = integrate(SADDLE, START, until=until.time(20.0), max_steps=5)
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
     assert (kept.result.name, kept.result.ok) == ("max_steps", False)
     assert 1 < len(kept) <= 6
     assert kept.t_final < 20.0
-    with pytest.raises(RuntimeError, match="max_steps"):
+    with pytest.raises(IntegrationError, match="max_steps") as raised:
         integrate(SADDLE, START, until=until.time(20.0), max_steps=5, throw=True)
+    assert isinstance(raised.value, RuntimeError)
+    assert raised.value.path.t_final == kept.t_final
 
 
 def test_saving_by_clock():
@@ -199,7 +205,8 @@ def test_data_that_contradict_each_other_are_named():
 
     X = np.array([[1.0, 0.2], [0.5, -1.0], [-0.3, 0.8], [1.0, -2.0]])
     risk = gf.EmpiricalRisk(gf.LinearPredictor(2), gf.logistic, X, [1.0, 1.0, -1.0, -1.0])
-    path = gf.integrate(risk, risk.net.params([0.3, 0.1]), until=gf.until.log_time(1e10))
+    with pytest.warns(gf.IntegrationWarning, match="has come to rest"):
+        path = gf.integrate(risk, risk.net.params([0.3, 0.1]), until=gf.until.log_time(1e10))
     assert path.result.name == "stationary"
     assert not path.result.ok
     assert "rows [1] (label +1) and [3] (label -1)" in path.result.message

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import gradflow as gf
+from gradflow.cells.pattern import Pattern
 from gradflow.integrators import driver
-from gradflow.integrators.steppers.late.field import unseen_data
 from gradflow.integrators.steppers.late.integrator import late_phase
 from gradflow.integrators.steppers.piecewise.integrator import PiecewiseIntegrator
 
@@ -137,7 +137,8 @@ def test_a_net_that_sees_nothing_rests():
     X, y = np.array([[1.0, 0.2], [1.0, -0.3], [0.8, 0.1]]), np.array([1.0, -1.0, 1.0])
     net = gf.TwoLayer(2, 2, gf.relu)
     start = net.params(inner=np.array([[-1.0, 0.0], [-1.0, 0.1]]), outer=np.array([1.0, -1.0]))
-    path = gf.integrate(gf.EmpiricalRisk(net, gf.logistic, X, y), start, until=FAR)
+    with pytest.warns(gf.IntegrationWarning, match="has come to rest"):
+        path = gf.integrate(gf.EmpiricalRisk(net, gf.logistic, X, y), start, until=FAR)
     assert path.result.name == "stationary"
     np.testing.assert_array_equal(np.asarray(path.final.inner), np.asarray(start.inner))
 
@@ -145,11 +146,11 @@ def test_a_net_that_sees_nothing_rests():
 def test_the_late_phase_stops_where_a_datum_is_seen_again():
     risk, start = narrow(90, 8, 2, 5)
     early = gf.integrate(risk, start, until=gf.until.log_time(13.0), clock="log")
-    kinks = risk.kinks()
-    W, a = (np.asarray(part) for part in kinks.split(early.final))
-    sides = np.sign(W @ np.asarray(kinks.normals).T).astype(int)
-    unseen = unseen_data(np.asarray(kinks.surface), np.asarray(kinks.scale), sides)
-    run = late_phase(kinks, W, a, 13.0, sides=sides, unseen=unseen, log_t_end=1e10)
+    at = risk.arrangement
+    W, a = at.split(early.final)
+    sides = np.sign(at.heights(W)).astype(int)
+    unseen = Pattern(at, sides).unseen
+    run = late_phase(at, W, a, 13.0, sides=sides, unseen=unseen, log_t_end=1e10)
     assert (run.result, run.ok) == ("seen", False)
     assert np.flatnonzero(unseen).tolist() == [0, 3, 4, 7]
     assert np.flatnonzero(run.seen_again).tolist() == [7]
@@ -157,8 +158,9 @@ def test_the_late_phase_stops_where_a_datum_is_seen_again():
 
 
 def test_out_of_stages_says_so(seen_again, monkeypatch):
-    monkeypatch.setattr(driver, "_MAX_STAGES", 1)
-    path = gf.integrate(seen_again.risk, seen_again.initial, until=FAR)
+    monkeypatch.setattr(driver, "MAX_STAGES", 3)
+    with pytest.warns(gf.IntegrationWarning, match="seen again"):
+        path = gf.integrate(seen_again.risk, seen_again.initial, until=FAR)
     assert (path.result.name, path.result.ok) == ("seen", False)
     assert path.chart_names == ("cartesian", "direction", "cartesian")
     assert "seen again" in path.result.message
@@ -169,7 +171,7 @@ def test_a_tolerance_of_ones_own_holds_in_every_stage(seen_again, monkeypatch):
     solve = PiecewiseIntegrator.solve
 
     def noted(self, problem):
-        asked.append(np.unique(problem.atol))
+        asked.append(np.unique(problem.tolerances.atol_local))
         return solve(self, problem)
 
     monkeypatch.setattr(PiecewiseIntegrator, "solve", noted)

@@ -185,9 +185,7 @@ def _unseparated(
     )  # fmt: skip
 
 
-def _stationary(
-    found: Stationary[object], params: object, hints: tuple[str, ...] = ()
-) -> Certificate:
+def _stationary(found: Stationary, params: object, hints: tuple[str, ...] = ()) -> Certificate:
     return Certificate(
         kind="stationary point", accepted=found.accepted,
         reason="; ".join((found.reason, *hints)), params=found.params,

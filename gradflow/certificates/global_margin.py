@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linprog
 
+from gradflow.cells.arrangement import Arrangement
+from gradflow.cells.pattern import Pattern
 from gradflow.certificates.kkt import cell_residual
 from gradflow.certificates.margin import hard_margin_svm
 from gradflow.certificates.polish import polish
-from gradflow.certificates.problem import Cells, cells_of, check_margin_risk
+from gradflow.certificates.problem import cells_of, check_margin_risk, normalise
 from gradflow.validation import check_integer, check_positive, fail
 
 #: Most surfaces in three dimensions: the corners grow with their square, the work with their cube.
@@ -84,14 +86,14 @@ def global_max_margin(risk: Any, *, tol: float = 1e-9, max_iterations: int = 100
     tol = check_positive("tol", tol)
     check_integer("max_iterations", max_iterations, minimum=1)
     cells = cells_of(risk)
-    if cells is not None and cells.kinks.layout == "linear":
+    if cells is not None and cells.layout == "linear":
         return _linear(cells)
     if cells is None or not cells.trained:
         raise fail(
             "risk", risk.name, "is no two-layer net with both layers trained, where the largest "
             "margin is a linear program", "use gf.TwoLayer(..., outer='trained')",
         )  # fmt: skip
-    D = cells.Z.shape[1]
+    D = cells.inputs.shape[1]
     if D > 3:
         raise fail(
             "risk", risk.name, f"has inputs of dimension {D}, bias counted",
@@ -102,21 +104,21 @@ def global_max_margin(risk: Any, *, tol: float = 1e-9, max_iterations: int = 100
             "risk", risk.name, f"has {cells.normals.shape[0]} surfaces in dimension 3",
             f"pass at most {_MOST_SURFACES} data of different directions",
         )  # fmt: skip
-    arrangement = _Arrangement.of(cells)
-    atoms, c, p, upper, rounds = _column_generation(cells, arrangement, tol, max_iterations)
+    faces = _Faces.of(cells)
+    atoms, c, p, upper, rounds = _column_generation(cells, faces, tol, max_iterations)
     if c.size == 0:
         return GlobalMargin(0.0, 0.0, upper, np.zeros((0, D)), c, p, 0, False, rounds)
     W = atoms * np.sqrt(np.abs(c))[:, None]
-    W, a = cells.normalise(W, np.sign(c) * np.sqrt(np.abs(c)))
+    W, a = normalise(cells, W, np.sign(c) * np.sqrt(np.abs(c)))
     lower = float(np.min(cells.margins(W, a)))
     if lower > 0:
-        found = polish(cells, W, a, cells.sides(W))
+        found = polish(cells, W, a, Pattern.at(cells, W).sides)
         kkt = cell_residual(cells, found.W, found.a, found.sides, attract=True)
         if kkt.normalised_margin >= lower * (1 - 1e-12):
             lower, W, a = kkt.normalised_margin, found.W, found.a
         total = float(np.sum(kkt.duals))
         if total > 0:
-            polished = 0.5 * float(np.max(arrangement.peaks(cells, kkt.duals / total)[1]))
+            polished = 0.5 * float(np.max(faces.peaks(cells, kkt.duals / total)[1]))
             if polished <= upper:
                 upper, p = polished, kkt.duals / total
     used = np.flatnonzero(np.any(W != 0, axis=1))
@@ -128,23 +130,23 @@ def global_max_margin(risk: Any, *, tol: float = 1e-9, max_iterations: int = 100
     )  # fmt: skip
 
 
-def _linear(cells: Cells) -> GlobalMargin:
-    svm = hard_margin_svm(cells.Z, cells.y)
+def _linear(cells: Arrangement) -> GlobalMargin:
+    svm = hard_margin_svm(cells.inputs, cells.y)
     if not svm.separable:
         p = np.zeros(cells.y.size) if svm.gordan is None else svm.gordan
         return GlobalMargin(
-            0.0, 0.0, float(np.linalg.norm((p * cells.y) @ cells.Z)),
-            np.zeros((0, cells.Z.shape[1])), np.zeros(0), p, 0, False, 0,
+            0.0, 0.0, float(np.linalg.norm((p * cells.y) @ cells.inputs)),
+            np.zeros((0, cells.inputs.shape[1])), np.zeros(0), p, 0, False, 0,
         )  # fmt: skip
     p = svm.duals / np.sum(svm.duals)
-    lower = float(np.min(cells.y * (cells.Z @ svm.direction)))
-    upper = float(np.linalg.norm((p * cells.y) @ cells.Z))
+    lower = float(np.min(cells.y * (cells.inputs @ svm.direction)))
+    upper = float(np.linalg.norm((p * cells.y) @ cells.inputs))
     return GlobalMargin(lower, lower, upper, svm.direction[None], np.ones(1), p, 1, True, 0)
 
 
 @dataclass(frozen=True)
-class _Arrangement:
-    """Cells of the surfaces on the unit sphere.
+class _Faces:
+    """The faces into which the surfaces cut the unit sphere.
 
     ``corners`` are directions; ``inside`` (C, n) are the slopes of each cell, and ``edges`` (E, n)
     those on each wall between corners, whose surface is ``wall`` (E,).
@@ -156,8 +158,8 @@ class _Arrangement:
     wall: np.ndarray
 
     @classmethod
-    def of(cls, cells: Cells) -> _Arrangement:
-        N, D = cells.normals, cells.Z.shape[1]
+    def of(cls, cells: Arrangement) -> _Faces:
+        N, D = cells.normals, cells.inputs.shape[1]
         none, flat = np.zeros((0, D)), np.zeros((0, cells.y.size))
         if cells.slope == 1 or D == 1:
             signs = np.array([[1.0], [-1.0]]) if D == 1 else np.eye(D)[:1]
@@ -199,13 +201,13 @@ class _Arrangement:
             slopes, index,
         )  # fmt: skip
 
-    def peaks(self, cells: Cells, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def peaks(self, cells: Arrangement, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return directions among which the largest |G_p| is, and |G_p| there."""
         weight = p * cells.y
-        force = (self.inside * weight) @ cells.Z
+        force = (self.inside * weight) @ cells.inputs
         parts = [self.corners, force, -force]
         if self.edges.size:
-            along = (self.edges * weight) @ cells.Z
+            along = (self.edges * weight) @ cells.inputs
             normal = cells.normals[self.wall]
             along = along - np.sum(along * normal, axis=1)[:, None] * normal
             parts += [along, -along]
@@ -215,23 +217,23 @@ class _Arrangement:
         return u, np.abs(weight @ cells.activations(u).T)
 
 
-def _slopes(cells: Cells, u: np.ndarray) -> np.ndarray:
-    return np.where(u @ cells.Z.T >= 0, 1.0, cells.slope)
+def _slopes(cells: Arrangement, u: np.ndarray) -> np.ndarray:
+    return np.where(u @ cells.inputs.T >= 0, 1.0, cells.slope)
 
 
 def _column_generation(
-    cells: Cells, arrangement: _Arrangement, tol: float, rounds: int
+    cells: Arrangement, faces: _Faces, tol: float, rounds: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, int]:
     """Return atoms, weights, p, the upper bound and the rounds: columns are added while p's
     largest |G_p| is above what the atoms so far attain."""
     n = cells.y.size
     p, upper, best = np.full(n, 1 / n), np.inf, np.full(n, 1 / n)
-    columns = np.zeros((0, cells.Z.shape[1]))
+    columns = np.zeros((0, cells.inputs.shape[1]))
     atoms, c = columns, np.zeros(0)
     used, stalled, narrowest = 0, 0, np.inf
     while used < rounds:
         used += 1
-        u, value = arrangement.peaks(cells, p)
+        u, value = faces.peaks(cells, p)
         bound = 0.5 * float(np.max(value))
         if bound < upper:
             upper, best = bound, p

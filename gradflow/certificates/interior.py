@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from gradflow.certificates.problem import Cells
+from gradflow.cells.arrangement import Arrangement
+from gradflow.cells.pattern import Pattern
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class CellSolution:
 
 
 def solve_cell(
-    cells: Cells,
+    cells: Arrangement,
     V: Any,
     c: np.ndarray,
     sides: np.ndarray,
@@ -70,7 +71,9 @@ def solve_cell(
     walls = cells.slope < 1
     N = cells.normals
     sides = sides.astype(float)
-    rows = (c[:, None] * cells.y * cells.slopes(sides) / level)[:, :, None] * cells.Z  # (m, n, D)
+    rows = (c[:, None] * cells.y * Pattern(cells, sides).slopes / level)[
+        :, :, None
+    ] * cells.inputs  # (m, n, D)
     # (rows of size 1 keep all slacks of one size)
     size = xp.maximum(xp.linalg.norm(rows, axis=(0, 2)), 1e-300)
     rows = rows / size[:, None]

@@ -22,7 +22,9 @@ import jax
 import numpy as np
 from scipy.optimize import nnls
 
-from gradflow.certificates.problem import Cells, cells_of, check_margin_risk
+from gradflow.cells.arrangement import Arrangement
+from gradflow.cells.pattern import Pattern
+from gradflow.certificates.problem import cells_of, check_margin_risk, unit_split
 
 #: Margins within this share of the smallest are support when the duals are chosen.
 SUPPORT = 1e-9
@@ -96,8 +98,8 @@ def kkt_residual(risk: Any, params: Any) -> KKTResidual:
     cells = cells_of(risk)
     if cells is None:
         return _smooth_residual(risk, params)
-    W, a = cells.split(params)
-    return cell_residual(cells, W, a, cells.sides(W), attract=False)
+    W, a = unit_split(cells, params)
+    return cell_residual(cells, W, a, Pattern.at(cells, W).sides, attract=False)
 
 
 def _not_separated(n: int, margin: float) -> KKTResidual:
@@ -122,7 +124,7 @@ def _smooth_residual(risk: Any, params: Any) -> KKTResidual:
 
 
 def cell_residual(
-    cells: Cells, W: np.ndarray, a: np.ndarray, sides: np.ndarray, attract: bool
+    cells: Arrangement, W: np.ndarray, a: np.ndarray, sides: np.ndarray, attract: bool
 ) -> KKTResidual:
     """Return the residual at unit-norm ``(W, a)`` with the given pattern.
 
@@ -144,9 +146,9 @@ def cell_residual(
     base = np.where(sides == 0, 1, sides)
     for (k, g), o in zip(pairs, turn, strict=True):
         base[k, g] = -o
-    slopes = cells.slopes(base)
+    slopes = Pattern(cells, base).slopes
     # Columns λ_i; then for every pair on a surface t and r with p = F∓ + t, t + r = ±(F⁺ − F⁻).
-    spatial = (a[:, None] * cells.y * slopes)[:, :, None] * cells.Z
+    spatial = (a[:, None] * cells.y * slopes)[:, :, None] * cells.inputs
     blocks = [np.moveaxis(spatial, 1, 2).reshape(m * D, n)]
     theta = [W.ravel()]
     if cells.trained:
@@ -178,7 +180,7 @@ def cell_residual(
     return _summary(q, lam, matrix @ x - target, cells.degree, tuple(sliding))
 
 
-def _orientation(cells: Cells, k: int, g: int, a: np.ndarray, attract: bool) -> int:
+def _orientation(cells: Arrangement, k: int, g: int, a: np.ndarray, attract: bool) -> int:
     """Return the sign of F⁺ − F⁻ that is assumed at neuron k's stand on surface g."""
     labels = cells.y[cells.surface == g]
     if attract or np.ptp(labels) != 0:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linprog, nnls
 
-from gradflow.risks.kinked import surfaces_of
+from gradflow.cells.surfaces import surfaces_of
 from gradflow.validation import check_array, check_bool, fail
 
 #: Evidence holds if it is exact to this, relative to the size of the data.

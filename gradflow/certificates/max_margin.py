@@ -14,10 +14,12 @@ import jax
 import numpy as np
 from scipy.optimize import nnls
 
+from gradflow.cells.arrangement import Arrangement
+from gradflow.cells.pattern import Pattern
 from gradflow.certificates.kkt import KKTResidual, cell_residual, kkt_residual
 from gradflow.certificates.margin import contradictions, hard_margin_svm
 from gradflow.certificates.polish import polish
-from gradflow.certificates.problem import Cells, cells_of
+from gradflow.certificates.problem import cells_of, join, unit_split
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.validation import fail
@@ -103,29 +105,29 @@ class CellMarginProblem(AbstractMarginProblem):
     """Of a two-layer (leaky) ReLU net or a linear predictor: in activation cells."""
 
     risk: EmpiricalRisk
-    cells: Cells
+    cells: Arrangement
 
     def margin(self, params: object) -> float:
-        return float(np.min(self.cells.margins(*self.cells.split(params))))
+        return float(np.min(self.cells.margins(*unit_split(self.cells, params))))
 
     def limit(self, params: object, candidate: object, tol: float) -> MarginLimit:
         cells = self.cells
-        late_W, late_a = cells.split(params)
-        sides = cells.sides(late_W)
+        late_W, late_a = unit_split(cells, params)
+        sides = Pattern.at(cells, late_W).sides
         if candidate is None:
             found = polish(cells, late_W, late_a, sides)
             W, a, sides = found.W, found.a, found.sides
         else:
             # (the pattern of its own; a neuron that it drops is judged in the late state's)
-            W, a = cells.split(candidate)
+            W, a = unit_split(cells, candidate)
             dead = ~np.any(W != 0, axis=1) | (a == 0)
-            sides = np.where(dead[:, None], sides, cells.sides(W))
+            sides = np.where(dead[:, None], sides, Pattern.at(cells, W).sides)
         kkt = cell_residual(cells, W, a, sides, attract=True)
         dropped = _dropped_forces(cells, W, a, sides, kkt)
         before = self.margin(params)
         gap = np.append((W - late_W).ravel(), (a - late_a) if cells.trained else [])
         return MarginLimit(
-            cells.join(W, a), kkt, before, float(np.linalg.norm(gap)),
+            join(cells, W, a), kkt, before, float(np.linalg.norm(gap)),
             (*_margin_complaints(kkt, before, tol), *self._neuron_complaints(kkt, dropped)),
             f"KKT residual {kkt.total:.1e}, margin not below the flow's, duals >= 0, slopes "
             "within [alpha, 1], no neuron of zero mass grows",
@@ -147,15 +149,15 @@ class CellMarginProblem(AbstractMarginProblem):
         return out
 
     def unseparated(self, params: object) -> str:
-        q = self.cells.margins(*self.cells.split(params))
+        q = self.cells.margins(*unit_split(self.cells, params))
         worst = int(np.argmin(q))
         return f"the state does not separate the data (margin {q[worst]:.3g} at datum {worst})"
 
     def hints(self, params: object) -> tuple[str, ...]:
         cells = self.cells
-        W, a = cells.split(params)
+        W, a = unit_split(cells, params)
         worst = int(np.argmin(cells.margins(W, a)))
-        clash = contradictions(cells.Z, cells.y)
+        clash = contradictions(cells.inputs, cells.y)
         out = []
         if not np.any(cells.activations(W)[:, worst] * a):
             out.append(f"no neuron is active on datum {worst}, so the flow need not reach it")
@@ -165,23 +167,23 @@ class CellMarginProblem(AbstractMarginProblem):
                 f"no such network can separate data {up} and {down}, which have one direction and "
                 "opposite labels"
             )
-        elif cells.slope == 1 and not hard_margin_svm(cells.Z, cells.y).separable:
+        elif cells.slope == 1 and not hard_margin_svm(cells.inputs, cells.y).separable:
             out.append("the data are not linearly separable, so this linear network never will")
         return tuple(out)
 
 
 def _dropped_forces(
-    cells: Cells, W: np.ndarray, a: np.ndarray, sides: np.ndarray, kkt: KKTResidual
+    cells: Arrangement, W: np.ndarray, a: np.ndarray, sides: np.ndarray, kkt: KKTResidual
 ) -> dict[int, float]:
     """Return D_k of the neurons of zero mass: the part of their force that stays in their cell."""
     lam = kkt.duals
     if not cells.trained:
         # (relative to the weights of unit norm)
         lam = lam * kkt.normalised_margin if np.isfinite(kkt.total) else lam
-    slopes = cells.slopes(sides)
+    slopes = Pattern(cells, sides).slopes
     out = {}
     for k in np.flatnonzero(~np.any(W != 0, axis=1) | ((a == 0) & cells.trained)):
-        force = (lam * cells.y * slopes[k]) @ cells.Z
+        force = (lam * cells.y * slopes[k]) @ cells.inputs
         sign = [np.sign(a[k])] if cells.trained and a[k] != 0 else [1.0, -1.0]
         if not cells.trained:
             sign = [a[k]]

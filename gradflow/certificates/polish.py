@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import null_space
 
+from gradflow.cells.arrangement import Arrangement
+from gradflow.cells.pattern import Pattern
 from gradflow.certificates.interior import CellSolution, solve_cell
-from gradflow.certificates.problem import Cells
+from gradflow.certificates.problem import from_convex, to_convex
 
 #: Gap of the last cell's problem, an item.
 _SHARP = 1e-15
@@ -41,13 +43,13 @@ class _Group:
     shares: np.ndarray
 
 
-def polish(cells: Cells, W: np.ndarray, a: np.ndarray, sides: np.ndarray) -> Polished:
+def polish(cells: Arrangement, W: np.ndarray, a: np.ndarray, sides: np.ndarray) -> Polished:
     """Return the candidate limit of the unit-norm late state ``(W, a)`` with pattern ``sides``.
 
     The state must separate the data.
     """
     level = float(np.min(cells.margins(W, a)))
-    V, c = cells.to_convex(W, a)
+    V, c = to_convex(cells, W, a)
     full = np.where(sides == 0, 1, sides)
     groups = _group(cells, V, c, full)
     first = np.array([g.members[0] for g in groups])
@@ -67,13 +69,13 @@ def polish(cells: Cells, W: np.ndarray, a: np.ndarray, sides: np.ndarray) -> Pol
         turn = c[group.members] if cells.slope == 1 and cells.trained else np.ones(1)
         out[group.members] = (group.shares * turn)[:, None] * U[j]
         final[group.members] = pattern[j]
-    W, a = cells.from_convex(out, c)
+    W, a = from_convex(cells, out, c)
     return Polished(W, a, final, visited)
 
 
-def _group(cells: Cells, V: np.ndarray, c: np.ndarray, sides: np.ndarray) -> list[_Group]:
+def _group(cells: Arrangement, V: np.ndarray, c: np.ndarray, sides: np.ndarray) -> list[_Group]:
     size = np.linalg.norm(V, axis=1)
-    felt = np.any(cells.slopes(sides) > 0, axis=1)
+    felt = np.any(Pattern(cells, sides).slopes > 0, axis=1)
     usable = np.flatnonzero((size > 0) & (c != 0) & felt)
     if not cells.trained:
         return [_Group(np.array([k]), np.ones(1)) for k in usable]
@@ -88,7 +90,7 @@ def _group(cells: Cells, V: np.ndarray, c: np.ndarray, sides: np.ndarray) -> lis
     return groups
 
 
-def _collect(cells: Cells, V: np.ndarray, c: np.ndarray, group: _Group) -> np.ndarray:
+def _collect(cells: Arrangement, V: np.ndarray, c: np.ndarray, group: _Group) -> np.ndarray:
     rows = V[group.members]
     if cells.slope == 1 and cells.trained:
         # A linear net is one neuron: c v is all that counts.
@@ -96,16 +98,7 @@ def _collect(cells: Cells, V: np.ndarray, c: np.ndarray, group: _Group) -> np.nd
     return np.sum(rows, axis=0)
 
 
-def wall_forces(cells: Cells, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``(F⁺, F⁻)`` (G,): the pulls −∂L/∂f_i (n,) on each surface, from its two sides."""
-    up = np.where(cells.scale > 0, cells.scale, cells.slope * cells.scale) * pull
-    down = np.where(cells.scale > 0, cells.slope * cells.scale, cells.scale) * pull
-    size = cells.normals.shape[0]
-    plus = np.bincount(cells.surface, weights=up, minlength=size)
-    return plus, np.bincount(cells.surface, weights=down, minlength=size)
-
-
-def _alive(cells: Cells, sol: CellSolution) -> np.ndarray:
+def _alive(cells: Arrangement, sol: CellSolution) -> np.ndarray:
     size = np.linalg.norm(sol.V, axis=1)
     top = float(np.max(size))
     if not cells.trained:
@@ -115,14 +108,14 @@ def _alive(cells: Cells, sol: CellSolution) -> np.ndarray:
 
 
 def _search(
-    cells: Cells, U: np.ndarray, c: np.ndarray, sides: np.ndarray, level: float
+    cells: Arrangement, U: np.ndarray, c: np.ndarray, sides: np.ndarray, level: float
 ) -> tuple[CellSolution, np.ndarray, int]:
     """Solve cell after cell; a wall is passed where the margin grows behind it."""
     sol, stays = solve_cell(cells, U, c, sides, level), 0
     for visited in range(1, _CELLS + 1):
         if cells.slope == 1:
             return sol, sides, visited
-        plus, minus = wall_forces(cells, cells.y * sol.duals / level)
+        plus, minus = cells.per_surface(cells.y * sol.duals / level)
         room = c[:, None] * (minus - plus)
         touched = (sol.wall_duals > sol.wall_slack) & _alive(cells, sol)[:, None]
         scale = np.max(np.abs(sol.force)) + np.max(sol.wall_duals * touched)
@@ -145,7 +138,11 @@ def _search(
 
 
 def _beyond(
-    cells: Cells, sol: CellSolution, sides: np.ndarray, touched: np.ndarray, excess: np.ndarray
+    cells: Arrangement,
+    sol: CellSolution,
+    sides: np.ndarray,
+    touched: np.ndarray,
+    excess: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the pattern behind the walls with positive ``excess``, and a point inside it.
 
@@ -175,13 +172,13 @@ def _beyond(
     return beyond, start
 
 
-def _value(cells: Cells, sol: CellSolution) -> float:
+def _value(cells: Arrangement, sol: CellSolution) -> float:
     size = np.linalg.norm(sol.V, axis=1)
     return float(np.sum(size) if cells.trained else 0.5 * np.sum(size**2))
 
 
 def _newton(
-    cells: Cells, sol: CellSolution, c: np.ndarray, sides: np.ndarray, level: float
+    cells: Arrangement, sol: CellSolution, c: np.ndarray, sides: np.ndarray, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Solve the KKT equations of the active set by Newton; mend the set by what it violates."""
     alive = _alive(cells, sol)
@@ -204,13 +201,13 @@ def _newton(
     return V, np.where(walls, 0, sides)
 
 
-def _rows(cells: Cells, c: np.ndarray, sides: np.ndarray, level: float) -> np.ndarray:
-    return (c[:, None] * cells.y * cells.slopes(sides) / level)[:, :, None] * cells.Z
+def _rows(cells: Arrangement, c: np.ndarray, sides: np.ndarray, level: float) -> np.ndarray:
+    return (c[:, None] * cells.y * Pattern(cells, sides).slopes / level)[:, :, None] * cells.inputs
 
 
 def _solve_active(
-    cells: Cells, V: np.ndarray, lam: np.ndarray, c: np.ndarray, sides: np.ndarray, level: float,
-    alive: np.ndarray, support: np.ndarray, walls: np.ndarray,
+    cells: Arrangement, V: np.ndarray, lam: np.ndarray, c: np.ndarray, sides: np.ndarray,
+    level: float, alive: np.ndarray, support: np.ndarray, walls: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, bool]:  # fmt: skip
     """Newton on: force of every neuron balanced along its surfaces, margins of the support = 1.
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from gradflow.networks.abstract import AbstractNetwork
-from gradflow.networks.networks import network_from_description
-from gradflow.validation import check_choice, check_unit_vector, fail
+from gradflow.registry import Described, register
+from gradflow.validation import check_unit_vector, fail
 
 
-class LinearTeacher(eqx.Module):
+class LinearTeacher(Described, eqx.Module):
     r"""Labels :math:`y = \mathrm{sgn}(v\cdot x)`, :math:`\mathrm{sgn}(0) = 1`.
 
     Parameters
@@ -47,12 +44,8 @@ class LinearTeacher(eqx.Module):
         """Labels in {-1.0, 1.0} of the rows of x (..., d); points on the boundary get +1."""
         return jnp.where(self.margin(x) >= 0, 1.0, -1.0)
 
-    def describe(self) -> dict:
-        """JSON-able description."""
-        return {"teacher": "linear", "direction": [float(entry) for entry in self.direction]}
 
-
-class NetworkTeacher(eqx.Module):
+class NetworkTeacher(Described, eqx.Module):
     r"""Targets :math:`y=f^\circ(x)`, the values of a net with fixed parameters.
 
     Parameters
@@ -86,24 +79,6 @@ class NetworkTeacher(eqx.Module):
         """Targets f°(x): a scalar for x of shape (d,), shape (n,) for x of shape (n, d)."""
         return self.net(self.params, jnp.asarray(x))
 
-    def describe(self) -> dict:
-        """JSON-able description that `teacher_from_description` reads."""
-        leaves = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(self.params)]
-        return {"teacher": "network", "net": self.net.describe(), "params": leaves}
 
-
-def _network_teacher(net: Mapping[str, Any], params: list[Any]) -> NetworkTeacher:
-    network = network_from_description(net)
-    # The tree of the parameters is that of any parameters of the net.
-    like = jax.eval_shape(lambda key: network.init(key, 1.0), jax.random.key(0))
-    leaves = [jnp.asarray(np.asarray(leaf, np.float64)) for leaf in params]
-    return NetworkTeacher(network, jax.tree.unflatten(jax.tree.structure(like), leaves))
-
-
-def teacher_from_description(description: Mapping[str, Any]) -> LinearTeacher | NetworkTeacher:
-    """Rebuild a teacher from what its ``describe()`` returned."""
-    options = dict(description)
-    kind = check_choice("teacher", options.pop("teacher", None), ("linear", "network"))
-    if kind == "network":
-        return _network_teacher(**options)
-    return LinearTeacher(np.asarray(options["direction"], np.float64))
+register("linear_teacher", LinearTeacher)
+register("network_teacher", NetworkTeacher)

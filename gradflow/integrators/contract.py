@@ -1,7 +1,7 @@
 """The contract between a flow and whatever integrates it.
 
-An integrator sees a vector field ``flow.field(s, Y)``, a start, tolerances, stopping functions and
-save points; it never learns what a network or a risk is.
+An integrator sees a vector field ``flow.field(s, Y)``, a start, tolerances, events and save points;
+it never learns what a network or a risk is.
 """
 
 from __future__ import annotations
@@ -9,9 +9,15 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+
+from gradflow.flows.event import AbstractEvent
+from gradflow.flows.stage import Point
+from gradflow.integrators.tolerances import Tolerances
+from gradflow.integrators.watch import Describe, Watch
+from gradflow.validation import fail
 
 #: Results an integrator may end with: name -> (ok, message). The message carries the remedy.
 RESULTS: dict[str, tuple[bool, str]] = {
@@ -26,7 +32,7 @@ RESULTS: dict[str, tuple[bool, str]] = {
     ),
     "stationary": (
         False,
-        "the flow has come to rest at a positive loss: it does not separate the data, and there is "
+        "the flow has come to rest at a positive loss: the data are not separated, and there is "
         "no limit direction; the part computed is kept. Ask for a finite time or gradient norm, "
         "check that labels do not contradict each other, or take a wider net",
     ),
@@ -40,6 +46,16 @@ RESULTS: dict[str, tuple[bool, str]] = {
         False,
         "the end of the late phase depends on choices that its checks do not confirm (they "
         "follow); the part computed is kept. Tighten or loosen rtol, or perturb the start",
+    ),
+    "interrupted": (
+        False,
+        "interrupted (Ctrl-C, or progress returned False); the part computed is kept. Go on from "
+        "its end",
+    ),
+    "max_seconds": (
+        False,
+        "max_seconds passed before the end; the part computed is kept. Raise max_seconds, loosen "
+        "rtol, or go on from the end",
     ),
     "max_events": (
         False,
@@ -132,14 +148,10 @@ class Problem:
         State at ``s0``.
     s0, s_end : float
         Interval of the clock; ``s_end = inf`` leaves the end to events or to ``step_cap``.
-    rtol : float
-        Relative tolerance per step and component.
-    atol : ndarray, shape (D,)
-        Absolute tolerance per component, in units of the state.
-    error_mask : ndarray of bool, shape (D,)
-        False = left out of error control.
-    events : tuple of callables ``(flow, s, Y) -> float``
-        Pytrees; negative before the stop, the stop is the crossing to >= 0.
+    tolerances : Tolerances
+        What a step must hold.
+    events : tuple of AbstractEvent
+        What ends the stage, wherever it crosses to >= 0.
     save : ndarray or None
         Increasing values of the save variable at which to record the state; None = accepted steps.
     save_by : callable or None
@@ -148,23 +160,66 @@ class Problem:
         Bound on attempted steps.
     step_cap : int or None
         Stop (successfully) after this many accepted steps.
-    progress : callable or None
-        Called now and then with a dict ``s, s_end, steps``.
+    dense : bool
+        Whether to keep the solution between the steps.
+    watch : Watch
+        Asked now and then whether to go on (progress, a time limit, Ctrl-C).
+    describe : callable or None
+        ``describe(s, Y)``: what the flow tells of itself to who watches.
+    sides : (m, G) ints or None
+        As in :class:`Solution`, where a stage goes on from one that located them.
     """
 
     flow: Any
     Y0: np.ndarray
     s0: float
     s_end: float
-    rtol: float
-    atol: np.ndarray
-    error_mask: np.ndarray
-    events: tuple[Any, ...] = ()
+    tolerances: Tolerances
+    events: tuple[AbstractEvent, ...] = ()
     save: np.ndarray | None = None
     save_by: Any = None
     max_steps: int = 1_000_000
     step_cap: int | None = None
-    progress: Callable[[dict[str, Any]], None] | None = None
+    dense: bool = False
+    watch: Watch = field(default_factory=Watch)
+    describe: Describe | None = None
+    sides: np.ndarray | None = None
+
+    def look(
+        self, s: float, Y: Callable[[], np.ndarray], *, steps: int, events: int = 0
+    ) -> Result | None:
+        """Tell who watches where the stage is; a result if it is to end here."""
+        name = self.watch.look(s, self.s_end, Y, steps=steps, events=events, describe=self.describe)
+        return None if name is None else Result(name)
+
+
+class AbstractDense(abc.ABC):
+    """The solution of a stage between its steps.
+
+    Attributes
+    ----------
+    s_first, s_last : float
+        The stage's interval of the clock.
+    """
+
+    s_first: float
+    s_last: float
+
+    @abc.abstractmethod
+    def __call__(self, s: np.ndarray) -> np.ndarray:
+        """States (k, D) at clock values ``s`` (k,).
+
+        Raises
+        ------
+        ValueError
+            If one lies outside the stage.
+        """
+
+    def _check(self, s: np.ndarray) -> None:
+        if np.any(~((s >= self.s_first) & (s <= self.s_last))):
+            raise fail(
+                "s", s, "lies outside the stage", f"pass {self.s_first:.6g} ... {self.s_last:.6g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -178,15 +233,18 @@ class Solution:
     s_final, Y_final : float, ndarray (D,)
         Where the stage stopped.
     stats : dict
-        ``steps`` (accepted), ``rejected``, ``rhs`` (right-hand sides), ``jacobians``, ``events``
-        (1 if one stopped the stage), ``compile_seconds``, ``run_seconds``.
+        See :mod:`~gradflow.integrators.statistics`.
     result : Result
-    event : int or None
-        Index of the event that stopped the stage.
+    event : AbstractEvent or None
+        The event that ended the stage.
     happenings : tuple of Happening
         Surfaces met on the way, for integrators that locate them.
     sides : (m, G) ints or None
         The side of each surface on which each neuron ended, 0 where it slides.
+    seen : (n,) bools or None
+        With the result "seen": the data that a neuron has come to see again.
+    dense : AbstractDense or None
+        The solution between the steps, where it was asked for and the method keeps it.
     """
 
     s: np.ndarray
@@ -195,44 +253,56 @@ class Solution:
     Y_final: np.ndarray
     stats: dict[str, float]
     result: Result
-    event: int | None = None
+    event: AbstractEvent | None = None
     happenings: tuple[Happening, ...] = ()
     sides: np.ndarray | None = None
+    seen: np.ndarray | None = None
+    dense: AbstractDense | None = None
 
-
-def empty_stats() -> dict[str, float]:
-    """Return statistics of no work."""
-    return {
-        "steps": 0,
-        "rejected": 0,
-        "rhs": 0,
-        "jacobians": 0,
-        "events": 0,
-        "compile_seconds": 0.0,
-        "run_seconds": 0.0,
-    }
+    @property
+    def end(self) -> Point:
+        """Where the stage stopped, with what another one goes on from."""
+        return Point(self.s_final, self.Y_final, self.sides, self.seen)
 
 
 class AbstractIntegrator(abc.ABC):
-    """Solves a :class:`Problem`; knows nothing of risks and networks."""
+    """Solves a :class:`Problem`; knows nothing of risks and networks.
+
+    Attributes
+    ----------
+    name : str
+    locates : bool
+        Whether it goes from kink to kink.
+    """
 
     name: str
+    locates: ClassVar[bool] = False
 
     @abc.abstractmethod
     def solve(self, problem: Problem) -> Solution:
         """Integrate until the end, an event, a cap or a failure; never raise for the latter."""
 
+    def solve_many(self, problems: list[Problem]) -> list[Solution]:
+        """Solve problems that differ by their starts; one by one where there is no batch."""
+        return [self.solve(problem) for problem in problems]
+
 
 @dataclass
 class _Registry:
     factories: dict[str, Callable[[], AbstractIntegrator]] = field(default_factory=dict)
+    hidden: set[str] = field(default_factory=set)
+    types: dict[type, Callable[[Any], AbstractIntegrator]] = field(default_factory=dict)
 
 
 _REGISTRY = _Registry()
 
 
-def register_integrator(name: str, factory: Callable[[], AbstractIntegrator]) -> None:
+def register_integrator(
+    name: str, factory: Callable[[], AbstractIntegrator], *, hidden: bool = False
+) -> None:
     """Make an integrator available under ``name``: ``factory()`` returns it.
+
+    A hidden one serves a stage of its own and is not asked for by users.
 
     Raises
     ------
@@ -243,13 +313,36 @@ def register_integrator(name: str, factory: Callable[[], AbstractIntegrator]) ->
     if known is not None and known is not factory:
         raise ValueError(f"name={name!r}: an integrator of this name exists; choose another name")
     _REGISTRY.factories[name] = factory
+    if hidden:
+        _REGISTRY.hidden.add(name)
+
+
+def register_solver_type(kind: type, wrap: Callable[[Any], AbstractIntegrator]) -> None:
+    """Make solver objects of type ``kind`` usable as integrators: ``wrap(solver)`` returns one."""
+    _REGISTRY.types[kind] = wrap
 
 
 def integrator_names() -> list[str]:
-    """Return the names of all registered integrators, sorted."""
-    return sorted(_REGISTRY.factories)
+    """Return the names of the integrators that may be asked for, sorted."""
+    return sorted(_REGISTRY.factories.keys() - _REGISTRY.hidden)
 
 
-def make_integrator(name: str) -> AbstractIntegrator:
-    """Return the integrator registered under ``name``."""
-    return _REGISTRY.factories[name]()
+def make_integrator(choice: object) -> AbstractIntegrator:
+    """Return the integrator of a registered name, or around a solver object.
+
+    Raises
+    ------
+    ValueError
+        If ``choice`` is neither.
+    """
+    if isinstance(choice, AbstractIntegrator):
+        return choice
+    if isinstance(choice, str) and choice in _REGISTRY.factories:
+        return _REGISTRY.factories[choice]()
+    for kind, wrap in _REGISTRY.types.items():
+        if isinstance(choice, kind):
+            return wrap(choice)
+    raise fail(
+        "integrator", choice, "is not a known name",
+        f"choose one of {', '.join(['auto', *integrator_names()])}, or pass a diffrax solver",
+    )  # fmt: skip

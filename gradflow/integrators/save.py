@@ -1,7 +1,7 @@
 """What to record: the solver's own steps, or the state at chosen times.
 
 States at chosen times are reached by steps of the method, so they carry the accuracy of the steps
-(scipy's solvers use their interpolants instead).
+(scipy's multistep solvers use their own polynomials).
 """
 
 from __future__ import annotations
@@ -9,16 +9,25 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gradflow.integrators.until import LogTimeMeasure
+from gradflow.numerics.logs import log1p_exp
 from gradflow.validation import check_array, fail
 
 
 class AbstractSave(abc.ABC):
-    """A choice of save points."""
+    """A choice of save points.
+
+    Attributes
+    ----------
+    dense : bool
+        Whether the solution between the steps is kept as well.
+    """
+
+    dense: ClassVar[bool] = False
 
     @abc.abstractmethod
     def resolve(self, flow: Any) -> tuple[np.ndarray | None, Any]:
@@ -28,6 +37,16 @@ class AbstractSave(abc.ABC):
 @dataclass(frozen=True)
 class Steps(AbstractSave):
     """Every accepted step."""
+
+    def resolve(self, flow: Any) -> tuple[np.ndarray | None, Any]:
+        return None, None
+
+
+@dataclass(frozen=True)
+class Dense(AbstractSave):
+    """Every accepted step, and the solution between them."""
+
+    dense: ClassVar[bool] = True
 
     def resolve(self, flow: Any) -> tuple[np.ndarray | None, Any]:
         return None, None
@@ -44,7 +63,7 @@ class Points(AbstractSave):
         values = np.array(self.values)
         if self.kind == "clock":
             return values, None
-        log1p_t = np.log1p(values) if self.kind == "t" else np.logaddexp(0.0, values)
+        log1p_t = np.log1p(values) if self.kind == "t" else log1p_exp(values)
         if flow.clock.name == "log":
             return log1p_t, None
         if flow.clock.states:
@@ -91,6 +110,15 @@ def steps() -> AbstractSave:
     return Steps()
 
 
+def dense() -> AbstractSave:
+    """Save every accepted step, and what is needed to read the path between them.
+
+    A state between two steps is a step of the method from the first of them (the multistep methods
+    read their own polynomial), so it is as accurate as the steps.
+    """
+    return Dense()
+
+
 def check_save(value: Any) -> AbstractSave:
     """Return ``value`` as a choice of save points: None = steps, a sequence = physical times."""
     if value is None:
@@ -100,4 +128,4 @@ def check_save(value: Any) -> AbstractSave:
     return _points("save_at", "t", value, minimum=0.0)
 
 
-__all__ = ["clock", "log_times", "steps", "times"]
+__all__ = ["clock", "dense", "log_times", "steps", "times"]

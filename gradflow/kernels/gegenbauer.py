@@ -21,10 +21,12 @@ of which s = 0 is ReLU: odd k ≥ 3 vanish. Source: `benson2020over`.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from functools import singledispatch
+from typing import NamedTuple
 
 import numpy as np
 import scipy.special
+from numpy.typing import ArrayLike
 
 from gradflow.kernels.nodes import on_pieces, values
 from gradflow.networks.activations import AbstractActivation, LeakyReLU, ShiftedReLU
@@ -68,7 +70,7 @@ def multiplicity(dim: int, degree: int) -> int:
     return every - (math.comb(degree + dim - 3, dim - 1) if degree >= 2 else 0)
 
 
-def gegenbauer_polynomials(t: Any, dim: int, degree: int) -> np.ndarray:
+def gegenbauer_polynomials(t: ArrayLike, dim: int, degree: int) -> np.ndarray:
     """P_0(t) … P_K(t) with P_k(1) = 1, shape (K+1, *t.shape).
 
     (k+d-2) P_{k+1} = (2k+d-2) t P_k - k P_{k-1}; d = 2 are Chebyshev's, d = 3 Legendre's.
@@ -123,11 +125,10 @@ def gegenbauer_coefficients(
     degree = check_integer("degree", degree, minimum=0)
     radius = check_positive("radius", radius)
     check_choice("method", method, ("auto", "closed", "quadrature"))
-    kinked = isinstance(activation, (LeakyReLU, ShiftedReLU))
-    if method == "closed" and not kinked:
+    value = None if method == "quadrature" else closed_coefficients(activation, dim, degree, radius)
+    if method == "closed" and value is None:
         raise fail("method", method, f"{activation.name} has none", "pass method='quadrature'")
-    if kinked and method != "quadrature":
-        value = _closed(activation, dim, degree, radius)
+    if value is not None:
         return Coefficients(value, 16 * _EPS * (np.abs(value) + _EPS * radius))
     value, error = _by_quadrature(activation, dim, degree, np.array([radius]))
     return Coefficients(value[0], error[0])
@@ -168,13 +169,24 @@ def spectrum(
     return Spectrum(degrees, fine, error + np.abs(fine - coarse), counts)
 
 
-def _closed(activation: Any, dim: int, degree: int, radius: float) -> np.ndarray:
-    out = np.zeros(degree + 1)
-    if isinstance(activation, LeakyReLU):
-        out = (1 - activation.slope) * radius * _kink(0.0, dim, degree)
-        if degree >= 1:
-            out[1] += activation.slope * radius / dim
-        return out
+@singledispatch
+def closed_coefficients(
+    activation: AbstractActivation, dim: int, degree: int, radius: float
+) -> np.ndarray | None:
+    """a_0(r) … a_K(r) in closed form, None where none is registered for the activation's kind."""
+    return None
+
+
+@closed_coefficients.register
+def _(activation: LeakyReLU, dim: int, degree: int, radius: float) -> np.ndarray | None:
+    out = (1 - activation.slope) * radius * _kink(0.0, dim, degree)
+    if degree >= 1:
+        out[1] += activation.slope * radius / dim
+    return out
+
+
+@closed_coefficients.register
+def _(activation: ShiftedReLU, dim: int, degree: int, radius: float) -> np.ndarray | None:
     return radius * _kink(activation.shift / radius, dim, degree)
 
 
@@ -241,9 +253,10 @@ def _gaussian_eigenvalues(
     log_density = (dim - 1) * np.log(radii) - 0.5 * radii**2
     log_density -= math.lgamma(dim / 2) + (dim / 2 - 1) * math.log(2)
     weight = weight * np.exp(log_density)
-    if isinstance(activation, (LeakyReLU, ShiftedReLU)):
-        a = np.stack([_closed(activation, dim, degree, float(r)) for r in radii])
-        error = 16 * _EPS * np.abs(a)
-    else:
+    closed = [closed_coefficients(activation, dim, degree, float(r)) for r in radii]
+    if any(row is None for row in closed):
         a, error = _by_quadrature(activation, dim, degree, radii)
+    else:
+        a = np.stack([row for row in closed if row is not None])
+        error = 16 * _EPS * np.abs(a)
     return weight @ a**2, weight @ (error * (2 * np.abs(a) + error)) + 8 * _EPS * (weight @ a**2)

@@ -15,10 +15,12 @@ singular, and it is evaluated so that the parity holds to the last bit. Source: 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from functools import singledispatch
+from typing import NamedTuple
 
 import numpy as np
 import scipy.special
+from numpy.typing import ArrayLike
 
 from gradflow.kernels.nodes import on_pieces
 from gradflow.kernels.planar import planar_gram
@@ -65,7 +67,7 @@ def angles(X: np.ndarray, Z: np.ndarray) -> Angles:
     return Angles(norm_x, norm_z, p / size, q / size)
 
 
-def check_points(X: Any, Z: Any = None) -> tuple[np.ndarray, np.ndarray]:
+def check_points(X: ArrayLike, Z: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the points X (n, d) and Z (m, d), by default X, none of them zero."""
     first = check_array("X", X, (None, None))
     second = first if Z is None else check_array("Z", Z, (None, first.shape[1]))
@@ -79,14 +81,14 @@ def check_points(X: Any, Z: Any = None) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-def _slope(slope: Any) -> float:
+def _slope(slope: object) -> float:
     slope = check_real("slope", slope)
     if not 0 <= slope <= 1:
         raise fail("slope", slope, "is outside [0, 1]", "pass 0 for ReLU, 1 for linear features")
     return slope
 
 
-def arc_cosine(X: Any, Z: Any = None, *, slope: float = 0.0) -> np.ndarray:
+def arc_cosine(X: ArrayLike, Z: ArrayLike | None = None, *, slope: float = 0.0) -> np.ndarray:
     """The kernel of (leaky) ReLU features, formula above.
 
     Parameters
@@ -112,7 +114,7 @@ def arc_cosine(X: Any, Z: Any = None, *, slope: float = 0.0) -> np.ndarray:
     return ((1 + slope) / 2) ** 2 * _products(X, Z) + ((1 - slope) / 2) ** 2 * sizes * even
 
 
-def ntk(X: Any, Z: Any = None, *, slope: float = 0.0) -> np.ndarray:
+def ntk(X: ArrayLike, Z: ArrayLike | None = None, *, slope: float = 0.0) -> np.ndarray:
     r"""The neural tangent kernel of a wide bias-free two-layer (leaky) ReLU net, both layers.
 
     :math:`\Theta=E[\varphi(u)\varphi(v)]+x\cdot x'\,E[\varphi'(u)\varphi'(v)]`, and
@@ -129,8 +131,8 @@ def ntk(X: Any, Z: Any = None, *, slope: float = 0.0) -> np.ndarray:
     return linear * _products(X, Z) + ((1 - slope) / 2) ** 2 * sizes * even
 
 
-def arcsine(X: Any, Z: Any = None) -> np.ndarray:
-    r"""The kernel of erf(z/√2) features,
+def arcsine(X: ArrayLike, Z: ArrayLike | None = None) -> np.ndarray:
+    r"""The kernel of erf(z/√2) = 2Φ(z) − 1 features,
     :math:`\frac2\pi\arcsin\frac{x\cdot x'}{\sqrt{(1+\|x\|^2)(1+\|x'\|^2)}}`."""
     X, Z = check_points(X, Z)
     square_x, square_z = np.sum(X * X, axis=1)[:, None], np.sum(Z * Z, axis=1)[None]
@@ -141,13 +143,13 @@ def arcsine(X: Any, Z: Any = None) -> np.ndarray:
     return 2 / np.pi * np.arctan2(c, np.sqrt(rest))
 
 
-def gaussian(X: Any, Z: Any = None) -> np.ndarray:
+def gaussian(X: ArrayLike, Z: ArrayLike | None = None) -> np.ndarray:
     r"""The kernel of cos z + sin z features, :math:`e^{-\|x-x'\|^2/2}`."""
     X, Z = check_points(X, Z)
     return np.exp(-0.5 * np.sum((X[:, None] - Z[None]) ** 2, axis=2))
 
 
-def shifted_arc_cosine(X: Any, Z: Any = None, *, shift: float) -> np.ndarray:
+def shifted_arc_cosine(X: ArrayLike, Z: ArrayLike | None = None, *, shift: float) -> np.ndarray:
     r"""The kernel of shifted ReLU features, φ(z) = max(z - b, 0), by a single integral.
 
     With :math:`\partial_c^2E\varphi(u)\varphi(v)=E\varphi''(u)\varphi''(v)`, the density of (u, v)
@@ -186,8 +188,8 @@ def _above(shift: float, norm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def gram(
     activation: AbstractActivation,
-    X: Any,
-    Z: Any = None,
+    X: ArrayLike,
+    Z: ArrayLike | None = None,
     *,
     method: str = "auto",
     nodes: int = 64,
@@ -221,19 +223,43 @@ def gram(
     check_choice("method", method, ("auto", "closed", "quadrature"))
     nodes = check_integer("nodes", nodes, minimum=8)
     if method != "quadrature":
-        if isinstance(activation, LeakyReLU):
-            return arc_cosine(X, Z, slope=activation.slope)
-        if isinstance(activation, ShiftedReLU):
-            return shifted_arc_cosine(X, Z, shift=activation.shift)
-        if isinstance(activation, Erf):
-            return arcsine(X, Z)
-        if isinstance(activation, Fourier):
-            return gaussian(X, Z)
+        closed = closed_gram(activation, X, Z)
+        if closed is not None:
+            return closed
         if method == "closed":
             raise fail("method", method, f"{activation.name} has none", "pass method='quadrature'")
     X, Z = check_points(X, Z)
     angle = angles(X, Z)
     return planar_gram(activation, angle.norm_x, angle.norm_z, angle.theta, nodes, Z is X)
+
+
+@singledispatch
+def closed_gram(
+    activation: AbstractActivation, X: ArrayLike, Z: ArrayLike | None
+) -> np.ndarray | None:
+    """The kernel in closed form, None where none is registered for this kind of activation."""
+    return None
+
+
+@closed_gram.register
+def _(activation: LeakyReLU, X: ArrayLike, Z: ArrayLike | None) -> np.ndarray | None:
+    return arc_cosine(X, Z, slope=activation.slope)
+
+
+@closed_gram.register
+def _(activation: ShiftedReLU, X: ArrayLike, Z: ArrayLike | None) -> np.ndarray | None:
+    return shifted_arc_cosine(X, Z, shift=activation.shift)
+
+
+@closed_gram.register
+def _(activation: Erf, X: ArrayLike, Z: ArrayLike | None) -> np.ndarray | None:
+    first, second = check_points(X, Z)
+    return arcsine(activation.stretch * first, activation.stretch * second)
+
+
+@closed_gram.register
+def _(activation: Fourier, X: ArrayLike, Z: ArrayLike | None) -> np.ndarray | None:
+    return gaussian(X, Z)
 
 
 def _products(X: np.ndarray, Z: np.ndarray) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gradflow.validation import check_array, check_nonnegative, fail
 
@@ -37,7 +38,7 @@ class Rank(NamedTuple):
     decided: bool
 
 
-def numerical_rank(gram: Any, error: float = 0.0) -> Rank:
+def numerical_rank(gram: ArrayLike, error: float = 0.0) -> Rank:
     """The rank of a symmetric positive semi-definite matrix.
 
     By Weyl's inequality no eigenvalue moves by more than the norm of the matrix of errors: n times

@@ -6,22 +6,21 @@ With sums and differences of it that keep their digits where they are small. Sou
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
+
+from gradflow.numerics.vectors import angle
 
 
 def angles(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Angles (..., n) of unit vectors u (..., d) and v (n, d), accurate near 0 and π."""
-    apart = np.linalg.norm(u[..., None, :] - v, axis=-1)
-    together = np.linalg.norm(u[..., None, :] + v, axis=-1)
-    return 2 * np.arctan2(apart, together)
+    return angle(u[..., None, :], v)
 
 
-def kernel(angle: Any) -> np.ndarray:
+def kernel(phi: ArrayLike) -> np.ndarray:
     """k(φ) = (sin φ + (π − φ) cos φ)/2π, the mean of relu(u·x) relu(v·x) for x ~ N(0, I)."""
-    angle = np.asarray(angle, np.float64)
-    return (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
+    phi = np.asarray(phi, np.float64)
+    return (np.sin(phi) + (np.pi - phi) * np.cos(phi)) / (2 * np.pi)
 
 
 def planar_norm(weights: np.ndarray, directions: np.ndarray) -> float:

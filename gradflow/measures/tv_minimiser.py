@@ -22,11 +22,13 @@ Source: `akiyama2021learnability`; the kernel: `cho2009kernel`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
+from numpy.typing import ArrayLike
 
 from gradflow.measures.arc_cosine import angles, bregman, frames, kernel, planar_norm
+from gradflow.numerics import vectors
 from gradflow.validation import check_array, check_integer, check_positive, fail
 
 #: Newton: steps at most, and the residual (relative to λ) that counts as solved.
@@ -69,7 +71,7 @@ class AtomicMeasure:
         object.__setattr__(self, "directions", directions)
 
     @classmethod
-    def of_params(cls, params: Any) -> AtomicMeasure:
+    def of_params(cls, params: PyTree) -> AtomicMeasure:
         """The measure of a two-layer net's parameters ``inner`` (m, d), ``outer`` (m,), no bias.
 
         Neurons of weight zero are left out.
@@ -84,12 +86,9 @@ class AtomicMeasure:
             raise fail("params.bias", bias, "has no place on the sphere", "use a net without bias")
         outer = check_array("params.outer", outer, (None,))
         inner = check_array("params.inner", inner, (outer.size, None))
-        top = np.max(np.abs(inner), axis=1, initial=0.0)
-        alive = (top > 0) & (outer != 0)
-        inner, outer, top = inner[alive], outer[alive], top[alive]
-        scaled = inner / top[:, None]  # squares of 1e-200 would underflow
-        size = np.linalg.norm(scaled, axis=1)
-        return cls(outer * (top * size), scaled / size[:, None])
+        alive = np.any(inner != 0, axis=1) & (outer != 0)
+        inner, outer = inner[alive], outer[alive]
+        return cls(outer * vectors.lengths(inner), vectors.directions(inner))
 
     @property
     def dim(self) -> int:
@@ -110,7 +109,7 @@ class AtomicMeasure:
             np.concatenate([self.directions, other.directions]),
         )
 
-    def potential(self, u: Any) -> np.ndarray:
+    def potential(self, u: ArrayLike) -> np.ndarray:
         """∫k(u, v) dν(v) at unit vectors u (..., d)."""
         angle = angles(np.asarray(u, np.float64), self.directions)
         return kernel(angle) @ self.weights
@@ -155,9 +154,7 @@ class TVMinimiser:
     def shifts(self) -> np.ndarray:
         """Angles of the atoms to their teachers, in radians."""
         one, other = self.measure.directions, self.teacher.directions
-        return 2 * np.arctan2(
-            np.linalg.norm(one - other, axis=1), np.linalg.norm(one + other, axis=1)
-        )
+        return vectors.angle(one, other)
 
     @property
     def signed(self) -> AtomicMeasure:
@@ -169,7 +166,7 @@ class TVMinimiser:
         """J(ν*)."""
         return 0.5 * self.signed.squared_norm() + self.lam * self.measure.total_variation
 
-    def eta(self, u: Any) -> np.ndarray:
+    def eta(self, u: ArrayLike) -> np.ndarray:
         """The dual variable η(u) = −V(u)/λ at unit vectors u (..., d)."""
         return -self.signed.potential(u) / self.lam
 
@@ -181,7 +178,7 @@ class TVMinimiser:
         )
         return float(np.sum(np.linalg.norm(gap, axis=1)))
 
-    def eta_hessian(self, u: Any) -> np.ndarray:
+    def eta_hessian(self, u: ArrayLike) -> np.ndarray:
         """Hessian of η along the sphere at unit vectors u (n, d): (n, d, d), zero along u."""
         u = check_array("u", u, (None, self.measure.dim))
         tangent = np.eye(u.shape[1]) - u[:, :, None] * u[:, None, :]
@@ -204,7 +201,7 @@ class TVMinimiser:
         w = self.masses[:, None] * self.measure.directions
         return sign[:, None, None, None] * _jacobian(w, sign, self.teacher, self.lam)
 
-    def shortfall(self, u: Any, sign: Any) -> np.ndarray:
+    def shortfall(self, u: ArrayLike, sign: ArrayLike) -> np.ndarray:
         """1 − sgn·η(u) ≥ 0 for particles at unit vectors u (n, d) with signs (n,).
 
         Near an atom of that sign it is formed from second differences, which do not cancel.
@@ -239,7 +236,9 @@ class TVMinimiser:
         return float(self.lam * np.sum(np.abs(measure.weights) * short))
 
 
-def orthonormal_teachers(dim: int, count: int = 1, weights: Any = None) -> AtomicMeasure:
+def orthonormal_teachers(
+    dim: int, count: int = 1, weights: ArrayLike | None = None
+) -> AtomicMeasure:
     """ν° = Σ_j c_j δ_{e_j} with the first ``count`` axes of R^dim and weights c_j (default 1)."""
     dim = check_integer("dim", dim, minimum=2)
     count = check_integer("count", count, minimum=1)

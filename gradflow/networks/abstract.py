@@ -8,14 +8,16 @@ random draw that the networks share.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gradflow.networks.parameters import AbstractParams
+from gradflow.registry import Described
 from gradflow.validation import fail
 
 #: The random starts of ``init``.
@@ -24,7 +26,31 @@ SCHEMES = ("balanced", "gaussian")
 P = TypeVar("P", bound=AbstractParams)
 
 
-class AbstractNetwork(eqx.Module, Generic[P]):
+class Layer(NamedTuple):
+    """A network on data as one layer of piecewise linear neurons, ``f(x_i) = Σ_k a_k φ(w_k·z_i)``.
+
+    Attributes
+    ----------
+    inputs : (n, D) array
+        z_i: the data with a bias entry, or features of them.
+    slopes : tuple of float
+        φ' left and right of 0; one number for a linear φ.
+    trained : bool
+        Whether the outer weights a_k move.
+    layout : {"plain", "bias", "linear"}
+        How parameters hold w_k and a_k (:mod:`gradflow.cells.blocks`).
+    of_features : bool
+        Whether z_i are features.
+    """
+
+    inputs: np.ndarray
+    slopes: tuple[float, ...]
+    trained: bool
+    layout: str
+    of_features: bool = False
+
+
+class AbstractNetwork(Described, eqx.Module, Generic[P]):
     """A scalar function f(x; θ) of an input x in R^d, with the shapes of its parameters."""
 
     dim: eqx.AbstractVar[int]
@@ -70,19 +96,41 @@ class AbstractNetwork(eqx.Module, Generic[P]):
         tends to in direction; None for a net without such."""
         return None
 
+    def layer(self, X: np.ndarray) -> Layer | None:
+        """Return the network on data X (n, d) as one layer of piecewise linear neurons, if it is.
+
+        Its flow is then followed from kink to kink.
+        """
+        return None
+
+    def neurons(self, params: P) -> tuple[jax.Array, jax.Array] | None:
+        """Return the weights ``(W, a)`` of the neurons, or None where the net has none.
+
+        W (m, D) holds what meets the data, with a bias as the last entry of a row; a (m,) are the
+        outer weights, 1 for linear nets, whose one neuron is their vector. Leading axes stay.
+        """
+        return None
+
+    @property
+    def vanishes_at_zero(self) -> bool:
+        """Whether f(0; θ) = 0 for every θ, so that a datum at 0 says nothing."""
+        return False
+
     @property
     @abstractmethod
-    def degree(self) -> int | None:
+    def degree(self) -> float | None:
         """D with f(x; cθ) = c^D f(x; θ), c > 0, θ the trained parameters; None if there is none."""
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Kinds of charts (:mod:`gradflow.flows.charts.offers`) that its flows have by themselves,
+        besides the cartesian one."""
+        return ()
 
     @property
     @abstractmethod
     def name(self) -> str:
         """A short readable name."""
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Return a JSON-able description that `network_from_description` reads."""
 
 
 def check_key(argument: str, value: Any) -> jax.Array:
@@ -95,7 +143,7 @@ def check_key(argument: str, value: Any) -> jax.Array:
     raise fail(argument, value, "is not a JAX random key", "pass jax.random.key(0)")
 
 
-def check_inputs(net: AbstractNetwork, x: jax.Array) -> None:
+def check_inputs(net: AbstractNetwork, x: ArrayLike) -> None:
     """Refuse inputs that are neither one point nor a batch of points."""
     if np.ndim(x) not in (1, 2) or np.shape(x)[-1] != net.dim:
         raise fail("x", x, f"has shape {np.shape(x)}", f"pass shape ({net.dim},) or (n, {net.dim})")

@@ -2,7 +2,7 @@
 
 Balancedness (`du2018balanced`): along the gradient flow of any risk ``W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ``
 is constant. From a balanced start all layers keep one norm, and the end-to-end vector moves by an
-ODE of its own.
+ODE of its own (`arora2018optimization`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
+from numpy.typing import ArrayLike
 
 from gradflow.networks.abstract import (
     SCHEMES,
@@ -31,6 +32,8 @@ from gradflow.networks.parameters import (
     require_finite,
     wrong_params,
 )
+from gradflow.numerics import traced
+from gradflow.numerics.vectors import length, scaled
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
 
 
@@ -106,8 +109,7 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
         # Scaling each layer to size 1 tells a zero product from one that only underflows.
         row = np.ones(1)
         for matrix in reversed([np.asarray(w) for w in params.layers]):
-            top = np.max(np.abs(matrix))
-            row = row @ (matrix / top) if top > 0 else np.zeros(matrix.shape[1])
+            row = row @ scaled(matrix, axis=(0, 1))
         if not np.any(row):
             raise fail(
                 "layers",
@@ -117,7 +119,9 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             )
         return params
 
-    def balanced(self, end_to_end_vector: Any, hidden: Any = None) -> DeepLinearParams:
+    def balanced(
+        self, end_to_end_vector: ArrayLike, hidden: ArrayLike | None = None
+    ) -> DeepLinearParams:
         """Return balanced layers with the given end-to-end vector w_e.
 
         With ``r = |w_e|^{1/N}``, ``ŵ = w_e/|w_e|``: ``W_1 = r u_1 ŵᵀ``, ``W_j = r u_j u_{j−1}ᵀ``,
@@ -131,14 +135,16 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             Unit vectors u_1 … u_{N−1}; default: the first basis vector.
         """
         vector = check_array("end_to_end_vector", end_to_end_vector, (self.dim,))
-        size = _norm(vector)
+        size = length(vector)
         if size == 0:
             raise fail("end_to_end_vector", vector, "is zero", "pass a nonzero vector")
         if self.depth == 1:
             return self.params((vector[None, :],))
         return self._balanced(size ** (1.0 / self.depth), vector / size, hidden)
 
-    def _balanced(self, root: float, unit: np.ndarray, hidden: Any) -> DeepLinearParams:
+    def _balanced(
+        self, root: float, unit: np.ndarray, hidden: ArrayLike | None
+    ) -> DeepLinearParams:
         shape = (self.depth - 1, self.width)
         if hidden is None:
             rows = np.zeros(shape)
@@ -184,7 +190,7 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             return self.params(tuple(scale * gaussian_rows(k, *shape) for k, shape in pairs))
         key_vector, key_hidden = jax.random.split(key)
         vector = np.asarray(gaussian_rows(key_vector, 1, self.dim)[0])
-        size = _norm(vector)
+        size = length(vector)
         if self.depth == 1:
             return self.params((scale * vector[None, :],))
         hidden = np.asarray(gaussian_rows(key_hidden, self.depth - 1, self.width))
@@ -194,19 +200,22 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
     def freeze(self, tree: DeepLinearParams) -> DeepLinearParams:
         return tree
 
-    def _defects(self, params: DeepLinearParams) -> list[jax.Array]:
-        pairs = zip(params.layers[:-1], params.layers[1:], strict=True)
-        return [_frobenius(above.T @ above - below @ below.T) for below, above in pairs]
-
     def balancedness(self, params: DeepLinearParams) -> jax.Array | None:
         """Return ``|W_{j+1}ᵀW_{j+1} − W_jW_jᵀ|_F`` (N−1,); None for one layer."""
-        return None if self.depth == 1 else jnp.stack(self._defects(params))
-
-    def balance_defect(self, params: DeepLinearParams) -> jax.Array:
-        """Return the largest entry of `balancedness`; 0 for one layer."""
         if self.depth == 1:
-            return jnp.zeros((), dtype=jnp.float64)
-        return jnp.max(jnp.stack(self._defects(params)))
+            return None
+        pairs = zip(params.layers[:-1], params.layers[1:], strict=True)
+        return jnp.stack([traced.length(jnp.ravel(u.T @ u - w @ w.T)) for w, u in pairs])
+
+    def neurons(self, params: DeepLinearParams) -> tuple[jax.Array, jax.Array]:
+        rows = params.layers[0]
+        for matrix in params.layers[1:]:
+            rows = matrix @ rows
+        return rows, jnp.ones(rows.shape[:-1])
+
+    @property
+    def vanishes_at_zero(self) -> bool:
+        return True
 
     @property
     def degree(self) -> int:
@@ -215,18 +224,3 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
     @property
     def name(self) -> str:
         return f"DeepLinear(dim={self.dim}, depth={self.depth}, width={self.width})"
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "dim": self.dim, "depth": self.depth, "width": self.width}
-
-
-def _norm(vector: np.ndarray) -> float:
-    """Return |vector| without underflow or overflow of the squares."""
-    top = float(np.max(np.abs(vector)))
-    return 0.0 if top == 0 else top * float(np.linalg.norm(vector / top))
-
-
-def _frobenius(matrix: jax.Array) -> jax.Array:
-    """Return the Frobenius norm without underflow or overflow of the squares."""
-    top = jnp.max(jnp.abs(matrix))
-    return top * jnp.linalg.norm(matrix / jnp.where(top > 0, top, 1.0))

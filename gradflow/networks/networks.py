@@ -5,7 +5,7 @@ attribute and item access (``p.inner`` or ``p["inner"]``).
 
 Balancedness (`du2018balanced`): along the gradient flow of any risk ``a_k² − |w_k|²`` is constant
 for a two-layer net with a 1-homogeneous activation and both layers trained (a bias counts as one
-more entry of w_k).
+more entry of w_k), and ``a_k² − |w_k|²/p`` for one of degree p.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 from gradflow.networks.abstract import (
     SCHEMES,
     AbstractNetwork,
+    Layer,
     check_inputs,
     check_key,
     gaussian_rows,
 )
 from gradflow.networks.activations import (
     AbstractActivation,
-    activation_from_description,
     apply_activation,
+    as_activation,
 )
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.parameters import (
@@ -37,11 +39,13 @@ from gradflow.networks.parameters import (
     TwoLayerParams,
     check_leaf,
     check_shape,
+    joined_rows,
     read_mapping,
     require_finite,
 )
 from gradflow.networks.random_features import RandomFeatures
-from gradflow.validation import check_choice, check_integer, check_positive, fail
+from gradflow.registry import register
+from gradflow.validation import check_bool, check_choice, check_integer, check_positive, fail
 
 
 class LinearPredictor(AbstractNetwork[LinearParams]):
@@ -63,7 +67,11 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
         check_inputs(self, x)
         return jnp.asarray(x) @ params.weight
 
-    def params(self, weight: Any) -> LinearParams:
+    def end_to_end(self, params: LinearParams) -> jax.Array:
+        """Return w, the vector of ``f(x) = w·x``, shape (d,)."""
+        return params.weight
+
+    def params(self, weight: ArrayLike) -> LinearParams:
         """Return checked parameters; the zero vector is refused (its angle is undefined)."""
         return self.check_start(LinearParams(check_leaf("weight", weight, (self.dim,))))
 
@@ -96,8 +104,19 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
     def freeze(self, tree: LinearParams) -> LinearParams:
         return tree
 
+    def neurons(self, params: LinearParams) -> tuple[jax.Array, jax.Array]:
+        W = params.weight[..., None, :]
+        return W, jnp.ones(W.shape[:-1])
+
+    @property
+    def vanishes_at_zero(self) -> bool:
+        return True
+
     def balancedness(self, params: LinearParams) -> None:
         return None
+
+    def layer(self, X: np.ndarray) -> Layer:
+        return Layer(X, (1.0,), trained=False, layout="linear")
 
     @property
     def degree(self) -> int:
@@ -107,23 +126,23 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
     def name(self) -> str:
         return f"LinearPredictor(dim={self.dim})"
 
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "dim": self.dim}
-
 
 class TwoLayer(AbstractNetwork[TwoLayerParams]):
-    """``f(x) = Σ_k a_k φ(w_k·x [+ b_k])``, k = 1 … m.
+    """``f(x) = s Σ_k a_k φ(w_k·x [+ b_k])``, k = 1 … m.
 
     Parameters
     ----------
     dim, width : int
         Input dimension d ≥ 1 and number of neurons m ≥ 1.
-    activation : AbstractActivation
-        φ, for example ``gf.relu`` or ``gf.leaky_relu(0.3)``.
+    activation : AbstractActivation or callable
+        φ, for example ``gf.relu`` or ``gf.leaky_relu(0.3)``, or a JAX function (`gf.activation`
+        says more of it).
     outer : {"trained", "fixed"}
         Whether the flow moves the outer weights a.
     bias : bool
         Whether each neuron has a trained bias b_k.
+    scaling : {None, "ntk", "mean-field"}
+        s = 1, 1/√m or 1/m.
     """
 
     activation: AbstractActivation
@@ -131,30 +150,32 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
     width: int = eqx.field(static=True)
     outer: Literal["trained", "fixed"] = eqx.field(static=True)
     bias: bool = eqx.field(static=True)
+    scaling: Literal["ntk", "mean-field"] | None = eqx.field(static=True)
     kind: ClassVar[str] = "two_layer"
 
     def __init__(
         self,
         dim: int,
         width: int,
-        activation: AbstractActivation,
+        activation: AbstractActivation | Callable[[jax.Array], jax.Array],
         outer: str = "trained",
         bias: bool = False,
+        scaling: str | None = None,
     ) -> None:
         self.dim = check_integer("dim", dim, minimum=1)
         self.width = check_integer("width", width, minimum=1)
-        if not isinstance(activation, AbstractActivation):
-            raise fail(
-                "activation",
-                activation,
-                "is not an activation",
-                "pass gf.relu or gf.leaky_relu(0.3)",
-            )
-        self.activation = activation
+        self.activation = as_activation("activation", activation)
         self.outer = check_choice("outer", outer, ("trained", "fixed"))  # type: ignore[assignment]
-        if not isinstance(bias, bool):
-            raise fail("bias", bias, "is not a bool", "pass True or False")
-        self.bias = bias
+        self.bias = check_bool("bias", bias)
+        if scaling is not None:
+            scaling = check_choice("scaling", scaling, ("ntk", "mean-field"))
+        self.scaling = scaling  # type: ignore[assignment]
+
+    @property
+    def factor(self) -> float:
+        """s."""
+        power = {None: 0.0, "ntk": -0.5, "mean-field": -1.0}[self.scaling]
+        return float(self.width) ** power
 
     def __call__(self, params: TwoLayerParams, x: jax.Array) -> jax.Array:
         check_inputs(self, x)
@@ -163,12 +184,15 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
             pre = params.inner @ point
             if params.bias is not None:
                 pre = pre + params.bias
-            return apply_activation(self.activation, pre) @ params.outer
+            out = apply_activation(self.activation, pre) @ params.outer
+            return out if self.scaling is None else self.factor * out
 
         x = jnp.asarray(x)
         return one(x) if x.ndim == 1 else jax.vmap(one)(x)
 
-    def params(self, inner: Any, outer: Any, bias: Any = None) -> TwoLayerParams:
+    def params(
+        self, inner: ArrayLike, outer: ArrayLike, bias: ArrayLike | None = None
+    ) -> TwoLayerParams:
         """Return checked parameters: inner (m, d), outer (m,), bias (m,) if the net has one.
 
         A neuron with ``w_k = 0`` (with a bias: ``(w_k, b_k) = 0``) is refused: its direction is
@@ -176,7 +200,7 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         """
         return self.check_start(self._build(inner, outer, bias))
 
-    def _build(self, inner: Any, outer: Any, bias: Any) -> TwoLayerParams:
+    def _build(self, inner: ArrayLike, outer: ArrayLike, bias: ArrayLike | None) -> TwoLayerParams:
         if self.bias and bias is None:
             raise fail("bias", None, "is missing", f"pass an array of shape ({self.width},)")
         if not self.bias and bias is not None:
@@ -248,58 +272,53 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         return TwoLayerParams(tree.inner, jnp.zeros_like(tree.outer), tree.bias)
 
     def balancedness(self, params: TwoLayerParams) -> jax.Array | None:
-        """Return ``a_k² − |w_k|² [− b_k²]`` (m,); None if outer is fixed or φ is smooth."""
-        if self.outer == "fixed" or not self.activation.homogeneous:
+        """Return ``a_k² − (|w_k|² [+ b_k²])/p`` (m,), p the degree of φ, 1 for a (leaky) ReLU.
+
+        With ``g_k = s Σ_i ∂ℓ/∂f_i φ(w_k·x_i)`` both ``a_k a_k'`` and ``w_k·w_k'/p`` are −a_k g_k,
+        since ``w·∇φ(w·x) = pφ(w·x)``, whatever the scaling s. None if outer is fixed or φ has no
+        degree.
+        """
+        p = self.activation.degree
+        if self.outer == "fixed" or p is None or p <= 0:
             return None
         squares = jnp.sum(jnp.square(params.inner), axis=1)
         if params.bias is not None:
             squares = squares + jnp.square(params.bias)
-        return jnp.square(params.outer) - squares
+        return jnp.square(params.outer) - (squares if p == 1 else squares / p)
+
+    def neurons(self, params: TwoLayerParams) -> tuple[jax.Array, jax.Array]:
+        return joined_rows(params), params.outer
+
+    def layer(self, X: np.ndarray) -> Layer | None:
+        slopes, trained = self.activation.slopes, self.outer == "trained"
+        # (what follows kinks knows φ(z) = max(z, αz) so far)
+        if slopes is None or not self.activation.homogeneous:
+            return None
+        if not 0 <= slopes[0] <= slopes[-1] == 1:
+            return None
+        rows = np.concatenate([X, np.ones((len(X), 1))], axis=1) if self.bias else X
+        # s φ(w·x) = φ(w·sx)
+        return Layer(self.factor * rows, slopes, trained, "bias" if self.bias else "plain")
 
     @property
-    def degree(self) -> int | None:
-        if not self.activation.homogeneous:
-            return None
-        return 2 if self.outer == "trained" else 1
+    def vanishes_at_zero(self) -> bool:
+        return not self.bias and (self.activation.degree or 0) > 0
+
+    @property
+    def degree(self) -> float | None:
+        p = self.activation.degree
+        return None if p is None else p + int(self.outer == "trained")
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        return ("conic",) if self.activation.homogeneous and not self.bias else ()
 
     @property
     def name(self) -> str:
         parts = f"dim={self.dim}, width={self.width}, {self.activation.name}, outer={self.outer}"
-        return f"TwoLayer({parts}{', bias' if self.bias else ''})"
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "dim": self.dim,
-            "width": self.width,
-            "activation": self.activation.describe(),
-            "outer": self.outer,
-            "bias": self.bias,
-        }
+        scaling = "" if self.scaling is None else f", scaling={self.scaling}"
+        return f"TwoLayer({parts}{', bias' if self.bias else ''}{scaling})"
 
 
-def _two_layer(activation: Mapping[str, Any], **rest: Any) -> TwoLayer:
-    return TwoLayer(activation=activation_from_description(activation), **rest)
-
-
-_REGISTRY: dict[str, Callable[..., AbstractNetwork]] = {}
-
-
-def register_network(kind: str, factory: Callable[..., AbstractNetwork]) -> None:
-    """Let `network_from_description` build ``factory(**rest)`` from ``{"kind": kind, **rest}``."""
-    if kind in _REGISTRY:
-        raise fail("kind", kind, "is registered already", "choose another name")
-    _REGISTRY[kind] = factory
-
-
-register_network(LinearPredictor.kind, LinearPredictor)
-register_network(TwoLayer.kind, _two_layer)
-register_network(DeepLinear.kind, DeepLinear)
-register_network(RandomFeatures.kind, RandomFeatures.from_description)
-
-
-def network_from_description(description: Mapping[str, Any]) -> AbstractNetwork:
-    """Rebuild a network from what its ``describe()`` returned."""
-    options = dict(description)
-    kind = check_choice("network kind", options.pop("kind", None), _REGISTRY)
-    return _REGISTRY[kind](**options)
+for _class in (LinearPredictor, TwoLayer, DeepLinear, RandomFeatures):
+    register(_class.kind, _class)

@@ -5,7 +5,7 @@ The shapes belong to a network, which calls the checks; here it appears by its n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from gradflow.registry import Described, register
 from gradflow.validation import check_array, fail
 
 
-class AbstractParams(eqx.Module):
+class AbstractParams(Described, eqx.Module):
     """Parameters of a network: a pytree with attribute access and item access by field name."""
 
     def __getitem__(self, name: str) -> Any:
@@ -48,6 +49,35 @@ class DeepLinearParams(AbstractParams):
     """Parameters of `DeepLinear`: ``layers`` = (W_1 (h, d), …, W_N (1, h))."""
 
     layers: tuple[jax.Array, ...]
+
+
+def _of_lists(cls: type[AbstractParams]) -> Callable[..., AbstractParams]:
+    """Build parameters from nested lists: of an array, or (deep linear nets) of several."""
+
+    def array(value: Any) -> Any:
+        return None if value is None else jnp.asarray(np.asarray(value, np.float64))
+
+    def build(**parts: Any) -> AbstractParams:
+        return cls(
+            **{k: tuple(map(array, v)) if k == "layers" else array(v) for k, v in parts.items()}
+        )
+
+    return build
+
+
+for _kind, _class in (
+    ("linear_params", LinearParams),
+    ("two_layer_params", TwoLayerParams),
+    ("deep_linear_params", DeepLinearParams),
+):
+    register(_kind, _class, _of_lists(_class))
+
+
+def joined_rows(params: TwoLayerParams) -> jax.Array:
+    """Return the rows (..., m, d) of inner weights; with biases (..., m, d+1), the bias last."""
+    if params.bias is None:
+        return params.inner
+    return jnp.concatenate([params.inner, params.bias[..., None]], axis=-1)
 
 
 def check_leaf(argument: str, value: Any, shape: tuple[int, ...]) -> jax.Array:

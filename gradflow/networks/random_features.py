@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
-from gradflow.networks.abstract import SCHEMES, AbstractNetwork, check_inputs, check_key
+from gradflow.networks.abstract import SCHEMES, AbstractNetwork, Layer, check_inputs, check_key
 from gradflow.networks.activations import (
     AbstractActivation,
-    activation_from_description,
     apply_activation,
+    as_activation,
 )
 from gradflow.networks.parameters import (
     LinearParams,
@@ -36,8 +37,8 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     ----------
     inner : (m, d) array
         The fixed inner weights w_k; a row may not be zero.
-    activation : AbstractActivation
-        φ, for example ``gf.relu`` or ``gf.shifted_relu(0.3)``.
+    activation : AbstractActivation or callable
+        φ, for example a JAX function, ``gf.relu`` or ``gf.shifted_relu(0.3)``.
 
     Raises
     ------
@@ -49,16 +50,17 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     activation: AbstractActivation
     kind: ClassVar[str] = "random_features"
 
-    def __init__(self, inner: Any, activation: AbstractActivation) -> None:
+    def __init__(
+        self, inner: ArrayLike, activation: AbstractActivation | Callable[[jax.Array], jax.Array]
+    ) -> None:
         rows = check_array("inner", inner, (None, None))
         if rows.size == 0:
             raise fail("inner", rows, "holds no weights", "pass an array (m, d) with m, d >= 1")
         if not np.all(np.any(rows != 0, axis=1)):
             dead = int(np.argmin(np.any(rows != 0, axis=1)))
             raise fail("inner", rows, f"row {dead} is zero", "pass rows that are not zero")
-        if not isinstance(activation, AbstractActivation):
-            raise fail("activation", activation, "is not an activation", "pass gf.relu or another")
-        self.inner, self.activation = jnp.asarray(rows), activation
+        self.inner = jnp.asarray(rows)
+        self.activation = as_activation("activation", activation)
 
     @classmethod
     def draw(
@@ -101,7 +103,7 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
         """Number of features m."""
         return self.inner.shape[0]
 
-    def features(self, x: Any) -> jax.Array:
+    def features(self, x: ArrayLike) -> jax.Array:
         """Return φ(Wx): (m,) for one point, the matrix A (n, m) for points (n, d)."""
         check_inputs(self, x)
         return apply_activation(self.activation, jnp.asarray(x) @ self.inner.T)
@@ -109,7 +111,7 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     def __call__(self, params: LinearParams, x: jax.Array) -> jax.Array:
         return self.features(x) @ params.weight
 
-    def params(self, weight: Any) -> LinearParams:
+    def params(self, weight: ArrayLike) -> LinearParams:
         """Return checked parameters: the last layer v (m,). Zero is a fine start here."""
         return self.check_start(LinearParams(check_leaf("weight", weight, (self.width,))))
 
@@ -141,6 +143,17 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     def balancedness(self, params: LinearParams) -> None:
         return None
 
+    def layer(self, X: np.ndarray) -> Layer:
+        features = np.asarray(self.features(X))
+        return Layer(features, (1.0,), trained=False, layout="linear", of_features=True)
+
+    def neurons(self, params: LinearParams) -> tuple[jax.Array, jax.Array]:
+        return self.inner, params.weight
+
+    @property
+    def vanishes_at_zero(self) -> bool:
+        return (self.activation.degree or 0) > 0
+
     @property
     def degree(self) -> int:
         return 1
@@ -148,16 +161,3 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
     @property
     def name(self) -> str:
         return f"RandomFeatures(dim={self.dim}, width={self.width}, {self.activation.name})"
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "inner": np.asarray(self.inner).tolist(),
-            "activation": self.activation.describe(),
-        }
-
-    @classmethod
-    def from_description(cls, inner: Any, activation: Mapping[str, Any]) -> RandomFeatures:
-        """Rebuild the net from what ``describe()`` returned, its kind left out."""
-        rows = np.asarray(inner, dtype=np.float64)
-        return cls(rows, activation_from_description(activation))

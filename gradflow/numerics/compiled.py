@@ -13,18 +13,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
-_CACHE: OrderedDict[Hashable, Any] = OrderedDict()
+_CACHE: OrderedDict[Hashable, Callable[..., PyTree]] = OrderedDict()
 _MAPS, _MOST_MAPS = Path("/proc/self/maps"), 40_000
 
 
 def compile_once(
-    fn: Callable[..., Any], key: Hashable, arguments: tuple[Any, ...]
-) -> tuple[Callable[..., Any], tuple[Any, ...], float]:
+    fn: Callable[..., PyTree], key: Hashable, arguments: tuple[object, ...]
+) -> tuple[Callable[..., PyTree], tuple[ArrayLike, ...], float]:
     """Return ``(program, arrays, seconds)``; ``program(*arrays)`` evaluates ``fn(*arguments)``.
 
     ``fn`` must return arrays only. Arrays in ``arguments`` are run-time inputs; everything else in
@@ -56,7 +57,7 @@ def compile_once(
         return _CACHE[full_key], arrays, 0.0
     is_dynamic = [eqx.is_array(leaf) for leaf in leaves]
 
-    def flat(*values: Any) -> Any:
+    def flat(*values: ArrayLike) -> PyTree:
         it = iter(values)
         merged = [
             next(it) if dynamic else leaf for dynamic, leaf in zip(is_dynamic, static, strict=True)

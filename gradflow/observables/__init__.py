@@ -11,10 +11,12 @@ stand in ``of_risk`` (loss, energy, what is conserved), ``of_neurons`` (sizes, a
 
 from __future__ import annotations
 
+from gradflow.numerics.rows import map_rows
+
 # Importing the three modules enters their functions in the register.
 from gradflow.observables import of_data, of_neurons, of_risk
 from gradflow.observables.paths import neuron_vectors
-from gradflow.observables.registry import Observable, get, map_rows, names, observable, observe
+from gradflow.observables.registry import Observable, get, names, observable, observe
 
 __all__ = [
     "Observable",

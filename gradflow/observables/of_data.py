@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow.networks.random_features import RandomFeatures
-from gradflow.observables.paths import inputs_of, labelled_data, lengths, neuron_vectors
-from gradflow.observables.registry import map_rows, observable
+from gradflow.numerics.rows import map_rows
+from gradflow.numerics.vectors import lengths, scaled
+from gradflow.observables.paths import inputs_of, labelled_data, neuron_vectors
+from gradflow.observables.registry import observable
 from gradflow.validation import check_choice, check_nonnegative, fail
 
 
@@ -87,8 +89,7 @@ def activation_pattern(path: Any, tolerance: float = 1e-12) -> np.ndarray:
     out = np.empty((W.shape[0], W.shape[1], X.shape[0]), np.int8)
     # One time after the other: a float array of this shape may not fit.
     for row, w in enumerate(W):
-        top = np.max(np.abs(w), axis=1, keepdims=True)
-        w = w / np.where(top > 0, top, 1.0)
+        w = scaled(w)
         h = w @ X.T
         out[row] = np.where(np.abs(h) <= lengths(w)[:, None] * sizes, 0.0, np.sign(h))
     return out

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.numerics import vectors as vec
+from gradflow.numerics.vectors import lengths, log_tan_half, rejection, scaled
 from gradflow.observables.paths import (
     leaf_of,
-    lengths,
     neuron_vectors,
     outer_signs,
     outer_weights,
     teacher_sides,
-    unit_vectors,
 )
 from gradflow.observables.registry import observable, observe
 from gradflow.validation import check_array, check_bool, fail
@@ -41,7 +41,7 @@ def neuron_directions(path: Any, bias: bool = False) -> np.ndarray:
     bias : bool
         Count the bias as one more entry: (w_k, b_k)/|(w_k, b_k)|, shape (time, K, d + 1).
     """
-    return unit_vectors(neuron_vectors(path, bias=check_bool("bias", bias)))
+    return vec.directions(neuron_vectors(path, bias=check_bool("bias", bias)))
 
 
 @observable("neuron_masses", unit="weight^2", long_name="mass of each neuron", dims=_NEURONS)
@@ -84,21 +84,11 @@ def log_tan_half_angle(path: Any) -> np.ndarray:
     From cartesian parameters: :math:`\ln|w_\perp| - \ln(|w| + w\cdot v)`; below angles of about
     1e-16 only a log-angle chart knows it.
     """
-    vectors = neuron_vectors(path)
     # Scaled, or 1e-200 would underflow in what follows; no angle depends on it.
-    top = np.max(np.abs(vectors), axis=-1, keepdims=True)
-    vectors = vectors / np.where(top > 0, top, 1.0)
+    vectors = scaled(neuron_vectors(path))
     target = teacher_sides(path, "log_tan_half_angle")
     along = np.sum(vectors * target, axis=-1)
-    across = vectors - along[..., None] * target
-    # A second pass removes what rounding left along v.
-    across = across - np.sum(across * target, axis=-1)[..., None] * target
-    size, length = lengths(across), lengths(vectors)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # |w| + w.v cancels behind the target; there it is size^2 / (|w| - w.v).
-        ahead = np.log(size) - np.log(length + along)
-        behind = np.log(length - along) - np.log(size)
-    return np.where(along >= 0, ahead, behind)
+    return log_tan_half(along, lengths(rejection(vectors, target)))
 
 
 @observable("cos_angle", long_name="cosine of the angle to the own target", dims=_NEURONS)
@@ -139,18 +129,9 @@ def angles_to(path: Any, directions: Any = None) -> np.ndarray:
     rows = check_array(name, directions, (None, vectors.shape[-1]))
     if not np.all(np.any(rows, axis=1)):
         raise fail(name, rows, "holds a zero row, which is no direction", "drop it")
-    units = unit_vectors(vectors)
+    units = vec.directions(vectors)
     # One direction after the other: no array of (time, K, p, d).
-    return np.stack([_angle(units, row) for row in unit_vectors(rows)], axis=-1)
-
-
-def _half_tangents(u: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """|u - e| and |u + e|, whose quotient is tan(theta/2) for unit vectors."""
-    return lengths(u - e), lengths(u + e)
-
-
-def _angle(u: np.ndarray, e: np.ndarray) -> np.ndarray:
-    return 2.0 * np.arctan2(*_half_tangents(u, e))
+    return np.stack([vec.angle(units, row) for row in vec.directions(rows)], axis=-1)
 
 
 @observable(
@@ -195,16 +176,14 @@ def log_tan_half_angle_to_mean(path: Any, bias: bool = False) -> np.ndarray:
     """
     vectors, means, signs = _groups(path, check_bool("bias", bias))
     own = np.where((signs == 1.0)[..., None], means[:, :1], means[:, 1:])
-    near, far = _half_tangents(unit_vectors(vectors), unit_vectors(own))
+    units, targets = vec.directions(vectors), vec.directions(own)
     with np.errstate(divide="ignore"):
-        return np.log(near) - np.log(far)
+        return np.log(lengths(units - targets)) - np.log(lengths(units + targets))
 
 
 def _groups(path: Any, bias: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Neurons scaled at each time, the means (time, 2, d) of the two signs, and the signs."""
-    vectors = neuron_vectors(path, bias=bias)
-    top = np.max(np.abs(vectors), axis=(1, 2), keepdims=True)
-    vectors = vectors / np.where(top > 0, top, 1.0)
+    vectors = scaled(neuron_vectors(path, bias=bias), axis=(1, 2))
     signs = np.broadcast_to(outer_signs(path), vectors.shape[:2])
     means = np.full((vectors.shape[0], 2, vectors.shape[2]), np.nan)
     for column, sign in enumerate((1.0, -1.0)):
@@ -221,8 +200,7 @@ def stable_rank(path: Any) -> np.ndarray:
 
     A bias is left out; NaN where W = 0. Linear nets have one row, so 1.
     """
-    W = neuron_vectors(path)
-    top = np.max(np.abs(W), axis=(1, 2), keepdims=True)
+    W = scaled(neuron_vectors(path), axis=(1, 2))
     with np.errstate(invalid="ignore", divide="ignore"):
-        values = np.linalg.svd(W / np.where(top > 0, top, 1.0), compute_uv=False)
+        values = np.linalg.svd(W, compute_uv=False)
         return np.sum(values**2, axis=1) / values[:, 0] ** 2

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow.cells.clarke import speeds
+from gradflow.cells.forces import Forces
+from gradflow.numerics.rows import map_rows
 from gradflow.observables.paths import from_chart, tree_norm
-from gradflow.observables.registry import map_rows, observable, observe
+from gradflow.observables.registry import observable, observe
 from gradflow.validation import fail
 
 
@@ -23,6 +26,14 @@ def _risk_log(risk: Any, params: Any) -> Any:
 
 def _gradient_norm(risk: Any, params: Any) -> Any:
     return jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(risk.gradient(params))))
+
+
+def _pulls(forces: Forces, f: jax.Array) -> jax.Array:
+    return forces.pulls(f, per_loss=False)[0]
+
+
+def _pulls_per_loss(forces: Forces, f: jax.Array) -> jax.Array:
+    return forces.pulls(f, per_loss=True)[0]
 
 
 def _balancedness(risk: Any, params: Any) -> Any:
@@ -50,9 +61,22 @@ def loss(path: Any) -> np.ndarray:
 
 @observable("gradient_norm", unit="1/time^0.5", long_name="norm of the risk's gradient")
 def gradient_norm(path: Any) -> np.ndarray:
-    """|grad L(theta(t))| over the trained entries, the speed of the flow."""
-    exact = from_chart(path, "gradient_norm")
-    return map_rows(_gradient_norm, path.risk, path.params) if exact is None else exact
+    """|grad L(theta(t))| over the trained entries, the speed of the flow.
+
+    Where neurons stand on kinks it is the norm of the Clarke gradient that the flow follows
+    (`clarke1983`), however long they have slid along them.
+    """
+    at = path.risk.arrangement
+    if at is None or not at.kinked:
+        exact = from_chart(path, "gradient_norm")
+        return map_rows(_gradient_norm, path.risk, path.params) if exact is None else exact
+    W, a = at.split(path.params)
+    f = np.array([at.outputs(*row) for row in zip(W, a, strict=True)]).reshape(-1, len(at.y))
+    if not at.margin_loss:
+        return speeds(at, W, a, map_rows(_pulls, Forces.of(at), f))
+    # Of ln L, which does not underflow.
+    relative = speeds(at, W, a, map_rows(_pulls_per_loss, Forces.of(at), f))
+    return relative * np.exp(observe(path, "log_loss"))
 
 
 @observable("norm", unit="weight", long_name="norm of the parameters")

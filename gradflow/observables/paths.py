@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gradflow.numerics.vectors import lengths
 from gradflow.validation import fail
 
 
@@ -97,21 +98,6 @@ def labelled_data(path: Any, name: str) -> Any:
             "read 'loss' instead",
         )  # fmt: skip
     return risk
-
-
-def lengths(vectors: np.ndarray) -> np.ndarray:
-    """Euclidean norms over the last axis, scaled: squares of 1e-200 would underflow."""
-    top = np.max(np.abs(vectors), axis=-1, initial=0.0)
-    safe = np.where(top > 0, top, 1.0)
-    return top * np.sqrt(np.sum((vectors / safe[..., None]) ** 2, axis=-1))
-
-
-def unit_vectors(vectors: np.ndarray) -> np.ndarray:
-    """Directions over the last axis; NaN for the zero vector, which has none."""
-    top = np.max(np.abs(vectors), axis=-1, keepdims=True, initial=0.0)
-    with np.errstate(invalid="ignore"):
-        scaled = vectors / np.where(top > 0, top, np.nan)
-    return scaled / lengths(scaled)[..., None]
 
 
 def tree_norm(tree: Any) -> np.ndarray:

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
-from gradflow.numerics.compiled import compile_once
 from gradflow.validation import check_choice, fail
 
 
@@ -107,35 +105,3 @@ def observe(path: Any, name: str, **options: Any) -> np.ndarray:
             fix = "choose one of " + ", ".join(known) if known else "it takes none: leave it out"
             raise fail(option, value, f"is not an option of observe({name!r})", fix)
     return np.asarray(_REGISTRY[name].function(path, **options))
-
-
-def map_rows(fn: Callable[..., Any], risk: Any, params: Any) -> np.ndarray:
-    """``fn(risk, row)`` for every time, compiled once per structure.
-
-    Rows are taken one after the other (as much memory as one evaluation, and the same bits as one
-    alone) and padded to a power of two, so that few lengths are compiled.
-    """
-    rows = jax.tree.leaves(params)[0].shape[0]
-    if rows == 0:
-        row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], np.float64), params)
-        return np.zeros((0, *jax.eval_shape(lambda p: fn(risk, p), row).shape))
-    size = max(16, 1 << (rows - 1).bit_length())
-
-    def pad(leaf: Any) -> np.ndarray:
-        leaf = np.asarray(leaf)
-        return np.concatenate([leaf, np.repeat(leaf[-1:], size - rows, axis=0)])
-
-    program, arrays, _ = compile_once(
-        _mapped, ("rows", fn), (_Static(fn), risk, jax.tree.map(pad, params))
-    )
-    return np.asarray(program(*arrays))[:rows]
-
-
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class _Static:
-    value: Any
-
-
-def _mapped(fn: _Static, risk: Any, params: Any) -> Any:
-    return jax.lax.map(lambda row: fn.value(risk, row), params)

@@ -1,59 +1,28 @@
-"""Files that survive a kill, and objects rebuilt from their descriptions. No pickle."""
+"""Pytrees and risks as descriptions, and rebuilt from them. No pickle."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+# Importing these registers what files may hold.
+import gradflow.data.laws.radial_law
+import gradflow.networks.networks
+import gradflow.risks.empirical
+import gradflow.risks.function
+import gradflow.risks.population.population
+import gradflow.risks.regularised  # noqa: F401
+from gradflow import registry
 from gradflow.validation import fail
-
-
-def replace_file(path: str | os.PathLike[str], write: Callable[[str], None]) -> None:
-    """Write a file whole or not at all: temporary name, fsync, rename.
-
-    Parameters
-    ----------
-    path : path-like
-        The file to make or to replace.
-    write : callable
-        Writes its content to the path it is given.
-    """
-    if not isinstance(path, (str, os.PathLike)):
-        raise fail("path", path, "is not a path", "pass a file name")
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise fail("path", str(path), "lies in no existing folder", f"create {target.parent} first")
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
-    try:
-        write(temporary)
-        _fsync(temporary)
-        os.replace(temporary, target)
-        _fsync(str(target.parent))  # the rename itself
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _fsync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def describe_tree(tree: Any) -> tuple[Any, list[np.ndarray]]:
     """Split a pytree of arrays into a JSON-able structure and its arrays.
 
-    Dicts, lists, tuples, None and the parameter classes of :mod:`gradflow.networks.parameters` are
-    known.
+    Dicts, lists, tuples, None and registered dataclasses are known.
     """
     arrays: list[np.ndarray] = []
 
@@ -68,12 +37,15 @@ def describe_tree(tree: Any) -> tuple[Any, list[np.ndarray]]:
         if hasattr(node, "__array__"):
             arrays.append(np.asarray(node))
             return {"kind": "array"}
-        name = type(node).__name__
-        if name in _param_classes():
-            fields = [f.name for f in dataclasses.fields(cast(Any, node))]
+        name = registry.kind_of(type(node))
+        if name is not None and dataclasses.is_dataclass(node):
+            fields = [f.name for f in dataclasses.fields(node)]
             items = [walk(getattr(node, f)) for f in fields]
             return {"kind": "module", "name": name, "keys": fields, "items": items}
-        raise fail("params", node, "cannot be stored", "use dicts, lists and tuples of arrays")
+        raise fail(
+            "params", node, "cannot be stored",
+            "use dicts, lists and tuples of arrays, or a dataclass registered by gf.register",
+        )  # fmt: skip
 
     return walk(tree), arrays
 
@@ -95,7 +67,7 @@ def rebuild_tree(structure: Mapping[str, Any], arrays: list[Any]) -> Any:
             return items
         if kind == "tuple":
             return tuple(items)
-        return _param_classes()[node["name"]](**dict(zip(node["keys"], items, strict=True)))
+        return registry.class_of(node["name"])(**dict(zip(node["keys"], items, strict=True)))
 
     return walk(structure)
 
@@ -114,47 +86,3 @@ def leaf_names(structure: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
     walk(structure, ())
     return out
-
-
-def _param_classes() -> dict[str, Any]:
-    from gradflow.networks.parameters import DeepLinearParams, LinearParams, TwoLayerParams
-
-    return {kind.__name__: kind for kind in (LinearParams, TwoLayerParams, DeepLinearParams)}
-
-
-def risk_from_description(description: Mapping[str, Any]) -> Any:
-    """Rebuild a risk from what its ``describe()`` returned.
-
-    Raises
-    ------
-    ValueError
-        For a risk made of a function: a function cannot be read back from a file.
-    """
-    kind = description.get("risk", description.get("kind"))
-    if kind == "empirical":
-        from gradflow.risks.empirical import EmpiricalRisk
-
-        return EmpiricalRisk.from_description(dict(description))
-    if kind == "population":
-        from gradflow.risks.population.population import PopulationRisk
-
-        own = getattr(PopulationRisk, "from_description", None)
-        if own is not None:
-            return own(dict(description))
-        import gradflow.data.laws.radial_law  # noqa: F401  (its import registers the law)
-        from gradflow.data.laws.laws import law_from_description
-        from gradflow.data.teachers import teacher_from_description
-        from gradflow.losses import loss_from_description
-        from gradflow.networks.networks import network_from_description
-
-        return PopulationRisk(
-            network_from_description(description["net"]),
-            cast(Any, loss_from_description(description["loss"])),
-            law_from_description(description["law"]),
-            teacher_from_description(description["teacher"]),
-        )
-    if kind == "regularised":
-        from gradflow.risks.regularised import Regularised
-
-        return Regularised(risk_from_description(description["of"]), description["lam"])
-    raise fail("risk", kind, "cannot be rebuilt from a file", "pass it: gf.load(path, risk=...)")

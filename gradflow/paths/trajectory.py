@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow import observables
+from gradflow import observables, registry
+from gradflow.flows.course import Course
 from gradflow.integrators.contract import Result
-from gradflow.numerics.compiled import compile_once
+from gradflow.numerics.files import replace_file
+from gradflow.numerics.rows import map_rows
 from gradflow.paths.file import (
     describe_tree,
     leaf_names,
     rebuild_tree,
-    replace_file,
-    risk_from_description,
 )
 from gradflow.validation import fail
 
@@ -98,6 +98,8 @@ class Trajectory:
     clock_name, integrator : str
     chart_names : tuple of str
         The charts of the stages, in order.
+    course : Course or None
+        What it takes to go on from the end (``gf.integrate(path, until=...)``).
     """
 
     risk: Any
@@ -117,10 +119,11 @@ class Trajectory:
     result: Result
     stopped_by: str
     rtol: float
-    atol: float | None
+    atol: float | np.ndarray | None
     clock_name: str
     chart_names: tuple[str, ...]
     integrator: str
+    course: Course | None = field(default=None, compare=False)
     _stages: tuple[Stage, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
@@ -134,6 +137,9 @@ class Trajectory:
         """``log_loss`` or ``gradient_norm`` through the chart; None where states are not kept."""
         if name not in _CHART_VALUES or not self._stages:
             return None
+        at = self.risk.arrangement
+        if name == "gradient_norm" and at is not None and at.kinked:
+            return None  # (charts know one side of a kink only)
         rows = [_chart_rows(name, stage) for stage in self._stages if stage.s.shape[0]]
         value = np.concatenate(rows) if rows else np.zeros(0)
         self.exact[name] = value
@@ -151,13 +157,14 @@ class Trajectory:
 
     def __repr__(self) -> str:
         span = f"t = {self.t[0]:.6g} ... {self.t[-1]:.6g}" if len(self) else "nothing recorded"
-        work = ", ".join(f"{int(self.stats[k])} {k}" for k in ("steps", "rejected", "rhs"))
+        atol = "scaled" if self.atol is None else f"{np.max(self.atol):g}"
+        work = ", ".join(f"{self.stats[k]:.0f} {k}" for k in ("steps", "rejected", "rhs"))
         return (
             f"Trajectory of {getattr(self.risk, 'name', type(self.risk).__name__)}\n"
             f"  {len(self)} points, {span}, "
             f"stopped at t = {self.t_final:.6g} by {self.stopped_by}\n"
             f"  {self.integrator}, clock {self.clock_name}, chart {self.chart}, "
-            f"rtol = {self.rtol:g}, atol = {'scaled' if self.atol is None else f'{self.atol:g}'}\n"
+            f"rtol = {self.rtol:g}, atol = {atol}\n"
             f"  {work}, {self.stats['run_seconds']:.3g} s + "
             f"{self.stats['compile_seconds']:.3g} s compiling\n"
             f"  result: {self.result.name} ({self.result.message})"
@@ -247,7 +254,7 @@ class Trajectory:
             "result": [self.result.name, self.result.detail],
             "stopped_by": self.stopped_by,
             "rtol": self.rtol,
-            "atol": self.atol,
+            "atol": self.atol if self.atol is None else np.asarray(self.atol).tolist(),
             "clock_name": self.clock_name,
             "chart_names": list(self.chart_names),
             "integrator": self.integrator,
@@ -266,6 +273,13 @@ class Trajectory:
             header[f"tree_{name}"], arrays = describe_tree(getattr(self, name))
             for k, array in enumerate(arrays):
                 put(f"{name}_{k}", array)
+        if self.course is not None:
+            header["course"] = self.course.description()
+            header["tree_course"], arrays = describe_tree(self.course.params)
+            for k, array in enumerate(arrays):
+                put(f"course_{k}", array)
+            for name, array in self.course.arrays().items():
+                put(f"course_{name}", array)
         header["exact"] = list(self.exact)
         for k, array in enumerate(self.exact.values()):
             put(f"exact_{k}", array)
@@ -313,8 +327,16 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory:
         arrays = [convert(take(f"{name}_{k}")) for k in range(len(leaf_names(structure)))]
         return rebuild_tree(structure, arrays)
 
+    risk = _risk_of(path, header["risk"]) if risk is None else risk
+    course = None
+    if header.get("course") is not None:
+        arrays = {
+            str(name).removeprefix("course_"): take(str(name))
+            for name in dataset.data_vars if str(name).startswith("course_")
+        }  # fmt: skip
+        course = Course.read(risk, tree("course", jnp.asarray), header["course"], arrays)
     return Trajectory(
-        risk=risk_from_description(header["risk"]) if risk is None else risk,
+        risk=risk, course=course,
         t=take("t"), log_t=take("log_t"), clock=take("clock"),
         params=tree("params", np.asarray), initial=tree("initial", jnp.asarray),
         final=tree("final", jnp.asarray),
@@ -323,27 +345,36 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory:
         exact={name: take(f"exact_{k}") for k, name in enumerate(header["exact"])},
         energy=take("energy"), events=tuple(Event(**event) for event in header["events"]),
         stats=header["stats"], result=Result(*header["result"]), stopped_by=header["stopped_by"],
-        rtol=header["rtol"], atol=header["atol"], clock_name=header["clock_name"],
+        rtol=header["rtol"], atol=_atol_of(header["atol"]), clock_name=header["clock_name"],
         chart_names=tuple(header["chart_names"]), integrator=header["integrator"],
     )  # fmt: skip
 
 
+def _atol_of(stored: float | list[float] | None) -> float | np.ndarray | None:
+    return np.asarray(stored) if isinstance(stored, list) else stored
+
+
+def _risk_of(path: Any, description: dict[str, Any]) -> Any:
+    missing = registry.unknown(description)
+    if missing:
+        raise fail(
+            "path", str(path), f"holds a risk that cannot be rebuilt: {missing[0]}",
+            "pass the risk: gf.load(path, risk=...), or register its class: gf.register(kind, cls)",
+        )  # fmt: skip
+    return registry.build(description)
+
+
 def _chart_rows(name: str, stage: Stage) -> np.ndarray:
-    """A chart function at every recorded state, compiled once per structure and power of two."""
-    rows = stage.s.shape[0]
-    size = max(16, 1 << (rows - 1).bit_length())
-    padded = np.concatenate([stage.Y, np.repeat(stage.Y[-1:], size - rows, axis=0)])
-    fn = _log_loss_rows if name == "log_loss" else _gradient_norm_rows
-    program, arrays, _ = compile_once(fn, name, (stage.flow.core(), padded))
-    return np.asarray(program(*arrays))[:rows]
+    """A chart function at every recorded state."""
+    return map_rows(_log_loss if name == "log_loss" else _gradient_norm, stage.flow.core(), stage.Y)
 
 
-def _log_loss_rows(flow: Any, Y: Any) -> Any:
-    return jax.lax.map(lambda row: flow.chart.log_risk(flow.split(row)[0]), Y)
+def _log_loss(flow: Any, row: jax.Array) -> jax.Array:
+    return flow.chart.log_risk(flow.split(row)[0])
 
 
-def _gradient_norm_rows(flow: Any, Y: Any) -> Any:
-    return jax.lax.map(lambda row: flow.chart.gradient_norm(flow.split(row)[0]), Y)
+def _gradient_norm(flow: Any, row: jax.Array) -> jax.Array:
+    return flow.chart.gradient_norm(flow.split(row)[0])
 
 
 #: Names of the view that a parameter of a user's own pytree must not take.

@@ -11,12 +11,14 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from jaxtyping import PyTree
 
+from gradflow.cells.arrangement import Arrangement
 from gradflow.networks.abstract import AbstractNetwork
-from gradflow.risks.kinked import AbstractKinks
+from gradflow.registry import Described
 
 
-class AbstractRisk(eqx.Module):
+class AbstractRisk(Described, eqx.Module):
     """A scalar function L(θ) of the parameters of a network (or of any pytree).
 
     Attributes
@@ -27,23 +29,44 @@ class AbstractRisk(eqx.Module):
 
     net: eqx.AbstractVar[AbstractNetwork | None]
 
+    def __hash__(self) -> int:
+        # Of the structure and the arrays' shapes, so that ``jax.jit(risk)`` takes a risk as the
+        # function it is; equality compares the numbers.
+        leaves, structure = jax.tree.flatten(self)
+        return hash((structure, tuple(map(_mark, leaves))))
+
     @abstractmethod
-    def __call__(self, params: Any) -> jax.Array:
+    def __call__(self, params: PyTree) -> jax.Array:
         """Return L(θ), a 0-d float64 array."""
 
     @abstractmethod
-    def log(self, params: Any) -> jax.Array:
+    def log(self, params: PyTree) -> jax.Array:
         """Return ln L(θ), exact where L(θ) underflows if the loss allows it."""
 
     @abstractmethod
-    def gradient(self, params: Any) -> Any:
+    def gradient(self, params: PyTree) -> PyTree:
         """Return ∇L(θ), shaped like θ, zero on the entries that are not trained."""
 
-    def kinks(self) -> AbstractKinks | None:
-        """Return the kinks that an event-located integrator must know; None for a smooth risk."""
+    @property
+    def arrangement(self) -> Arrangement | None:
+        """The surfaces of its data that neurons meet (host); None where none are known."""
         return None
 
-    def as_params(self, value: Any) -> Any:
+    def least_margin(self, params: PyTree) -> jax.Array | None:
+        """Return the least margin on finite data, where the loss vanishes only if it is infinite.
+
+        Until it is positive there is no limit direction. None for other risks.
+        """
+        return None
+
+    def charts(self, params: PyTree) -> tuple[str, ...]:
+        """Return the kinds of charts in which the flow from ``params`` may be integrated.
+
+        The best first; :mod:`gradflow.flows.charts.offers` says what the names stand for.
+        """
+        return ("cartesian", *(() if self.net is None else self.net.coordinates))
+
+    def as_params(self, value: PyTree) -> PyTree:
         """Return ``value`` as parameters of this risk; a ``ValueError`` when it cannot be."""
         return value if self.net is None else self.net.as_params(value)
 
@@ -67,6 +90,7 @@ class AbstractRisk(eqx.Module):
     def name(self) -> str:
         """A short readable name."""
 
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
+
+def _mark(leaf: Any) -> Any:
+    """What is hashed of a leaf: an array's shape and dtype, a function itself."""
+    return (leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf

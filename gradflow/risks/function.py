@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import PyTree
 
+from gradflow.registry import register
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_array, fail
 
@@ -29,15 +30,15 @@ class FunctionRisk(AbstractRisk):
         A readable name; default: that of ``fn``.
     """
 
-    fn: Callable[[Any], jax.Array]
-    log_fn: Callable[[Any], jax.Array] | None
+    fn: Callable[[PyTree], jax.Array]
+    log_fn: Callable[[PyTree], jax.Array] | None
     label: str = eqx.field(static=True)
     net: None
 
     def __init__(
         self,
-        fn: Callable[[Any], jax.Array],
-        log_fn: Callable[[Any], jax.Array] | None = None,
+        fn: Callable[[PyTree], jax.Array],
+        log_fn: Callable[[PyTree], jax.Array] | None = None,
         label: str | None = None,
     ) -> None:
         for argument, value in (("fn", fn), ("log_fn", log_fn)):
@@ -50,7 +51,7 @@ class FunctionRisk(AbstractRisk):
     def name(self) -> str:
         return f"FunctionRisk({self.label})"
 
-    def as_params(self, value: Any) -> Any:
+    def as_params(self, value: PyTree) -> PyTree:
         """Return ``value`` with every leaf a finite float64 JAX array.
 
         Raises
@@ -64,26 +65,25 @@ class FunctionRisk(AbstractRisk):
         checked = [_leaf("params" + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
         return jax.tree_util.tree_unflatten(structure, checked)
 
-    def __call__(self, params: Any) -> jax.Array:
+    def __call__(self, params: PyTree) -> jax.Array:
         return _value(self, self.as_params(params))
 
-    def log(self, params: Any) -> jax.Array:
+    def log(self, params: PyTree) -> jax.Array:
         """Return ``log_fn(θ)`` if given, else ln fn(θ): −inf at 0, NaN where fn is negative."""
         return _log_value(self, self.as_params(params))
 
-    def gradient(self, params: Any) -> Any:
+    def gradient(self, params: PyTree) -> PyTree:
         return _gradient(self, self.as_params(params))
 
-    def log_gradient(self, params: Any) -> Any:
+    def log_gradient(self, params: PyTree) -> PyTree:
         """Return ``∇ ln L(θ)``."""
         return _log_gradient(self, self.as_params(params))
 
-    def describe(self) -> dict[str, Any]:
-        """Return the name only: a function cannot be written to a file and read back."""
-        return {"risk": "function", "name": self.label}
+
+register("function", FunctionRisk)
 
 
-def _leaf(argument: str, value: Any) -> jax.Array:
+def _leaf(argument: str, value: PyTree) -> jax.Array:
     if isinstance(value, Tracer):
         if value.dtype != jnp.float64:
             raise fail(argument, value, f"has dtype {value.dtype}", "pass a float64 array")
@@ -93,7 +93,7 @@ def _leaf(argument: str, value: Any) -> jax.Array:
     return jnp.asarray(check_array(argument, value, (None,) * np.ndim(value)))
 
 
-def _scalar(argument: str, value: Any) -> jax.Array:
+def _scalar(argument: str, value: PyTree) -> jax.Array:
     shape, dtype = jnp.shape(value), jnp.result_type(value)
     if shape != () or dtype != jnp.float64:
         problem = f"returns shape {shape} and dtype {dtype}"
@@ -101,7 +101,7 @@ def _scalar(argument: str, value: Any) -> jax.Array:
     return jnp.asarray(value)
 
 
-def _traced(argument: str, fn: Callable[[Any], Any], params: Any) -> jax.Array:
+def _traced(argument: str, fn: Callable[[PyTree], PyTree], params: PyTree) -> jax.Array:
     """``fn(params)``; a function that JAX cannot trace is named, with the fix."""
     try:
         return _scalar(argument, fn(params))
@@ -111,31 +111,31 @@ def _traced(argument: str, fn: Callable[[Any], Any], params: Any) -> jax.Array:
         raise fail(argument, "<function>", problem, fix) from error
 
 
-def _value_of(risk: FunctionRisk, params: Any) -> jax.Array:
+def _value_of(risk: FunctionRisk, params: PyTree) -> jax.Array:
     return _traced("fn", risk.fn, params)
 
 
-def _log_of(risk: FunctionRisk, params: Any) -> jax.Array:
+def _log_of(risk: FunctionRisk, params: PyTree) -> jax.Array:
     if risk.log_fn is None:
         return jnp.log(_value_of(risk, params))
     return _traced("log_fn", risk.log_fn, params)
 
 
 @eqx.filter_jit
-def _value(risk: FunctionRisk, params: Any) -> jax.Array:
+def _value(risk: FunctionRisk, params: PyTree) -> jax.Array:
     return _value_of(risk, params)
 
 
 @eqx.filter_jit
-def _gradient(risk: FunctionRisk, params: Any) -> Any:
+def _gradient(risk: FunctionRisk, params: PyTree) -> PyTree:
     return jax.grad(lambda p: _value_of(risk, p))(params)
 
 
 @eqx.filter_jit
-def _log_value(risk: FunctionRisk, params: Any) -> jax.Array:
+def _log_value(risk: FunctionRisk, params: PyTree) -> jax.Array:
     return _log_of(risk, params)
 
 
 @eqx.filter_jit
-def _log_gradient(risk: FunctionRisk, params: Any) -> Any:
+def _log_gradient(risk: FunctionRisk, params: PyTree) -> PyTree:
     return jax.grad(lambda p: _log_of(risk, p))(params)

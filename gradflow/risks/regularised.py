@@ -2,24 +2,25 @@ r"""A two-layer risk with a total-variation penalty, :math:`L(\theta)+\lambda\su
 
 from __future__ import annotations
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from gradflow.networks.networks import TwoLayer
-from gradflow.networks.parameters import TwoLayerParams
+from gradflow.networks.parameters import TwoLayerParams, joined_rows
+from gradflow.numerics.traced import row_norms
+from gradflow.registry import register
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_positive, fail
 
 
 class Regularised(AbstractRisk):
-    r""":math:`J(\theta)=L(\theta)+\lambda\sum_k|a_k|\|w_k\|` for any risk L of a two-layer net.
+    r""":math:`J(\theta)=L(\theta)+\lambda s\sum_k|a_k|\|w_k\|` for any risk L of a two-layer net.
 
-    The penalty is the total variation :math:`\lambda\|\nu\|_{TV}` of the measure
-    :math:`\nu=\sum_ka_k\|w_k\|\,\delta_{w_k/\|w_k\|}`; a bias counts as one more entry of
-    :math:`w_k`. Source: `akiyama2021learnability`.
+    The penalty is the total variation :math:`\lambda\|\nu\|_{TV}` of the measure that is the net,
+    :math:`\nu=s\sum_ka_k\|w_k\|\,\delta_{w_k/\|w_k\|}`, s its scaling (1 by default); a bias
+    counts as one more entry of :math:`w_k`. Source: `akiyama2021learnability`.
 
     Parameters
     ----------
@@ -35,15 +36,15 @@ class Regularised(AbstractRisk):
 
     Notes
     -----
-    The gradient is :math:`\lambda|a_k|w_k/\|w_k\|` in :math:`w_k` and
-    :math:`\lambda\,\mathrm{sgn}(a_k)\|w_k\|` in :math:`a_k`. The penalty has a kink where
+    Its gradient is :math:`\lambda s|a_k|w_k/\|w_k\|` in :math:`w_k` and
+    :math:`\lambda s\,\mathrm{sgn}(a_k)\|w_k\|` in :math:`a_k`. The penalty has a kink where
     :math:`w_k=0` or :math:`a_k=0`; the entry there is that of least norm, 0, so a neuron at zero in
     both layers rests. Along the flow a balanced neuron (|a_k| = ‖w_k‖) and one of the conic flow
     only decay exponentially and never get there. A neuron with a fixed outer weight reaches
     :math:`w_k=0` in finite time under the plain flow, whose integrators do not locate that kink
-    (nor those of the data: `kinks` is None, so a ReLU net on data is integrated across its kinks
-    under error control). In cartesian coordinates so does a dying balanced one, once rounding has
-    unbalanced it: late times need ``chart="conic"``.
+    (nor those of the data: `arrangement` is None, so a ReLU net on data is integrated across its
+    kinks under error control). In cartesian coordinates so does a dying balanced one, once rounding
+    has unbalanced it: late times need ``chart="conic"``.
     """
 
     net: TwoLayer
@@ -71,51 +72,33 @@ class Regularised(AbstractRisk):
     def name(self) -> str:
         return f"Regularised({self.risk.name}, lam={float(self.lam):g})"
 
-    def __call__(self, params: Any) -> jax.Array:
+    def __call__(self, params: PyTree) -> jax.Array:
         params = self.net.as_params(params)
-        return self.risk(params) + self.lam * jnp.sum(masses(params))
+        return self.risk(params) + self._size * jnp.sum(masses(params))
 
-    def log(self, params: Any) -> jax.Array:
+    def log(self, params: PyTree) -> jax.Array:
         return jnp.log(self(params))
 
-    def gradient(self, params: Any) -> Any:
+    def gradient(self, params: PyTree) -> PyTree:
         params = self.net.as_params(params)
         return jax.tree.map(jnp.add, self.risk.gradient(params), self._penalty_gradient(params))
 
-    def _penalty_gradient(self, params: TwoLayerParams) -> Any:
-        return self.net.freeze(_mass_gradient(params, self.lam))
+    @property
+    def _size(self) -> jax.Array:
+        """λs."""
+        return self.lam if self.net.scaling is None else self.net.factor * self.lam
 
-    def describe(self) -> dict[str, Any]:
-        return {"risk": "regularised", "lam": float(self.lam), "of": self.risk.describe()}
+    def _penalty_gradient(self, params: TwoLayerParams) -> TwoLayerParams:
+        return self.net.freeze(_mass_gradient(params, self._size))
+
+
+register("regularised", Regularised)
 
 
 @eqx.filter_jit
 def masses(params: TwoLayerParams) -> jax.Array:
     r""":math:`|a_k|\|w_k\|` (m,), a bias counted in :math:`w_k`."""
     return jnp.abs(params.outer) * row_norms(joined_rows(params))
-
-
-def joined_rows(params: TwoLayerParams) -> jax.Array:
-    """Rows (m, d) of inner weights; with biases (m, d+1), the bias last."""
-    if params.bias is None:
-        return params.inner
-    return jnp.concatenate([params.inner, params.bias[:, None]], axis=1)
-
-
-@jax.custom_jvp
-def row_norms(rows: jax.Array) -> jax.Array:
-    """Norms of rows; the derivative is along the unit vector, and 0 at a zero row."""
-    top = jnp.max(jnp.abs(rows), axis=1)
-    safe = jnp.where(top > 0, top, 1.0)  # squares of 1e-200 would underflow
-    return top * jnp.sqrt(jnp.sum(jnp.square(rows / safe[:, None]), axis=1))
-
-
-@row_norms.defjvp
-def _row_norms_jvp(primals: Any, tangents: Any) -> Any:
-    (rows,), (moved,) = primals, tangents
-    size = row_norms(rows)
-    unit = rows / jnp.where(size > 0, size, 1.0)[:, None]
-    return size, jnp.sum(unit * moved, axis=1)
 
 
 @eqx.filter_jit

@@ -7,6 +7,7 @@ importing the package stays light.
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gradflow.validation import check_choice, fail
@@ -24,7 +25,7 @@ OPTIONS = {
 }
 
 
-def derive(name: str, **options: Any) -> Derivation:
+def derive(name: str, **options: object) -> Derivation:
     """Derive a reduced gradient flow and its rates from the definition of the risk.
 
     Parameters
@@ -46,7 +47,7 @@ def derive(name: str, **options: Any) -> Derivation:
     Returns
     -------
     Derivation
-        Steps, reduced equations, rates, ``.text()``, ``.latex()``, ``.vector_field(radial)``.
+        Steps, reduced equations, rates, ``.text()``, ``.latex()``, ``.vector_field(law)``.
 
     Raises
     ------
@@ -76,20 +77,23 @@ def derive(name: str, **options: Any) -> Derivation:
 
 
 @lru_cache(maxsize=64)
-def _derive(name: str, options: tuple[tuple[str, type, Any], ...]) -> Derivation:
+def _derive(name: str, options: tuple[tuple[str, type, object], ...]) -> Derivation:
     """Build one derivation (cached: the result is immutable)."""
-    from gradflow.symbolic import deep_linear, linear, two_neuron
+    from gradflow.symbolic import deep_linear, linear
+    from gradflow.symbolic.two_neuron.derive import derive_two_neuron
 
     builders = {
         "linear": linear.derive_linear,
         "deep-linear": deep_linear.derive_deep_linear,
-        "two-neuron": two_neuron.derive_two_neuron,
+        "two-neuron": derive_two_neuron,
     }
     return builders[name](**{option: value for option, _, value in options})
 
 
 def __getattr__(attribute: str) -> Any:
-    """Load the result types on first use (they need sympy)."""
+    """Load the result types, and `orthonormal_teachers`, on first use (they need sympy)."""
+    if attribute == "orthonormal_teachers":
+        return import_module("gradflow.symbolic.orthonormal_teachers")
     if attribute in ("Derivation", "Rate", "Step"):
         from gradflow.symbolic import derivation
 

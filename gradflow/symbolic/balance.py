@@ -189,7 +189,7 @@ def norm_ratio(a: sp.Expr, inverse: tuple[sp.Expr, ...], degree: int) -> PolyEle
 
 
 @dataclass(frozen=True)
-class PowerLaw:
+class TimeLaw:
     """constant * t^exponent * (1 + sum coefficient * t^power * ln(t)^log_power)."""
 
     exponent: sp.Expr
@@ -200,7 +200,7 @@ class PowerLaw:
 
 def in_time(
     law: Separated, terms: Sequence[Term], degree: int | None = None, offset: sp.Expr | None = None
-) -> PowerLaw:
+) -> TimeLaw:
     """Expand a quantity given by its terms along R as a power law in t with corrections.
 
     Parameters
@@ -240,7 +240,7 @@ def in_time(
     scale = sp.factor(sp.expand(law.a * law.speed))
     constant = _constant(leading, scale, sp.factor(exponent / law.a))
     corrections = _collect(relative, law, scale, degree if numeric else None)
-    return PowerLaw(
+    return TimeLaw(
         expr(sp.factor(exponent / law.a)),
         expr(constant),
         tuple(key for key, _ in corrections),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import sympy as sp
@@ -19,7 +19,41 @@ import sympy as sp
 from gradflow.symbolic import notation as nt
 from gradflow.validation import fail
 
+if TYPE_CHECKING:
+    from jax import Array
+    from jax.typing import ArrayLike
+
 NODES = 48
+
+
+class Radial(Protocol):
+    """What a derived field needs of a law's radial functions: elementwise, jittable."""
+
+    @property
+    def c0(self) -> ArrayLike:
+        """The constant c0 of the law."""
+        ...
+
+    def h(self, m: Array, /) -> Array:
+        """h(m)."""
+        ...
+
+    def psi_prime(self, m: Array, /) -> Array:
+        """Psi'(m)."""
+        ...
+
+    def psi_bar(self, m: Array, /) -> Array:
+        """Psibar(m)."""
+        ...
+
+
+class Law(Protocol):
+    """A law of the inputs, as far as a derived field knows it."""
+
+    @property
+    def radial(self) -> Radial:
+        """Its radial functions."""
+        ...
 
 
 @lru_cache(maxsize=1)
@@ -29,7 +63,7 @@ def _gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
     return (nodes + 1) / 2, weights / 2
 
 
-def wedge_pull(radial: Any, m: Any, angle: Any) -> Any:
+def wedge_pull(radial: Radial, m: ArrayLike, angle: ArrayLike) -> Array:
     """C(M, a) = (1/2 pi) int_0^a Psi'(M sin u) sin u du for 0 <= a <= pi.
 
     Psi' rises from 0 to c0/2 over u ~ 1/M, so u = a sinh(T x)/sinh T with T = asinh(M a/2) spreads
@@ -62,7 +96,7 @@ def wedge_pull(radial: Any, m: Any, angle: Any) -> Any:
     return jnp.where(angle > jnp.pi / 2, radial.c0 / (2 * jnp.pi) - radial.h(m) / 2 - near, near)
 
 
-def wedge_push(radial: Any, m: Any, angle: Any) -> Any:
+def wedge_push(radial: Radial, m: ArrayLike, angle: ArrayLike) -> Array:
     """S(M, a) = Psibar(M sin a) / (2 pi M), 0 at M = 0."""
     import jax.numpy as jnp
 
@@ -71,7 +105,7 @@ def wedge_push(radial: Any, m: Any, angle: Any) -> Any:
     return jnp.where(m > 0, radial.psi_bar(m * jnp.sin(angle)) / (2 * jnp.pi * safe), 0.0)
 
 
-def functions(radial: Any) -> dict[str, Callable[..., Any]]:
+def functions(radial: Radial) -> dict[str, Callable[..., Array]]:
     """The numerical counterparts of the special functions of ``notation``."""
     import jax.numpy as jnp
 
@@ -88,9 +122,9 @@ def functions(radial: Any) -> dict[str, Callable[..., Any]]:
 def compile_expressions(
     expressions: Sequence[sp.Expr],
     arguments: Sequence[sp.Symbol],
-    radial: Any,
-    extra: dict[str, Callable[..., Any]] | None = None,
-) -> Callable[..., list[Any]]:
+    radial: Radial,
+    extra: dict[str, Callable[..., Array]] | None = None,
+) -> Callable[..., list[Array]]:
     """``sympy.lambdify`` with common subexpressions shared and c0 taken from ``radial``.
 
     All calls of one special function are evaluated as one array, which keeps the compiled
@@ -130,10 +164,10 @@ def compile_expressions(
         [*known, *dummies], [e.xreplace(table) for e in expressions], modules=modules, cse=True
     )
 
-    def evaluate(*values: Any) -> list[Any]:
+    def evaluate(*values: ArrayLike) -> list[Array]:
         import jax.numpy as jnp
 
-        results: list[Any] = []
+        results: list[Array] = []
         for (name, _, _), arguments_of in zip(batches, inside, strict=True):
             rows = arguments_of(radial.c0, *values)
             columns = (
@@ -148,15 +182,15 @@ def compile_expressions(
 
 
 def array_field(
-    expressions: Sequence[sp.Expr], state: Sequence[sp.Symbol], radial: Any
-) -> Callable[[Any], Any]:
+    expressions: Sequence[sp.Expr], state: Sequence[sp.Symbol], radial: Radial
+) -> Callable[[Array], Array]:
     """``field(state_array) -> derivative_array``."""
     import jax.numpy as jnp
 
     compiled = compile_expressions(expressions, state, radial)
     length = len(state)
 
-    def derivative(values: Any) -> Any:
+    def derivative(values: ArrayLike) -> Array:
         """d state/dt for a state array of shape (n,), in the order of ``Derivation.state``."""
         values = jnp.asarray(values, float)
         if values.shape != (length,):

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sympy as sp
 
 from gradflow.symbolic import notation as nt
-from gradflow.symbolic.balance import PowerLaw
+from gradflow.symbolic.balance import TimeLaw
 from gradflow.symbolic.evaluation import evaluate, numbers
 from gradflow.validation import check_choice, fail
+
+if TYPE_CHECKING:
+    from gradflow.symbolic.codegen import Law, Radial
 
 
 class Step(NamedTuple):
@@ -69,7 +72,7 @@ class Rate:
     note: str = ""
 
     @classmethod
-    def of(cls, name: str, quantity: sp.Expr, law: PowerLaw, note: str = "") -> Rate:
+    def of(cls, name: str, quantity: sp.Expr, law: TimeLaw, note: str = "") -> Rate:
         """Wrap a power law in t."""
         return cls(
             name,
@@ -88,14 +91,7 @@ class Rate:
         constant = sp.Symbol("const") if self.constant is None else self.constant
         return sp.Eq(self.quantity, constant * self.variable**self.exponent, evaluate=False)
 
-    @property
-    def correction(self) -> sp.Expr:
-        """The bracket 1 + sum c_k v^p_k ln(v)^l_k."""
-        v = self.variable
-        pairs = zip(self.corrections, self.coefficients, strict=True)
-        return nt.expr(1 + sum(c * v**p * sp.log(v) ** k for (p, k), c in pairs))
-
-    def evaluate(self, law: Any = None, **values: Any) -> NumericRate:
+    def evaluate(self, law: object = None, **values: object) -> NumericRate:
         """Put numbers in.
 
         Parameters
@@ -167,7 +163,7 @@ class Derivation:
 
     name: str
     title: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     assumptions: tuple[str, ...]
     steps: tuple[Step, ...]
     equations: dict[str, sp.Eq]
@@ -182,13 +178,14 @@ class Derivation:
         """Derivatives of ``state``, all abbreviations put in (built when asked for)."""
         return self.build_right_hand_side()
 
-    def vector_field(self, radial: Any, coordinates: str = "polar") -> Callable[..., Any]:
+    def vector_field(self, law: Law | Radial, coordinates: str = "polar") -> Callable[..., Any]:
         """Generate a JAX-jittable vector field from the derived equations.
 
         Parameters
         ----------
-        radial : object
-            With methods ``h``, ``psi_prime``, ``psi_bar`` and attribute ``c0``.
+        law : law of the inputs, or its radial functions
+            ``gf.Gaussian(3)`` for example, or any object with methods ``h``, ``psi_prime``,
+            ``psi_bar`` and attribute ``c0``.
         coordinates : {"polar", "cartesian"}
             ``"polar"``: ``field(state) -> d state/dt``, an array in the order of ``.state``.
             ``"cartesian"``: ``field(weights, direction) -> d weights/dt`` for a teacher
@@ -205,10 +202,13 @@ class Derivation:
         from gradflow.symbolic import codegen
 
         check_choice("coordinates", coordinates, ("polar", "cartesian"))
+        # A law has its radial functions as this attribute; its class is of a floor that the
+        # derivations do not import.
+        radial = getattr(law, "radial", law)
         if not self.right_hand_side:
             raise fail(
-                "radial",
-                type(radial).__name__,
+                "law",
+                type(law).__name__,
                 f"the flow {self.title!r} is not a function of the radial functions",
                 "take the logistic loss",
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import mpmath
 import sympy as sp
@@ -17,6 +17,8 @@ from gradflow.symbolic import notation as nt
 from gradflow.symbolic.expansion import expand
 from gradflow.validation import fail
 
+#: An mpmath number (mpmath has no annotations).
+_Number: TypeAlias = Any
 #: Digits of the arithmetic: differences of nearly equal terms still give a correct float64.
 DIGITS = 30
 TAYLOR = (nt.c0, nt.p0, nt.p2, nt.p4, nt.p6)
@@ -25,14 +27,18 @@ _ARBITRARY = (lambda k: mpmath.sqrt(k + 2), lambda k: mpmath.cbrt(k + 5))
 
 
 @lru_cache(maxsize=1024)
-def _compiled(formulas: tuple[sp.Expr, ...]) -> tuple[tuple[sp.Symbol, ...], Callable[..., Any]]:
+def _compiled(
+    formulas: tuple[sp.Expr, ...],
+) -> tuple[tuple[sp.Symbol, ...], Callable[..., tuple[_Number, ...]]]:
     """The symbols of ``formulas``, sorted, and a function of them."""
     free = set().union(*(formula.free_symbols for formula in formulas))
     symbols = tuple(sorted(free, key=str))
     return symbols, sp.lambdify(symbols, formulas, "mpmath")
 
 
-def evaluate(formulas: Sequence[sp.Expr], table: Mapping[sp.Symbol, Any]) -> list[Any]:
+def evaluate(
+    formulas: Sequence[sp.Expr], table: Mapping[sp.Symbol, _Number]
+) -> list[_Number | None]:
     """The values of ``formulas``; None for one that depends on a symbol not in ``table``.
 
     With symbols left the formulas are evaluated twice, with different arbitrary numbers: a result
@@ -65,7 +71,7 @@ def evaluate(formulas: Sequence[sp.Expr], table: Mapping[sp.Symbol, Any]) -> lis
     ]
 
 
-def numbers(law: Any = None, **values: Any) -> dict[sp.Symbol, Any]:
+def numbers(law: object = None, **values: object) -> dict[sp.Symbol, _Number]:
     """Numbers for the shared symbols, kappa and k2, k4, k6 filled in; see ``Rate.evaluate``."""
     known = {str(symbol): symbol for symbol in _SHARED}
     for name, value in values.items():
@@ -83,7 +89,7 @@ def numbers(law: Any = None, **values: Any) -> dict[sp.Symbol, Any]:
     return table | {s: v for s, v in zip(wanted, found, strict=True) if v is not None}
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> _Number | None:
     """``value`` as an mpmath number; None if it is a formula with symbols left."""
     exact = sp.sympify(value)
     return mpmath.mpmathify(exact.evalf(DIGITS)) if exact.is_number else None

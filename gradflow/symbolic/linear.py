@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
@@ -18,6 +18,12 @@ from gradflow.symbolic.derivation import Derivation, Step
 from gradflow.symbolic.expansion import LOSSES, Expansion, expand
 from gradflow.symbolic.notation import Mean, R, c0, dot, equation, h, phi, rho, t, theta, versine, z
 from gradflow.validation import check_choice
+
+if TYPE_CHECKING:
+    from jax import Array
+    from jax.typing import ArrayLike
+
+    from gradflow.symbolic.codegen import Radial
 
 ASSUMPTIONS = (
     "x in R^d is spherically symmetric, d ≥ 2; only its projection ρ (cos φ, sin φ) on "
@@ -231,21 +237,21 @@ def decay_equations(near: Aligned, extra: str = "") -> dict[str, sp.Eq]:
     }
 
 
-def cartesian_field(depth: sp.Expr) -> Callable[[Any], Callable[..., Any]]:
+def cartesian_field(depth: sp.Expr) -> Callable[[Radial], Callable[..., Any]]:
     """w' = R^(2-2/N) [F + (N-1)(F.what) what] with F = (c0/pi) v - (c0/pi - h) what, compiled."""
     cosine = sp.Symbol("cosine")
     pull = c0 / sp.pi
     on_v = R ** (2 - 2 / depth) * pull
     on_unit = R ** (2 - 2 / depth) * (-(pull - h(R)) + (depth - 1) * (pull * cosine - pull + h(R)))
 
-    def build(radial: Any) -> Callable[..., Any]:
+    def build(radial: Radial) -> Callable[..., Any]:
         import jax.numpy as jnp
 
         from gradflow.symbolic import codegen
 
         compiled = codegen.compile_expressions((on_v, on_unit), (R, cosine), radial)
 
-        def derivative(weights: Any, direction: Any) -> Any:
+        def derivative(weights: ArrayLike, direction: ArrayLike) -> Array:
             """dw/dt for weights w (d,) and teacher direction v (d,)."""
             weights, direction = jnp.asarray(weights, float), jnp.asarray(direction, float)
             norm = jnp.linalg.norm(weights)

@@ -11,10 +11,9 @@ needs no renaming.
 
 from __future__ import annotations
 
-from typing import Any
-
 import sympy as sp
 from sympy.printing.pretty.stringpict import prettyForm, stringPict
+from sympy.printing.printer import Printer
 
 t = sp.Symbol("t", positive=True)
 tau = sp.Symbol("tau", real=True)
@@ -36,7 +35,7 @@ y = sp.Symbol("y", real=True)
 KAPPA = sp.pi**2 * p0 / 6
 
 
-def expr(value: Any) -> sp.Expr:
+def expr(value: object) -> sp.Expr:
     """Return ``value`` as a sympy expression (sympy's own annotations are looser than that)."""
     return sp.sympify(value)
 
@@ -46,10 +45,10 @@ class Mean(sp.Function):
 
     nargs = 1
 
-    def _latex(self, printer: Any) -> str:
+    def _latex(self, printer: Printer) -> str:
         return rf"\mathbb{{E}}\left[{printer._print(self.args[0])}\right]"
 
-    def _pretty(self, printer: Any) -> prettyForm:
+    def _pretty(self, printer: Printer) -> prettyForm:
         body = prettyForm(*printer._print(self.args[0]).parens("[", "]"))
         return prettyForm(*stringPict.next(prettyForm("E"), body), binding=prettyForm.FUNC)
 
@@ -66,17 +65,19 @@ class versine(sp.Function):
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return sp.sin(self.args[0])
 
-    def _eval_rewrite(self, rule: Any, args: Any, **hints: Any) -> sp.Expr | None:
+    def _eval_rewrite(
+        self, rule: type, args: tuple[sp.Expr, ...], **hints: object
+    ) -> sp.Expr | None:
         return 1 - sp.cos(args[0]) if rule is sp.cos else None
 
-    def _eval_rewrite_as_cos(self, angle: sp.Expr, **hints: Any) -> sp.Expr:
+    def _eval_rewrite_as_cos(self, angle: sp.Expr, **hints: object) -> sp.Expr:
         return 1 - sp.cos(angle)
 
-    def _latex(self, printer: Any, exp: Any = None) -> str:
+    def _latex(self, printer: Printer, exp: str | None = None) -> str:
         body = rf"\left(1-\cos {printer._print(self.args[0])}\right)"
         return body if exp is None else f"{body}^{{{exp}}}"
 
-    def _pretty(self, printer: Any) -> prettyForm:
+    def _pretty(self, printer: Printer) -> prettyForm:
         return prettyForm(*printer._print(1 - sp.cos(self.args[0])).parens())
 
 
@@ -125,7 +126,7 @@ class C(sp.Function):
         return -cls(m, -angle) if angle.could_extract_minus_sign() else None  # even integrand
 
     @staticmethod
-    def definition(m: Any, angle: Any) -> sp.Expr:
+    def definition(m: sp.Expr, angle: sp.Expr) -> sp.Expr:
         """The defining integral."""
         return sp.Integral(Psiprime(m * sp.sin(u)) * sp.sin(u), (u, 0, angle)) / (2 * sp.pi)
 
@@ -142,7 +143,7 @@ class S(sp.Function):
         return cls(m, -angle) if angle.could_extract_minus_sign() else None  # Psibar is even
 
     @staticmethod
-    def definition(m: Any, angle: Any) -> sp.Expr:
+    def definition(m: sp.Expr, angle: sp.Expr) -> sp.Expr:
         """The closed form."""
         return expr(Psibar(m * sp.sin(angle)) / (2 * sp.pi * m))
 
@@ -152,10 +153,10 @@ class Dot(sp.Function):
 
     nargs = 2
 
-    def _latex(self, printer: Any) -> str:
+    def _latex(self, printer: Printer) -> str:
         return rf"{printer._print(self.args[0])}\cdot {printer._print(self.args[1])}"
 
-    def _pretty(self, printer: Any) -> prettyForm:
+    def _pretty(self, printer: Printer) -> prettyForm:
         left, right = (printer._print(argument) for argument in self.args)
         return prettyForm(*stringPict.next(left, prettyForm("·"), right), binding=prettyForm.ATOM)
 
@@ -165,19 +166,19 @@ def dot(left: str, right: str) -> sp.Expr:
     return expr(Dot(sp.Symbol(left, real=True), sp.Symbol(right, real=True)))
 
 
-def tidy_powers(expression: Any) -> sp.Expr:
+def tidy_powers(expression: sp.Expr) -> sp.Expr:
     """Join powers of one base, their exponents factored."""
     joined = sp.powsimp(expression)
     return expr(joined.replace(lambda e: e.is_Pow, lambda e: e.base ** sp.factor(e.exp)))
 
 
-def same_in_exp(left: Any, right: Any, variable: sp.Symbol) -> bool:
+def same_in_exp(left: object, right: object, variable: sp.Symbol) -> bool:
     """Whether two expressions, rational in exp(variable/2), are the same function."""
     root = sp.Symbol("root", positive=True)  # exp(variable/2)
     gap = (expr(left) - expr(right)).rewrite(sp.exp).subs(variable, 2 * sp.log(root))
     return sp.cancel(gap) == 0
 
 
-def equation(left: Any, right: Any) -> sp.Eq:
+def equation(left: object, right: object) -> sp.Eq:
     """An equation that sympy leaves as it is written."""
     return sp.Eq(left, right, evaluate=False)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sympy as sp
 from sympy.printing.pretty.pretty_symbology import line_width
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _INDENT = 4
 
 
-def _pretty(expression: Any) -> str:
+def _pretty(expression: sp.Basic) -> str:
     """Unicode rendering, never wrapped by sympy (its wrapping cuts fractions in two)."""
     return sp.pretty(expression, use_unicode=True, wrap_line=False)
 
@@ -59,7 +59,7 @@ def _groups(equation: sp.Eq, room: int) -> list[str]:
     return [shown(group, i == 0) for i, group in enumerate(groups)]
 
 
-def equation_text(equation: Any, width: int) -> str:
+def equation_text(equation: sp.Basic, width: int) -> str:
     """One equation within ``width`` columns, cut between terms where it is wider."""
     room = width - _INDENT
     block = _pretty(equation)
@@ -155,9 +155,9 @@ def _words(sentence: str) -> str:
     return escaped.replace("$$", "")
 
 
-def equation_latex(equation: Any, relation: str = "=") -> str:
+def equation_latex(equation: sp.Basic, relation: str = "=") -> str:
     """One displayed equation; a long right-hand side is set over several lines."""
-    settings: dict[str, Any] = {"ln_notation": True}
+    settings: dict[str, bool] = {"ln_notation": True}
     if not isinstance(equation, sp.Eq):
         return f"\\[ {sp.latex(equation, **settings)} \\]"
     left, right = sp.latex(equation.lhs, **settings), sp.latex(equation.rhs, **settings)

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import null_space
 
+from gradflow.cells.arrangement import Arrangement
+from gradflow.cells.pattern import Pattern
 from gradflow.certificates.kkt import Sliding
-from gradflow.certificates.polish import wall_forces
-from gradflow.certificates.problem import Cells
+from gradflow.certificates.problem import join
 from gradflow.certificates.stationary.judge import Landing
 from gradflow.certificates.stationary.newton import Descended, newton
 from gradflow.losses import AbstractLoss
@@ -50,15 +51,17 @@ class _Walk:
         return _Walk(predicted, self.first, self.lengths + found.lengths, curvature)
 
 
-def cell_landing(risk: AbstractRisk, cells: Cells, params: object, candidate: object) -> Landing:
+def cell_landing(
+    risk: AbstractRisk, cells: Arrangement, params: object, candidate: object
+) -> Landing:
     """Return the stationary point found from ``params`` in its cell and those it leads to."""
-    piece = CellRisk(cells, cells.kinks.loss, np.exp(np.asarray(cells.kinks.log_weights)))
-    late_W, late_a = (np.array(part, dtype=float) for part in cells.kinks.split(params))
-    sides = cells.sides(late_W)
+    piece = CellRisk(cells, cells.loss, np.exp(cells.log_weights))
+    late_W, late_a = cells.split(params)
+    sides = Pattern.at(cells, late_W).sides
     W, a, sides, walk = piece.polish(late_W.copy(), late_a, sides, 60 if candidate is None else 0)
     if candidate is not None:
-        W, a = (np.array(part, dtype=float) for part in cells.kinks.split(candidate))
-        sides = cells.sides(W)
+        W, a = cells.split(candidate)
+        sides = Pattern.at(cells, W).sides
     off, slides, saddles, open_kinks = piece.kinks(W, a, sides)
     escapes, stuck = piece.escapes(W, a)
     theta, chart = piece.flatten(W, a), piece.chart(W, a, sides)
@@ -67,7 +70,7 @@ def cell_landing(risk: AbstractRisk, cells: Cells, params: object, candidate: ob
         return piece.value(*piece.unflatten(np.where(mask, factor, 1.0) * theta, a))
 
     return Landing(
-        params=cells.join(W, a), field=chart.field, point=chart.T.T @ theta, basis=chart.T,
+        params=join(cells, W, a), field=chart.field, point=chart.T.T @ theta, basis=chart.T,
         origin=piece.flatten(late_W, late_a), weights=theta, predicted=walk.predicted,
         first=walk.first, lengths=walk.lengths, curvature=walk.curvature,
         levels=(piece.value(late_W, late_a), piece.value(W, a)), size=piece.value(0 * W, a),
@@ -91,7 +94,7 @@ class CellRisk:
     W (m, D) are inner weights (a bias last), a (m,) outer ones, ``sides`` (m, G) the pattern.
     """
 
-    cells: Cells
+    cells: Arrangement
     loss: AbstractLoss
     omega: np.ndarray
 
@@ -111,7 +114,7 @@ class CellRisk:
 
     def forces(self, W: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """F± = −∂L/∂A± on every surface."""
-        return wall_forces(self.cells, -self.bends(self.outputs(W, a))[0])
+        return self.cells.per_surface(-self.bends(self.outputs(W, a))[0])
 
     def flatten(self, W: np.ndarray, a: np.ndarray) -> np.ndarray:
         """Return the trained weights (p,)."""
@@ -120,12 +123,12 @@ class CellRisk:
     def unflatten(self, theta: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return W and a; ``a`` stays where it is not trained."""
         m = a.size
-        count = m * self.cells.Z.shape[1]
+        count = m * self.cells.inputs.shape[1]
         return theta[:count].reshape(m, -1), theta[count:] if self.cells.trained else a
 
     def bases(self, sides: np.ndarray) -> list[np.ndarray]:
         """Orthonormal bases of the directions of w_k along the surfaces it stands on."""
-        D = self.cells.Z.shape[1]
+        D = self.cells.inputs.shape[1]
         return [
             null_space(self.cells.normals[row == 0], rcond=1e-12) if np.any(row == 0) else np.eye(D)
             for row in sides
@@ -133,7 +136,7 @@ class CellRisk:
 
     def tangent(self, sides: np.ndarray) -> np.ndarray:
         """Basis (p, r) of the trained weights' directions along their surfaces."""
-        m, D = sides.shape[0], self.cells.Z.shape[1]
+        m, D = sides.shape[0], self.cells.inputs.shape[1]
         bases = self.bases(sides)
         tail = m if self.cells.trained else 0
         out = np.zeros((m * D + tail, sum(Q.shape[1] for Q in bases) + tail))
@@ -151,14 +154,14 @@ class CellRisk:
         """Gradient (p,) and Hessian (p, p) with frozen slopes s_ki."""
         cells = self.cells
         m, D = W.shape
-        phi = slopes * (W @ cells.Z.T)
+        phi = slopes * (W @ cells.inputs.T)
         r, bend = self.bends(a @ phi)
-        J = np.moveaxis((a[:, None] * slopes)[:, :, None] * cells.Z, 1, 2).reshape(m * D, -1)
+        J = np.moveaxis((a[:, None] * slopes)[:, :, None] * cells.inputs, 1, 2).reshape(m * D, -1)
         if cells.trained:
             J = np.concatenate([J, phi])
         H = (J * bend) @ J.T
         if cells.trained:
-            cross = (slopes * r) @ cells.Z
+            cross = (slopes * r) @ cells.inputs
             for k in range(m):
                 H[k * D : (k + 1) * D, m * D + k] += cross[k]
                 H[m * D + k, k * D : (k + 1) * D] += cross[k]
@@ -167,7 +170,7 @@ class CellRisk:
     def chart(self, W: np.ndarray, a: np.ndarray, sides: np.ndarray) -> _Chart:
         """Return coordinates Tᵀθ along the surfaces through (W, a), in its cell."""
         T, theta = self.tangent(sides), self.flatten(W, a)
-        return _Chart(self, T, theta - T @ (T.T @ theta), a, self.cells.slopes(sides))
+        return _Chart(self, T, theta - T @ (T.T @ theta), a, Pattern(self.cells, sides).slopes)
 
     def onto_surfaces(self, W: np.ndarray, sides: np.ndarray) -> np.ndarray:
         """Return W with every neuron moved onto the surfaces of its pattern."""
@@ -235,7 +238,7 @@ class CellRisk:
         """Return what slopes outside [α, 1] add to the gradient, slides, saddles, complaints."""
         cells = self.cells
         D = W.shape[1]
-        g = self.derivatives(W, a, cells.slopes(sides))[0]
+        g = self.derivatives(W, a, Pattern(cells, sides).slopes)[0]
         plus, minus = self.forces(W, a)
         scale = max(float(np.max(np.abs(plus))), float(np.max(np.abs(minus))), 1e-300)
         slides: list[Sliding] = []
@@ -276,9 +279,9 @@ class CellRisk:
             return (), ()
         pull = -self.bends(self.outputs(W, a))[0]
         most = np.max(np.abs(self.bends(np.zeros_like(cells.y))[0]))
-        scale = float(np.max(np.abs(cells.Z)) * most)
+        scale = float(np.max(np.abs(cells.inputs)) * most)
         draws = np.random.default_rng(0).normal(size=(200, W.shape[1]))
-        u = np.concatenate([cells.Z, -cells.Z, draws])
+        u = np.concatenate([cells.inputs, -cells.inputs, draws])
         u = u / np.maximum(np.linalg.norm(u, axis=1), 1e-300)[:, None]
         gain = cells.activations(u) @ pull
         saddles, stuck = [], []
@@ -303,7 +306,7 @@ class CellRisk:
         books: dict[bytes, list[int]] = {}
         total = 0
         for k in range(W.shape[0]):
-            if not np.any(cells.slopes(sides[k : k + 1]) > 0) and np.all(sides[k] != 0):
+            if not np.any(Pattern(cells, sides[k : k + 1]).slopes > 0) and np.all(sides[k] != 0):
                 total += bases[k].shape[1] + tail
             elif np.any(W[k] != 0):
                 name = b"" if cells.slope == 1 else sides[k].tobytes()
@@ -314,8 +317,8 @@ class CellRisk:
                 return -1
             total += len(members) * (size + tail) - size
         # Data that do not span leave directions of w_k that f does not see.
-        Z_rank = int(np.linalg.matrix_rank(cells.Z))
-        return total if Z_rank == cells.Z.shape[1] else -1
+        Z_rank = int(np.linalg.matrix_rank(cells.inputs))
+        return total if Z_rank == cells.inputs.shape[1] else -1
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ Labels alternate, +1 first.
 from __future__ import annotations
 
 from math import pi
-from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
@@ -24,8 +23,9 @@ def two_balls(
 ) -> Dataset:
     r"""Draw from two balls with centres :math:`\pm c\,e_1`, uniformly: y = ±1 by ball.
 
-    The margin to :math:`e_1` is at least ``centre - radius``. Source: `sarussi2021linear`, whose
-    settings are the defaults.
+    The margin to :math:`e_1` is at least ``centre - radius``. The setting of `sarussi2021linear`;
+    the defaults are settings of a development repository of one of its authors (where the radius of
+    a datum is uniform in [0, r], and a tenth of the data are trained on), not the paper's.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def orthogonally_separable(
     r"""Draw data with :math:`y_iy_j\,x_i\cdot x_j>0` for all pairs.
 
     :math:`y_ix_i` lies within ``half_angle`` of :math:`e_1` (uniform in that angle, and uniform in
-    norm): two such vectors are less than :math:`\pi/2` apart.
+    norm): two such vectors are less than :math:`\pi/2` apart. Source: `phuong2021inductive`.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def orthogonally_separable(
     return Dataset((y * rng.uniform(low, high, size=n))[:, None] * X, y)
 
 
-def _sizes(n: Any, dim: Any, seed: Any) -> tuple[int, int, np.random.Generator]:
+def _sizes(n: object, dim: object, seed: object) -> tuple[int, int, np.random.Generator]:
     n, dim = check_integer("n", n, minimum=2), check_integer("dim", dim, minimum=1)
     return n, dim, np.random.default_rng(check_integer("seed", seed, minimum=0))
 

@@ -6,9 +6,8 @@ is then the best net; a hint misleads it to a linear predictor that is not. Sour
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gradflow.data.datasets.dataset import Dataset
 from gradflow.validation import check_integer, check_positive, check_unit_vector, fail
@@ -66,7 +65,9 @@ def symmetric(
     return Dataset(np.concatenate([X, -X]), np.concatenate([y, -y]))
 
 
-def hinted(H: float = 5.0, K: float = 0.9, eps: float = 0.1, *, direction: Any = None) -> Dataset:
+def hinted(
+    H: float = 5.0, K: float = 0.9, eps: float = 0.1, *, direction: ArrayLike | None = None
+) -> Dataset:
     r"""Three data of label +1: the hint :math:`Hw^*`, and :math:`\epsilon w^*\pm Kw_\perp`.
 
     The best linear predictor is :math:`w^*` with margin ε. A leaky ReLU net does better with two

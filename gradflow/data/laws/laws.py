@@ -19,9 +19,8 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -45,17 +44,18 @@ from gradflow.data.laws.quadrature import (
 )
 from gradflow.data.laws.radial import RadialFunctions, radial_functions
 from gradflow.data.laws.radial_fit import Fit
-from gradflow.validation import check_choice, check_integer, check_positive, fail
+from gradflow.registry import Described, register
+from gradflow.validation import check_integer, check_positive, fail
 
 
-def _check_moment(k: Any) -> int:
+def _check_moment(k: object) -> int:
     order = check_integer("k", k, minimum=0)
     if order > 2:
         raise fail("k", k, "is not a tabulated moment", "pass 0, 1 or 2")
     return order
 
 
-class SphericalLaw(abc.ABC):
+class SphericalLaw(Described, abc.ABC):
     r"""Base of the spherically symmetric laws; instances are constant, hashable and comparable.
 
     Attributes
@@ -73,23 +73,28 @@ class SphericalLaw(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def c0(self) -> float: ...
+    def c0(self) -> float:
+        """E rho, rho the radius of the 2-D marginal."""
 
     @property
     @abc.abstractmethod
-    def p0(self) -> float: ...
+    def p0(self) -> float:
+        """The density of x_1 at 0."""
 
     @property
     @abc.abstractmethod
-    def p2(self) -> float: ...
+    def p2(self) -> float:
+        """Its second derivative at 0; NaN where it has none."""
 
     @property
     @abc.abstractmethod
-    def p4(self) -> float: ...
+    def p4(self) -> float:
+        """Its fourth derivative at 0; NaN where it has none."""
 
     @property
     @abc.abstractmethod
-    def second_moment(self) -> float: ...
+    def second_moment(self) -> float:
+        """E rho^2 = 2 E x_1^2; may be inf."""
 
     @property
     def kappa(self) -> float:
@@ -122,9 +127,15 @@ class SphericalLaw(abc.ABC):
     def _sample_radius(self, key: Array, n: int) -> Array:
         """n independent draws of |x|."""
 
-    @abc.abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """JSON-able description, read back by :func:`law_from_description`."""
+    @property
+    def largest_radius(self) -> float:
+        """The largest |x|; inf for an unbounded law."""
+        return math.inf
+
+    @property
+    def gaussian_scale(self) -> float | None:
+        """σ where the law is N(0, σ²I); None else."""
+        return None
 
     def planar_rule(self, largest: float = LARGEST_ARGUMENT) -> Nodes:
         r"""Rule (node, weight) for :math:`\rho`, the radius of the 2-D marginal.
@@ -176,7 +187,7 @@ class SphericalLaw(abc.ABC):
         return unit * self._sample_radius(radius, n)[:, None]
 
 
-def _check_dim(dim: Any) -> int:
+def _check_dim(dim: object) -> int:
     return check_integer("dim", dim, minimum=2)
 
 
@@ -212,6 +223,10 @@ class Gaussian(SphericalLaw):
     def second_moment(self) -> float:
         return 2 * self.scale**2
 
+    @property
+    def gaussian_scale(self) -> float | None:
+        return self.scale
+
     def _fit(self) -> tuple[Fit, float]:
         return gaussian_fit(), self.scale
 
@@ -234,9 +249,6 @@ class Gaussian(SphericalLaw):
 
     def _sample_radius(self, key: Array, n: int) -> Array:
         return jnp.linalg.norm(self.sample(key, n), axis=1)
-
-    def describe(self) -> dict[str, Any]:
-        return {"law": self.name, "dim": self.dim, "scale": self.scale}
 
 
 class _SphereLike(SphericalLaw):
@@ -269,6 +281,10 @@ class _SphereLike(SphericalLaw):
     @property
     def second_moment(self) -> float:
         return 2 / self._sphere_dim * self.radius**2
+
+    @property
+    def largest_radius(self) -> float:
+        return self.radius
 
     def _fit(self) -> tuple[Fit, float]:
         return sphere_fit(self._sphere_dim), self.radius
@@ -306,9 +322,6 @@ class UniformSphere(_SphereLike):
     def _sample_radius(self, key: Array, n: int) -> Array:
         return jnp.full((n,), self.radius)
 
-    def describe(self) -> dict[str, Any]:
-        return {"law": self.name, "dim": self.dim, "radius": self.radius}
-
 
 @dataclasses.dataclass(frozen=True)
 class UniformBall(_SphereLike):
@@ -331,9 +344,6 @@ class UniformBall(_SphereLike):
 
     def _sample_radius(self, key: Array, n: int) -> Array:
         return self.radius * jax.random.uniform(key, (n,), jnp.float64) ** (1 / self.dim)
-
-    def describe(self) -> dict[str, Any]:
-        return {"law": self.name, "dim": self.dim, "radius": self.radius}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -405,34 +415,6 @@ class StudentT(SphericalLaw):
         half = jax.random.gamma(chi, self.nu / 2, (n,), jnp.float64)
         return self.scale * radius * jnp.sqrt(self.nu / (2 * half))
 
-    def describe(self) -> dict[str, Any]:
-        return {"law": self.name, "dim": self.dim, "nu": self.nu, "scale": self.scale}
-
-
-_REGISTRY: dict[str, Callable[..., SphericalLaw]] = {}
-
-
-def register_law(name: str, factory: Callable[..., SphericalLaw]) -> None:
-    """Let `law_from_description` build ``factory(**rest)`` from ``{"law": name, **rest}``."""
-    if name in _REGISTRY:
-        raise fail("law", name, "is registered already", "choose another name")
-    _REGISTRY[name] = factory
-
 
 for _law in (Gaussian, UniformSphere, UniformBall, StudentT):
-    register_law(_law.name, _law)
-
-
-def law_from_description(description: Mapping[str, Any]) -> SphericalLaw:
-    """Rebuild a law from its :meth:`SphericalLaw.describe`.
-
-    Knows the laws of this file and those that have been registered by the import of theirs.
-    """
-    options = dict(description)
-    name = check_choice("law", options.pop("law", None), _REGISTRY)
-    try:
-        return _REGISTRY[name](**options)
-    except TypeError:
-        raise fail(
-            "description", description, "has missing or unknown entries", "pass law.describe()"
-        ) from None
+    register(_law.name, _law)

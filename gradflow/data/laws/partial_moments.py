@@ -15,6 +15,7 @@ from jax.scipy import special as jsp
 from scipy import special
 
 from gradflow.data.laws.constants import beta
+from gradflow.numerics.logs import expm1_ratio
 
 
 def gamma_fraction(a: float, z: Array) -> Array:
@@ -64,8 +65,7 @@ def beta_integral(a: float, b: float, y: Array, rest: Array) -> Array:
     # n = 0: (2^-b - w^b)/b, a logarithm at b = 0
     log = jnp.log(2 * w)
     v = b * log
-    tiny = jnp.abs(v) < 1e-8
-    first = -(0.5**b) * log * jnp.where(tiny, 1 + v / 2, jnp.expm1(v) / jnp.where(tiny, 1.0, v))
+    first = -(0.5**b) * log * expm1_ratio(v, jnp)
     # n >= 1 relative to w = 1/2
     n = terms[1:]
     at_half = float(np.sum(near1[1:] * 0.5 ** (b + n) / (b + n)))

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gradflow.numerics.logs import log_expm1
+
 #: Largest argument for which the quadrature rules keep their relative accuracy.
 LARGEST_ARGUMENT = 1e15
 #: -log of what a truncated end of a trapezoid rule may weigh.
@@ -55,7 +57,7 @@ def sphere_nodes(k: int, dim: int, largest: float = LARGEST_ARGUMENT) -> Nodes:
     if k == dim:
         return Nodes(np.ones(1), np.ones(1))
     a, b = k / 2, (dim - k) / 2
-    high = math.log(math.expm1(CUT / b)) if CUT / b < 700 else CUT / b
+    high = float(log_expm1(CUT / b))
     y, weight = _beta_weights(a, b, _lower_end(k, largest), high)
     return Nodes(np.exp(-0.5 * np.logaddexp(0, -y)), weight)
 
@@ -66,7 +68,7 @@ def student_nodes(k: int, nu: float, largest: float = LARGEST_ARGUMENT) -> Nodes
     a, b = k / 2, nu / 2
     # The first moment must survive the cut: rho^{1-nu}, also against the smallest tabulated m.
     slow = max(b - 0.5, 0.05)
-    high = min((math.log(math.expm1(CUT / slow)) if CUT / slow < 700 else CUT / slow) + 42, 1300)
+    high = min(float(log_expm1(CUT / slow)) + 42, 1300)
     y, weight = _beta_weights(a, b, _lower_end(k, largest), high)
     return Nodes(math.sqrt(nu) * np.exp(y / 2), weight)
 

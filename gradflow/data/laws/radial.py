@@ -51,6 +51,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gradflow.data.laws.radial_fit import NAMES, Fit
+from gradflow.numerics.logs import expm1_ratio
 
 _ROW = {name: row for row, name in enumerate(NAMES)}
 _LN2 = float(np.log(2.0))
@@ -187,9 +188,8 @@ class RadialFunctions(eqx.Module):
         delta = self._end[4]
         log = jnp.where(u > 0, jnp.log(jnp.where(u > 0, u, 1.0)), -690.0)
         v = delta * log
-        tiny = jnp.abs(v) < 1e-8
         # (u^delta - 1)/delta, which is ln u at delta = 0
-        power = log * jnp.where(tiny, 1 + v / 2, jnp.expm1(v) / jnp.where(tiny, 1.0, v))
+        power = log * expm1_ratio(v, jnp)
         if name in ("psi_prime", "h_complement"):
             return u * (a + b * power)
         if name in ("dh", "d2psi"):

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from gradflow.data.laws.quadrature import Nodes
+from gradflow.numerics.logs import log1p_ratio
 
 #: Panels and Chebyshev terms of the ``"rational"`` layout.
 PANELS = 16
@@ -97,11 +98,6 @@ def radial_values(
             out["psi_prime"][part] = c0 / 2 - (e / (1 + e)) @ (wr * rho)
             out["psi_bar"][part] = c0 / 2 * m[part] + np.log1p(np.expm1(-u) / 2) @ wr
     return out
-
-
-def log1p_ratio(e: np.ndarray) -> np.ndarray:
-    """ln(1+e)/e for 0 <= e <= 1."""
-    return np.where(e > 1e-17, np.log1p(e) / np.maximum(e, 1e-300), 1.0)
 
 
 class Fit(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,20 @@ from jax.typing import ArrayLike
 
 from gradflow.data.laws.constants import sphere_c0, sphere_p0
 from gradflow.data.laws.fits import sphere_fit
-from gradflow.data.laws.laws import SphericalLaw, UniformSphere, register_law
+from gradflow.data.laws.laws import SphericalLaw, UniformSphere
 from gradflow.data.laws.partial_moments import sphere_partial
 from gradflow.data.laws.quadrature import LARGEST_ARGUMENT, Nodes, sphere_nodes
-from gradflow.data.laws.radial_fit import Fit, fit_radial, log1p_ratio, radial_values
+from gradflow.data.laws.radial_fit import Fit, fit_radial, radial_values
 from gradflow.data.laws.radius_moments import marginal_moment
-from gradflow.data.laws.radius_rule import check_radius, compress, describe_radius, radius_rule
+from gradflow.data.laws.radius_rule import (
+    Distribution,
+    check_radius,
+    compress,
+    describe_radius,
+    radius_rule,
+)
+from gradflow.numerics.logs import log1p_ratio
+from gradflow.registry import register
 from gradflow.validation import check_integer, fail
 
 
@@ -50,9 +58,9 @@ class RadialLaw(SphericalLaw):
 
     name: ClassVar[str] = "radial"
     dim: int
-    radius: Any
+    radius: float | Distribution
 
-    def __init__(self, dim: int, radius: Any) -> None:
+    def __init__(self, dim: int, radius: float | Distribution) -> None:
         self.dim = check_integer("dim", dim, minimum=2)
         self.radius = check_radius(radius)
         self._rule = radius_rule(self.radius)
@@ -92,6 +100,10 @@ class RadialLaw(SphericalLaw):
     def second_moment(self) -> float:
         return 2 / self.dim * self._moment(2)
 
+    @property
+    def largest_radius(self) -> float:
+        return self.radius if isinstance(self.radius, (int, float)) else self.radius.support()[1]
+
     def _nodes(self, k: int, largest: float) -> Nodes:
         rule = self._rule
         sphere = sphere_nodes(k, self.dim, largest * max(float(rule.scale), 1e-300))
@@ -128,11 +140,12 @@ class RadialLaw(SphericalLaw):
             return jnp.full((n,), float(self._rule.node[0]))
         u = jax.random.uniform(key, (n,), jnp.float64)
         shape = jax.ShapeDtypeStruct((n,), jnp.float64)
-        inverse = lambda p: np.asarray(self.radius.ppf(np.asarray(p)), dtype=np.float64)
+        norm = cast(Distribution, self.radius)
+        inverse = lambda p: np.asarray(norm.ppf(np.asarray(p)), dtype=np.float64)
         return jax.pure_callback(inverse, shape, u, vmap_method="expand_dims")
 
     def describe(self) -> dict[str, Any]:
-        return {"law": self.name, "dim": self.dim, "radius": describe_radius(self.radius)}
+        return {"kind": self.name, "dim": self.dim, "radius": describe_radius(self.radius)}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RadialLaw) and self.describe() == other.describe()
@@ -148,10 +161,15 @@ def _on_host(law: RadialLaw, dimension: int, k: int, x: Array) -> Array:
     """`marginal_moment` inside compiled code: slow, exact, without derivative."""
     at_zero = 2 * law.p0 if k < 0 and dimension == 1 else 0.0
     integral = functools.partial(
-        marginal_moment, law.radius, law.dim, dimension, k=k, scale=law._rule.scale
+        marginal_moment,
+        cast(Distribution, law.radius),
+        law.dim,
+        dimension,
+        k=k,
+        scale=law._rule.scale,
     )
 
-    def host(value: Any) -> np.ndarray:
+    def host(value: ArrayLike) -> np.ndarray:
         flat = np.abs(np.ravel(value))
         found = [at_zero if point == 0 else integral(point) for point in flat]
         return np.asarray(found, dtype=np.float64).reshape(np.shape(value))
@@ -235,4 +253,4 @@ def _from_description(dim: Any, radius: Any) -> RadialLaw:
     return RadialLaw(dim, radius)
 
 
-register_law(RadialLaw.name, _from_description)
+register(RadialLaw.name, RadialLaw, _from_description)

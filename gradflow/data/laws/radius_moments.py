@@ -8,16 +8,16 @@ by double-exponential rules. They hold for every f smooth inside its support, va
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from scipy import special
 
 from gradflow.data.laws.constants import beta
+from gradflow.data.laws.radius_rule import Distribution
 
 
 def marginal_moment(
-    dist: Any, dim: int, dimension: int, value: float, k: int, *, scale: float
+    dist: Distribution, dim: int, dimension: int, value: float, k: int, *, scale: float
 ) -> float:
     r"""Return :math:`E[\rho^k1\{\rho<x\}]` at x = ``value`` > 0, or the density of rho if k = -1.
 
@@ -74,7 +74,7 @@ def _points_above(start: float, high: float, scale: float) -> tuple[np.ndarray, 
     return offset, offset / (1 + odds) * np.pi * np.cosh(t) * step
 
 
-def _moment_below(dist: Any, value: float, k: int) -> float:
+def _moment_below(dist: Distribution, value: float, k: int) -> float:
     """E[|x|^k 1{|x| < value}]."""
     low, high = (float(end) for end in dist.support())
     if k == 0:

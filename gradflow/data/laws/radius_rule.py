@@ -9,13 +9,35 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gradflow.data.laws.quadrature import CUT, Nodes, log_grid
 from gradflow.data.laws.radial_fit import chebyshev_matrix
 from gradflow.validation import check_positive, fail
+
+
+class _Family(Protocol):
+    name: str
+
+
+class Distribution(Protocol):
+    """What is asked of a frozen ``scipy.stats`` distribution."""
+
+    dist: _Family
+    args: tuple[float, ...]
+    kwds: dict[str, float]
+
+    def support(self) -> tuple[float, float]: ...
+    def mean(self) -> float: ...
+    def median(self) -> float: ...
+    def cdf(self, x: ArrayLike, /) -> np.ndarray: ...
+    def pdf(self, x: ArrayLike, /) -> np.ndarray: ...
+    def pmf(self, x: ArrayLike, /) -> np.ndarray: ...
+    def ppf(self, q: ArrayLike, /) -> np.ndarray: ...
 
 
 class Radius(NamedTuple):
@@ -44,11 +66,10 @@ class Radius(NamedTuple):
     discrete: bool = False
 
 
-def check_radius(radius: Any) -> Any:
+def check_radius(radius: float | Distribution) -> float | Distribution:
     """Return the radius of a law: a float > 0 or a frozen distribution on (0, inf)."""
-    if isinstance(radius, (int, float, np.number)) and not isinstance(radius, bool):
+    if isinstance(radius, (int, float, np.number)):
         return check_positive("radius", radius)
-    radius = cast(Any, radius)  # the type checker would keep bool
     if not (hasattr(radius, "dist") and hasattr(radius, "support")):
         raise fail(
             "radius",
@@ -66,18 +87,18 @@ def check_radius(radius: Any) -> Any:
     return radius
 
 
-def describe_radius(radius: Any) -> Any:
+def describe_radius(radius: float | Distribution) -> float | dict[str, object]:
     """JSON-able description of what :func:`check_radius` passed."""
-    if isinstance(radius, float):
+    if isinstance(radius, (int, float)):
         return radius
     kwds = {key: float(value) for key, value in sorted(radius.kwds.items())}
     args = [float(value) for value in radius.args]
     return {"distribution": radius.dist.name, "args": args, "kwds": kwds}
 
 
-def radius_rule(radius: Any) -> Radius:
+def radius_rule(radius: float | Distribution) -> Radius:
     """Rule for the norm |x| that :func:`check_radius` passed; refuses an infinite c0 or p0."""
-    if isinstance(radius, float):
+    if isinstance(radius, (int, float)):
         return Radius(np.array([radius]), np.zeros(1), np.ones(1), radius, 1.0, discrete=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -88,7 +109,7 @@ def radius_rule(radius: Any) -> Radius:
     return _discrete_rule(radius) if hasattr(radius.dist, "pmf") else _density_rule(radius, mean)
 
 
-def _discrete_rule(dist: Any) -> Radius:
+def _discrete_rule(dist: Distribution) -> Radius:
     low, high = (float(end) for end in dist.support())
     if not (math.isfinite(high) and high - low < 10_000):
         shown = describe_radius(dist)
@@ -100,7 +121,7 @@ def _discrete_rule(dist: Any) -> Radius:
     return Radius(node, node - node[0], weight / weight.sum(), low, median, discrete=True)
 
 
-def _density_rule(dist: Any, mean: float) -> Radius:
+def _density_rule(dist: Distribution, mean: float) -> Radius:
     low, high = (float(end) for end in dist.support())
     # The exponent at a lower end > 0 is read where the offset still exceeds rounding.
     power = _power_at(dist.pdf, 1e-40 * mean if low == 0 else 1e-9 * low, low)
@@ -126,7 +147,7 @@ def _density_rule(dist: Any, mean: float) -> Radius:
     return rule
 
 
-def _power_at(density: Any, point: float, base: float) -> float | None:
+def _power_at(density: Callable[[float], np.ndarray], point: float, base: float) -> float | None:
     """Exponent of a density between base + point and base + 1024 point; None if it underflows."""
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -136,7 +157,9 @@ def _power_at(density: Any, point: float, base: float) -> float | None:
     return math.log(far / near) / math.log(1024.0)
 
 
-def _trapezoid_rule(dist: Any, low: float, high: float, low_power: float, tail: float) -> Radius:
+def _trapezoid_rule(
+    dist: Distribution, low: float, high: float, low_power: float, tail: float
+) -> Radius:
     """Rule for a continuous radius, for every kernel that is smooth in ln|x|.
 
     Parameters
@@ -178,7 +201,7 @@ def _trapezoid_rule(dist: Any, low: float, high: float, low_power: float, tail: 
 
 
 def _radius_points(
-    dist: Any, low: float, high: float, ends: tuple[float, float], step: float
+    dist: Distribution, low: float, high: float, ends: tuple[float, float], step: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Trapezoid rule for |x| in y = ln(|x| - low), or in the log-odds if the support is bounded.
 

@@ -36,9 +36,10 @@ from jax import Array
 
 from gradflow.flows.charts.chart import AbstractChart
 from gradflow.networks.networks import TwoLayer
-from gradflow.networks.parameters import TwoLayerParams
+from gradflow.networks.parameters import TwoLayerParams, joined_rows
+from gradflow.numerics.traced import row_norms
+from gradflow.numerics.vectors import directions, lengths
 from gradflow.risks.base import AbstractRisk
-from gradflow.risks.regularised import joined_rows, row_norms
 
 #: Metrics in which a gradient flow, or a descent, may be taken.
 METRICS = ("euclidean", "conic")
@@ -84,18 +85,22 @@ class ConicChart(AbstractChart):
         self.balanced = net.outer == "trained"
         self.outer = jnp.sign(params.outer) if self.balanced else params.outer
 
-    @classmethod
-    def refusal(cls, risk: AbstractRisk, params: Any, metric: str) -> str | None:
-        """Why the chart does not serve the flow of the risk in a metric; None where it does."""
-        net = risk.net
-        if not isinstance(net, TwoLayer) or not net.activation.homogeneous or net.bias:
-            return "needs a two-layer net with a positively homogeneous activation and no bias"
-        kinks = risk.kinks()
-        if kinks is not None and kinks.jumps:
+    @staticmethod
+    def metric_refusal(risk: AbstractRisk) -> str | None:
+        """Why the chart does not serve the flow of the risk in the conic metric, or None."""
+        if risk.arrangement is not None and risk.arrangement.kinked:
             return "does not locate the kinks of a (leaky) ReLU net on data"
-        if metric == "conic":
-            return conic_metric_refusal(risk)
-        if net.outer == "fixed":
+        net = risk.net
+        if net is None or "conic" not in net.coordinates:
+            return "needs a two-layer net with a positively homogeneous activation and no bias"
+        return conic_metric_refusal(risk)
+
+    @staticmethod
+    def refusal(risk: AbstractRisk, params: TwoLayerParams) -> str | None:
+        """Why the chart does not serve the plain gradient flow from a start, or None."""
+        if risk.arrangement is not None and risk.arrangement.kinked:
+            return "does not locate the kinks of a (leaky) ReLU net on data"
+        if risk.net.outer == "fixed":  # type: ignore[union-attr]
             return "needs trained outer weights (for fixed ones see metric='conic')"
         norms = np.asarray(row_norms(params.inner))
         off = np.abs(np.abs(np.asarray(params.outer)) / norms - 1)
@@ -110,16 +115,19 @@ class ConicChart(AbstractChart):
 
     def encode(self, params: Any) -> np.ndarray:
         inner = np.asarray(params.inner)
-        top = np.max(np.abs(inner), axis=1)
-        scaled = inner / top[:, None]  # squares of 1e-200 would underflow
-        size = np.linalg.norm(scaled, axis=1)
-        return np.concatenate([np.log(top) + np.log(size), (scaled / size[:, None]).ravel()])
+        return np.concatenate([np.log(lengths(inner)), directions(inner).ravel()])
 
     def decode(self, y: np.ndarray) -> Any:
-        log_norm, u = self._split(np.asarray(y), np)
-        norm = np.exp(log_norm)
-        outer = np.asarray(self.outer) * (norm if self.balanced else np.ones_like(norm))
-        return TwoLayerParams(norm[..., None] * u, outer)
+        return self._params(np.asarray(y), np.asarray(self.outer), np)
+
+    def params(self, y: Array) -> Any:
+        return self._params(y, self.outer, jnp)
+
+    def _params(self, y: Any, outer: Any, xp: Any) -> TwoLayerParams:
+        log_norm, u = self._split(y, xp)
+        norm = xp.exp(log_norm)
+        scale = norm if self.balanced else xp.ones_like(norm)
+        return TwoLayerParams(norm[..., None] * u, outer * scale)
 
     def _split(self, y: Any, xp: Any) -> tuple[Any, Any]:
         """ln ‖w_k‖ and unit vectors: what integration adds to their length is divided out."""
@@ -132,6 +140,9 @@ class ConicChart(AbstractChart):
         log_norm, u = self._split(y, jnp)
         log_mass = jnp.maximum(2 * log_norm if self.balanced else log_norm, _LEAST_LOG_MASS)
         return TwoLayerParams(jnp.exp(log_mass)[:, None] * u, self.outer), log_norm, u
+
+    def least_margin(self, y: Array) -> Array | None:
+        return self.risk.least_margin(self.params(y))
 
     def exact(self, y: np.ndarray) -> dict[str, np.ndarray]:
         """``log_neuron_norms``, ln ‖w_k‖, also where the norms underflow."""

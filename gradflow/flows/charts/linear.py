@@ -18,11 +18,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import ArrayLike
 
 from gradflow.flows.charts.chart import AbstractChart
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.parameters import DeepLinearParams, LinearParams
+from gradflow.numerics import vectors
+from gradflow.numerics.vectors import length, log_tan_half
 from gradflow.risks.population.linear_reduction import AbstractLinearReduction
 from gradflow.risks.population.population import PopulationRisk
 from gradflow.validation import fail
@@ -33,32 +34,12 @@ BALANCE_TOLERANCE = 1e-12
 _CLOSEST_TO_PI = 1e-15
 
 
-def log_tan_half(parallel: ArrayLike, across: ArrayLike) -> np.ndarray:
-    r""":math:`\ln\tan(\theta/2)` of a vector with components ``parallel`` and ``across``
-    :math:`\ge0`, without cancellation."""
-    parallel, across = np.asarray(parallel), np.asarray(across)
-    radius = np.hypot(parallel, across)
-    with np.errstate(divide="ignore"):
-        return np.where(
-            parallel >= 0,
-            np.log(across) - np.log(radius + np.abs(parallel)),
-            np.log(radius + np.abs(parallel)) - np.log(across),
-        )
-
-
-def length(x: np.ndarray) -> float:
-    """|x| without underflow or overflow of the squares."""
-    top = float(np.max(np.abs(x), initial=0.0))
-    return top * float(np.linalg.norm(x / top)) if top > 0 else 0.0
-
-
 def rejection(w: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Part of ``w`` perpendicular to the unit vector ``v``; rounding-sized parts count as zero.
 
     If ``v`` is a coordinate axis the result is exact, however small.
     """
-    across = w - (w @ v) * v
-    across = across - (across @ v) * v
+    across = vectors.rejection(w, v)
     floor = 0.0 if np.count_nonzero(v) == 1 else 4 * np.finfo(float).eps
     return across if length(across) > floor * length(w) else np.zeros_like(w)
 
@@ -154,21 +135,27 @@ class LinearLogAngleChart(AbstractChart):
         return np.array([np.log(length(w)), float(log_tan_half(w @ v, across))])
 
     def decode(self, y: np.ndarray) -> Any:
+        return self._params(y, np)
+
+    def params(self, y: Array) -> Any:
+        return self._params(y, jnp)
+
+    def _params(self, y: Any, xp: Any) -> Any:
         assert self.frame is not None
         log_radius, lam = y[..., 0, None], y[..., 1, None]
         # cos = -tanh(lam), sin = sech(lam)
-        decay = np.exp(-np.abs(lam))
+        decay = xp.exp(-xp.abs(lam))
         sine = 2 * decay / (1 + decay**2)
-        unit = -np.tanh(lam) * self.frame[0] + sine * self.frame[1]
-        if self.depth == 1 and self.outer_vectors is None:
-            return LinearParams(np.exp(log_radius) * unit)
-        assert self.outer_vectors is not None
-        sigma = np.exp(log_radius / float(self.depth))[..., None]
-        if self.depth == 1:
+        unit = -xp.tanh(lam) * self.frame[0] + sine * self.frame[1]
+        if self.outer_vectors is None:
+            return LinearParams(xp.exp(log_radius) * unit)
+        # (a layer an outer vector, and the first)
+        sigma = xp.exp(log_radius / (len(self.outer_vectors) + 1.0))[..., None]
+        if not self.outer_vectors:
             return DeepLinearParams((sigma * unit[..., None, :],))
         rows = self.outer_vectors
         first = sigma * rows[0][:, None] * unit[..., None, :]
-        middle = tuple(sigma * np.outer(b, a) for a, b in pairwise(rows))
+        middle = tuple(sigma * (b[:, None] * a[None, :]) for a, b in pairwise(rows))
         layers: Any = (first, *middle, sigma * rows[-1][None, :])
         return DeepLinearParams(layers)
 

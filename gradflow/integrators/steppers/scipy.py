@@ -1,9 +1,9 @@
 """scipy's solvers behind the contract: RK45, DOP853, LSODA, Radau, BDF.
 
-The field and its Jacobian are compiled; the loop is scipy's ``OdeSolver``, stepped from here so
-that steps can be capped, saved and interrupted. scipy's interpolants are less accurate than its
-steps (hundreds of tolerances for DOP853), so one-step methods reach stops and save points by a step
-from the last point; the multistep methods (LSODA, BDF) interpolate with their own polynomial.
+The field and its Jacobian are compiled; the steps are those of scipy's ``OdeSolver``. scipy's
+interpolants are less accurate than its steps (hundreds of tolerances for DOP853), so one-step
+methods retake steps to reach stops and save points; the multistep methods (LSODA, BDF) interpolate
+with their own polynomial.
 """
 
 from __future__ import annotations
@@ -11,24 +11,28 @@ from __future__ import annotations
 import functools as ft
 import time
 import warnings
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import integrate, optimize
+from jax import Array
+from scipy import integrate
 
 from gradflow.integrators.contract import (
+    AbstractEvent,
     AbstractIntegrator,
     Problem,
-    Result,
     Solution,
-    empty_stats,
     register_integrator,
 )
+from gradflow.integrators.march import AbstractStepper, Steps, march
+from gradflow.integrators.statistics import UNKNOWN
 from gradflow.numerics.compiled import compile_once
 
-_SOLVERS: dict[str, Any] = {
+_SOLVERS: dict[str, type[integrate.OdeSolver]] = {
     "rk45": integrate.RK45,
     "dop853": integrate.DOP853,
     "lsoda": integrate.LSODA,
@@ -37,29 +41,209 @@ _SOLVERS: dict[str, Any] = {
 }
 _IMPLICIT = ("lsoda", "radau", "bdf")
 _MULTISTEP = ("lsoda", "bdf")
-#: scipy refuses tolerances below 100 eps and clips them silently; asked for directly it warns.
-_SMALLEST_RTOL = 100 * np.finfo(float).eps
+#: Right-hand sides of an attempted step, of the explicit methods.
+_STAGES = {"rk45": 6, "dop853": 12}
+#: Iterations of an implicit step, at most.
+_MOST_ITERATIONS = 10
 #: An absolute tolerance that takes a component out of error control.
 _UNCONTROLLED = 1e150
+#: Seconds between two looks at who watches inside one step.
+_LOOK_SECONDS = 0.5
+
+Curve = Callable[[np.ndarray], np.ndarray]
 
 
-def _field(flow: Any, s: Any, Y: Any) -> Any:
+def _field(flow: Any, s: Array, Y: Array) -> Array:
     return flow.field(s, Y)
 
 
-def _jacobian(flow: Any, s: Any, Y: Any) -> Any:
+def _jacobian(flow: Any, s: Array, Y: Array) -> Array:
     return jax.jacfwd(lambda state: flow.field(s, state))(Y)
 
 
-def _probe(flow: Any, events: tuple[Any, ...], measure: Any, s: Any, Y: Any) -> Any:
+def _probe(flow: Any, events: tuple[AbstractEvent, ...], measure: Any, s: Array, Y: Array) -> Array:
     values = [jnp.asarray(event(flow, s, Y), jnp.float64) for event in events]
     values.append(s if measure is None else jnp.asarray(measure(flow, s, Y), jnp.float64))
     return jnp.stack(values)
 
 
-def _root(function: Any, a: float, b: float, **options: Any) -> float:
-    root: Any = optimize.brentq(function, a, b, **options)
-    return float(root)
+class _Enough(Exception):
+    """Raised inside a step that is to go no further; carries the result's name."""
+
+
+class _Attempts:
+    """How many steps a solver has attempted, told from what it asks of the field.
+
+    An explicit method asks for a fixed number of values a step. An implicit one asks at new clock
+    values in every attempt (three for Radau, one for the others) and at these only, a few times;
+    more often means steps too short to change the clock.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._stages = _STAGES.get(name)
+        self._abscissae = 3 if name == "radau" else 1
+        self._known: deque[float] = deque(maxlen=self._abscissae + 1)
+        self._asked = self._repeats = 0
+
+    def see(self, s: float) -> None:
+        """Count one evaluation at ``s``."""
+        if self._stages is not None:
+            self._asked += 1
+            return
+        self._repeats += 1
+        if s not in self._known or self._repeats > _MOST_ITERATIONS * self._abscissae:
+            self._known.append(s)
+            self._asked += 1
+            self._repeats = 0
+
+    @property
+    def made(self) -> int:
+        """Attempts begun."""
+        return -(-self._asked // (self._stages or self._abscissae))
+
+    @property
+    def exact(self) -> bool:
+        """Whether that is the solver's own count."""
+        return self._stages is not None
+
+
+class _ScipyStepper(AbstractStepper):
+    """One of scipy's solvers at work on one problem."""
+
+    def __init__(self, name: str, problem: Problem) -> None:
+        self.name, self.problem = name, problem
+        self.compile_seconds, self.rhs, self.jacobians = 0.0, 0, 0
+        self.solver: integrate.OdeSolver | None = None
+        self.tried = _Attempts(name)
+        self.stepping = False
+        measure = problem.save_by if problem.save is not None else None
+        self.field_program = self._compiled(_field, problem.flow)
+        self.probe = self._compiled(_probe, problem.flow, problem.events, measure)
+        self.options: dict[str, Any] = {
+            "rtol": problem.tolerances.rtol_local,
+            "atol": problem.tolerances.atol_with(_UNCONTROLLED),
+        }
+        if name in _IMPLICIT:
+            self.jacobian_program = self._compiled(_jacobian, problem.flow)
+            self.options["jac"] = self._jacobian
+        self.looked = time.monotonic()
+        self.accepted = 0
+        self.last = Steps(np.zeros(0), np.zeros((0, 0)), np.zeros((0, 0)))
+
+    def _compiled(self, fn: Callable[..., Array], *front: Any) -> Callable[..., np.ndarray]:
+        point = (np.float64(self.problem.s0), self.problem.Y0)
+        program, arrays, seconds = compile_once(fn, fn.__name__, (*front, *point))
+        self.compile_seconds += seconds
+        constant = arrays[: len(arrays) - 2]
+        return lambda s, Y: np.asarray(program(*constant, np.float64(s), np.asarray(Y)))
+
+    def _field(self, s: float, Y: np.ndarray) -> np.ndarray:
+        self.rhs += 1
+        if self.stepping:
+            self.tried.see(s)
+            if self.tried.made > self.problem.max_steps:
+                raise _Enough("max_steps")
+            if time.monotonic() - self.looked > _LOOK_SECONDS:
+                self._look()
+        return self.field_program(s, Y)
+
+    def _look(self) -> None:
+        last, self.looked = self.last, time.monotonic()
+        heard = self.problem.look(float(last.s[-1]), lambda: last.Y[-1], steps=self.accepted)
+        if heard is not None:
+            raise _Enough(heard.name)
+
+    def _jacobian(self, s: float, Y: np.ndarray) -> np.ndarray:
+        self.jacobians += 1
+        return self.jacobian_program(s, Y)
+
+    def start(self) -> Steps:
+        """Evaluate the start."""
+        s, Y = self.problem.s0, self.problem.Y0
+        values = self.probe(s, Y)
+        finite = bool(np.all(np.isfinite(self._field(s, Y))))
+        self.last = Steps(
+            np.array([s]), Y[None].copy(), values[None], 0, None if finite else "non_finite"
+        )
+        return self.last
+
+    def advance(self, attempts: int, accepted: int, target: float) -> Steps:
+        """Take steps until an event, a save point, or the share of steps."""
+        s, Y, values = ([part[-1]] for part in (self.last.s, self.last.Y, self.last.values))
+        curves: list[Curve | None] = []
+        ended, detail, before = None, "", self.tried.made
+        problem = self.problem
+        if self.solver is None:
+            self.solver = _SOLVERS[self.name](
+                self._field, problem.s0, problem.Y0, problem.s_end, **self.options
+            )
+        solver = self.solver
+        while len(s) <= accepted and self.tried.made - before < attempts and ended is None:
+            try:
+                ended, detail = self._step(solver)
+            except _Enough as enough:
+                ended = str(enough)
+            if ended not in (None, "reached"):
+                break
+            self.accepted += 1
+            s.append(float(solver.t))
+            Y.append(np.array(solver.y))
+            values.append(self.probe(solver.t, solver.y))
+            stops = bool(np.any(values[-1][:-1] >= 0)) or values[-1][-1] >= target
+            curves.append(self._curve(solver, stops))
+            if stops:
+                break
+        made = self.tried.made - before
+        self.last = Steps(np.array(s), np.array(Y), np.array(values), made, ended, detail, curves)
+        return self.last
+
+    def _step(self, solver: integrate.OdeSolver) -> tuple[str | None, str]:
+        """One step; how it ended the integration, if it did, and what scipy said."""
+        self.stepping = True
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                # LSODA warns where it fails; the result says so.
+                warnings.simplefilter("ignore")
+                said = str(solver.step() or "")
+        finally:
+            self.stepping = False
+        if solver.status == "failed":
+            return ("step_too_small" if "step size" in said.lower() else "failed"), said
+        return ("reached" if solver.status == "finished" else None), ""
+
+    def _curve(self, solver: integrate.OdeSolver, stops: bool) -> Curve | None:
+        """The polynomial of a multistep method's last step, where it will be asked for."""
+        wanted = self.name in _MULTISTEP and (stops or self.problem.dense)
+        return cast(Curve, solver.dense_output()) if wanted else None
+
+    def retake(self, steps: Steps, index: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Steps taken again to inner points; multistep methods read their polynomial."""
+        states = []
+        for i, x in zip(index, s, strict=True):
+            curve = cast(list[Curve | None], steps.memory)[i]
+            states.append(self._again(steps, i, x) if curve is None else np.array(curve(x)))
+        Y = np.array(states).reshape(len(s), steps.Y.shape[1])
+        return Y, np.array([self.probe(x, y) for x, y in zip(s, Y, strict=True)])
+
+    def _again(self, steps: Steps, i: int, x: float) -> np.ndarray:
+        a = steps.s[i]
+        if x <= a:
+            return steps.Y[i]
+        inner = _SOLVERS[self.name](
+            self._field, a, steps.Y[i], x, first_step=x - a, **self.options
+        )  # fmt: skip
+        while inner.status == "running":
+            inner.step()
+        return np.array(inner.y)
+
+    def work(self, accepted: int, attempts: int) -> dict[str, float]:
+        """scipy's own counts (see :class:`ScipyIntegrator`)."""
+        return {
+            "rejected": max(attempts - accepted, 0) if self.tried.exact else UNKNOWN,
+            "rhs": self.rhs,
+            "jacobians": self.jacobians,
+            "compile_seconds": self.compile_seconds,
+        }
 
 
 class ScipyIntegrator(AbstractIntegrator):
@@ -72,9 +256,9 @@ class ScipyIntegrator(AbstractIntegrator):
 
     Notes
     -----
-    ``stats["rhs"]`` and ``stats["jacobians"]`` are scipy's own counts (for LSODA: ODEPACK's calls
-    of the compiled functions, counted here). Rejected steps are not reported by scipy and are
-    given as -1.
+    ``stats["rhs"]`` and ``stats["jacobians"]`` count calls of the compiled functions. Rejected
+    steps are not reported by the implicit methods (NaN); the attempts that ``max_steps`` bounds are
+    told there from the clock values at which the field is asked for.
     """
 
     def __init__(self, name: str) -> None:
@@ -82,156 +266,7 @@ class ScipyIntegrator(AbstractIntegrator):
 
     def solve(self, problem: Problem) -> Solution:
         """Integrate one stage (see :class:`~gradflow.integrators.contract.AbstractIntegrator`)."""
-        stats = empty_stats()
-        stats["rejected"] = -1
-        started = time.perf_counter()
-        flow, Y0, s0 = problem.flow, problem.Y0, problem.s0
-        measure = problem.save_by if problem.save is not None else None
-        compile_seconds = 0.0
-        counts = {"rhs": 0, "jacobians": 0}
-
-        def compiled(fn: Any, *front: Any) -> Any:
-            nonlocal compile_seconds
-            point = (np.float64(s0), Y0)
-            program, arrays, seconds = compile_once(fn, fn.__name__, (*front, *point))
-            compile_seconds += seconds
-            constant = arrays[: len(arrays) - 2]
-            return lambda s, Y: np.asarray(program(*constant, np.float64(s), np.asarray(Y)))
-
-        field_program = compiled(_field, flow)
-        probe = compiled(_probe, flow, problem.events, measure)
-
-        def field(s: float, Y: np.ndarray) -> np.ndarray:
-            counts["rhs"] += 1
-            return field_program(s, Y)
-
-        options: dict[str, Any] = {}
-        if self.name in _IMPLICIT:
-            jacobian_program = compiled(_jacobian, flow)
-
-            def jacobian(s: float, Y: np.ndarray) -> np.ndarray:
-                counts["jacobians"] += 1
-                return jacobian_program(s, Y)
-
-            options["jac"] = jacobian
-
-        atol = np.where(problem.error_mask, problem.atol, _UNCONTROLLED)
-        saved_s: list[float] = []
-        saved_Y: list[np.ndarray] = []
-        pending = [] if problem.save is None else list(problem.save)
-        values = probe(s0, Y0)
-        if problem.save is None:
-            saved_s.append(s0)
-            saved_Y.append(Y0)
-        while pending and pending[0] <= values[-1]:
-            pending.pop(0)
-            saved_s.append(s0)
-            saved_Y.append(Y0)
-
-        s, Y, event, detail = s0, Y0, None, ""
-        result: str | None = None
-        if s0 >= problem.s_end:
-            result = "reached"
-        elif not np.all(np.isfinite(field(s0, Y0))):
-            result = "non_finite"
-        elif np.any(values[:-1] >= 0):
-            result, event = "event", int(np.argmax(values[:-1]))
-        solver = None
-        if result is None:
-            solver = _SOLVERS[self.name](
-                field, s0, Y0, problem.s_end, rtol=max(problem.rtol, _SMALLEST_RTOL), atol=atol,
-                **options,
-            )  # fmt: skip
-        steps = 0
-
-        def exact_curve(a: float, Ya: np.ndarray, dense: Any) -> Any:
-            """The solution inside the step that began at (a, Ya)."""
-            if self.name in _MULTISTEP:
-                return dense
-
-            def curve(x: float) -> np.ndarray:
-                if x <= a:
-                    return Ya
-                inner = _SOLVERS[self.name](
-                    field, a, Ya, x, rtol=max(problem.rtol, _SMALLEST_RTOL), atol=atol,
-                    first_step=x - a, **options,
-                )  # fmt: skip
-                while inner.status == "running":
-                    inner.step()
-                return np.array(inner.y)
-
-            return curve
-
-        while result is None:
-            assert solver is not None
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                # LSODA warns where it fails; the result says so.
-                warnings.simplefilter("ignore")
-                said = solver.step()
-            if solver.status == "failed":
-                result, detail = self._failure(said)
-                break
-            steps += 1
-            before = values
-            values = probe(solver.t, solver.y)
-            limit = solver.t
-            dense: Any = None
-            crossed = (values[:-1] >= 0) & (before[:-1] < 0)
-            if np.any(crossed):
-                dense = exact_curve(s, Y, solver.dense_output())
-                limit, event = self._locate(probe, dense, s, solver.t, crossed)
-                result = "event"
-            end_measure = values[-1] if limit == solver.t else probe(limit, dense(limit))[-1]
-            while pending and pending[0] <= end_measure:
-                if dense is None:
-                    dense = exact_curve(s, Y, solver.dense_output())
-                target = pending.pop(0)
-                at = target if measure is None else _root(
-                    lambda x, goal=target, curve=dense: probe(x, curve(x))[-1] - goal, s, limit,
-                    xtol=1e-300, rtol=1e-14,
-                )  # fmt: skip
-                saved_s.append(at)
-                saved_Y.append(np.array(dense(at)))
-            s = limit
-            Y = np.array(solver.y) if limit == solver.t else np.array(dense(limit))
-            if problem.save is None:
-                saved_s.append(s)
-                saved_Y.append(Y)
-            if result is None and solver.status == "finished":
-                result = "reached"
-            elif result is None and problem.step_cap is not None and steps >= problem.step_cap:
-                result = "steps"
-            elif result is None and steps >= problem.max_steps:
-                result = "max_steps"
-            if problem.progress is not None and (steps % 1000 == 0 or result is not None):
-                problem.progress({"s": s, "s_end": problem.s_end, "steps": steps})
-        stats.update(steps=steps, rhs=counts["rhs"], jacobians=counts["jacobians"])
-        stats["events"] = int(result == "event")
-        stats["compile_seconds"] = compile_seconds
-        stats["run_seconds"] = time.perf_counter() - started - compile_seconds
-        return Solution(
-            s=np.array(saved_s), Y=np.array(saved_Y).reshape(len(saved_s), Y0.shape[0]),
-            s_final=float(s), Y_final=Y, stats=stats, result=Result(str(result), detail),
-            event=event,
-        )  # fmt: skip
-
-    @staticmethod
-    def _failure(said: Any) -> tuple[str, str]:
-        text = str(said or "")
-        return ("step_too_small" if "step size" in text.lower() else "failed"), text
-
-    @staticmethod
-    def _locate(probe: Any, dense: Any, a: float, b: float, crossed: np.ndarray) -> tuple:
-        """Earliest root of the crossed events inside the step."""
-        best, which = b, int(np.argmax(crossed))
-        for k in np.flatnonzero(crossed):
-            value = lambda x, k=k: probe(x, dense(x))[k]
-            # The curve's end differs from the step's by rounding, so the sign is asked again.
-            bracketed = value(a) < 0 <= value(b)
-            root = _root(value, a, b, xtol=1e-300, rtol=1e-14) if bracketed else b
-            if root <= best:
-                best, which = float(root), int(k)
-        return best, which
+        return march(_ScipyStepper(self.name, problem), problem)
 
 
 for _name in _SOLVERS:

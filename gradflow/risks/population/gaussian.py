@@ -24,21 +24,24 @@ Sources: `tian2017analytical` (the gradient, ReLU), `saad1995online` (erf).
 from __future__ import annotations
 
 import functools as ft
-from typing import Any
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import PyTree
 
 from gradflow.data.laws.laws import Gaussian, SphericalLaw
 from gradflow.data.teachers import NetworkTeacher
-from gradflow.losses import Squared
-from gradflow.networks.activations import AbstractActivation, Erf, LeakyReLU, linear
+from gradflow.losses import AbstractLoss, Squared
+from gradflow.networks.abstract import AbstractNetwork
+from gradflow.networks.activations import AbstractActivation, linear
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.networks import LinearPredictor, TwoLayer
 from gradflow.risks.population.gaussian_kernels import check_gaussian_pair, gaussian_kernel
-from gradflow.risks.population.gaussian_values import erf_value, homogeneous_value
+from gradflow.risks.population.gaussian_values import value_near_minimum
+from gradflow.risks.population.reduction import AbstractReduction, Teacher
 from gradflow.validation import fail
 
 
@@ -50,19 +53,45 @@ class Atoms(eqx.Module):
     vectors: Array
 
 
-def atoms_of(net: Any, params: Any) -> Atoms:
+@ft.singledispatch
+def activation_of(net: AbstractNetwork) -> AbstractActivation:
+    """The activation of the net's atoms: linear, where the net is."""
+    return linear
+
+
+@activation_of.register
+def _(net: TwoLayer) -> AbstractActivation:
+    return net.activation
+
+
+@ft.singledispatch
+def atoms_of(net: LinearPredictor | DeepLinear, params: PyTree) -> Atoms:
     """The atoms of a net without bias; a linear net is one atom of the linear activation."""
-    if isinstance(net, TwoLayer):
-        return Atoms(net.activation, params.outer, params.inner)
-    vector = net.end_to_end(params) if isinstance(net, DeepLinear) else params.weight
-    return Atoms(linear, jnp.ones(1), vector[None, :])
+    return Atoms(linear, jnp.ones(1), net.end_to_end(params)[None, :])
 
 
-class GaussianReduction(eqx.Module):
+@atoms_of.register
+def _(net: TwoLayer, params: PyTree) -> Atoms:
+    return Atoms(net.activation, net.factor * params.outer, params.inner)
+
+
+class GaussianReduction(AbstractReduction):
     """The teacher's atoms and the scale of the inputs: all that a net's risk needs to know."""
+
+    #: Kinds of charts that flows of such a risk have besides those of the net.
+    charts: ClassVar[tuple[str, ...]] = ()
 
     teacher: Atoms
     scale: Array
+
+    def risk_at(self, net: AbstractNetwork, params: PyTree, teacher: Teacher) -> Array:
+        return gaussian_value(self, net, params)
+
+    def gradient_at(self, net: AbstractNetwork, params: PyTree, teacher: Teacher) -> PyTree:
+        return gaussian_gradient(self, net, params)
+
+    def log_at(self, net: AbstractNetwork, params: PyTree, teacher: Teacher) -> Array:
+        return jnp.log(jnp.maximum(self.risk_at(net, params, teacher), 0.0))
 
     def value_of(self, student: Atoms) -> Array:
         """L for a student's atoms; differentiated through the quadratic form."""
@@ -73,12 +102,8 @@ class GaussianReduction(eqx.Module):
             cross = a @ gaussian_kernel(phi, chi, W, V) @ b
             return 0.5 * own - cross + 0.5 * (b @ gaussian_kernel(chi, chi, V, V) @ b)
 
-        if isinstance(phi, LeakyReLU) and isinstance(chi, LeakyReLU):
-            value = jax.custom_jvp(ft.partial(homogeneous_value, phi, chi))
-        elif isinstance(phi, Erf) and isinstance(chi, Erf):
-            value = jax.custom_jvp(erf_value)
-        else:
-            value = jax.custom_jvp(form)
+        near = value_near_minimum(phi, chi)
+        value = jax.custom_jvp(form if near is None else ft.partial(near, phi, chi))
         value.defjvp(
             lambda primals, tangents: (value(*primals), jax.jvp(form, primals, tangents)[1])
         )
@@ -87,7 +112,7 @@ class GaussianReduction(eqx.Module):
 
 
 def gaussian_reduction(
-    net: Any, loss: Any, law: SphericalLaw, teacher: NetworkTeacher
+    net: AbstractNetwork, loss: AbstractLoss, law: SphericalLaw, teacher: NetworkTeacher
 ) -> GaussianReduction:
     """The reduction for a checked net and law of one dimension; refuses what has no closed form."""
     if not isinstance(loss, Squared):
@@ -111,7 +136,7 @@ def gaussian_reduction(
                 "pass a net with bias=False, or sample the law and use EmpiricalRisk",
             )  # fmt: skip
     atoms = atoms_of(teacher.net, teacher.params)
-    phi = net.activation if isinstance(net, TwoLayer) else linear
+    phi = activation_of(net)
     for argument, one, other in (
         ("net.activation", phi, phi),
         ("teacher.net.activation", atoms.activation, atoms.activation),
@@ -125,12 +150,12 @@ def gaussian_reduction(
 
 
 @eqx.filter_jit
-def gaussian_value(reduction: GaussianReduction, net: Any, params: Any) -> Array:
+def gaussian_value(reduction: GaussianReduction, net: AbstractNetwork, params: PyTree) -> Array:
     """L(θ)."""
     return reduction.value_of(atoms_of(net, params))
 
 
 @eqx.filter_jit
-def gaussian_gradient(reduction: GaussianReduction, net: Any, params: Any) -> Any:
+def gaussian_gradient(reduction: GaussianReduction, net: AbstractNetwork, params: PyTree) -> PyTree:
     """∇L(θ), zero on the entries that are not trained."""
     return net.freeze(jax.grad(lambda p: reduction.value_of(atoms_of(net, p)))(params))

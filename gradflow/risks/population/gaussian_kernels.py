@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,12 +36,14 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from gradflow.networks.activations import AbstractActivation, Erf, LeakyReLU
+from gradflow.numerics.traced import polar
 from gradflow.validation import check_array, fail
 
 #: ``kernel(phi, chi, U, V)`` -> matrix of moments.
-Kernel = Callable[[Any, Any, Array, Array], Array]
+Kernel = Callable[..., Array]
 
 _KERNELS: dict[tuple[type, type], Kernel] = {}
 
@@ -137,33 +138,15 @@ def gaussian_kernel(
 
 
 @jax.custom_jvp
-def polar(U: Array) -> tuple[Array, Array]:
-    """Norms (m,) and unit vectors (m, d) of the rows; a zero row has the direction 0."""
-    # Scaled: squares of 1e-200 would underflow.
-    top = jnp.max(jnp.abs(U), axis=1)
-    nonzero = top > 0
-    scaled = U / jnp.where(nonzero, top, 1.0)[:, None]
-    size = jnp.where(nonzero, jnp.sqrt(jnp.sum(jnp.square(scaled), axis=1)), 1.0)
-    return top * size, scaled / size[:, None]
-
-
-@polar.defjvp
-def _polar_jvp(primals: Any, tangents: Any) -> Any:
-    (U,), (dU,) = primals, tangents
-    norm, unit = polar(U)
-    along = jnp.sum(unit * dU, axis=1)
-    inverse = jnp.where(norm > 0, 1.0 / jnp.where(norm > 0, norm, 1.0), 0.0)
-    return (norm, unit), (along, inverse[:, None] * (dU - along[:, None] * unit))
-
-
-@jax.custom_jvp
 def _directions(U: Array) -> Array:
     """The unit vectors of `polar`, whose derivative at a zero row is not finite."""
     return polar(U)[1]
 
 
 @_directions.defjvp
-def _directions_jvp(primals: Any, tangents: Any) -> Any:
+def _directions_jvp(
+    primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[PyTree, PyTree]:
     (U,), (dU,) = primals, tangents
     norm, unit = polar(U)
     return unit, (dU - jnp.sum(unit * dU, axis=1)[:, None] * unit) / norm[:, None]
@@ -182,7 +165,7 @@ def angles(U: Array, V: Array) -> tuple[Array, Array]:
 
 
 @angles.defjvp
-def _angles_jvp(primals: Any, tangents: Any) -> Any:
+def _angles_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[PyTree, PyTree]:
     (U, V), (dU, dV) = primals, tangents
     theta, sine = angles(U, V)
     apart = sine > _PARALLEL
@@ -202,7 +185,9 @@ def absolute_kernel(U: Array, V: Array) -> Array:
 
 
 @absolute_kernel.defjvp
-def _absolute_kernel_jvp(primals: Any, tangents: Any) -> Any:
+def _absolute_kernel_jvp(
+    primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[PyTree, PyTree]:
     (U, V), (dU, dV) = primals, tangents
     (u, U1), (v, V1) = polar(U), polar(V)
     theta, sine = angles(U1, V1)
@@ -230,7 +215,9 @@ def squared_wedge(U: Array, V: Array) -> Array:
 
 
 @squared_wedge.defjvp
-def _squared_wedge_jvp(primals: Any, tangents: Any) -> Any:
+def _squared_wedge_jvp(
+    primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[PyTree, PyTree]:
     (U, V), (dU, dV) = primals, tangents
     squares_u, squares_v = jnp.sum(U * U, axis=1), jnp.sum(V * V, axis=1)
     along_u, along_v = jnp.sum(U * dU, axis=1), jnp.sum(V * dV, axis=1)
@@ -240,6 +227,7 @@ def _squared_wedge_jvp(primals: Any, tangents: Any) -> Any:
 
 @register_gaussian_kernel(Erf, Erf)
 def _erf_erf(phi: Erf, chi: Erf, U: Array, V: Array) -> Array:
+    U, V = phi.stretch * U, chi.stretch * V
     # (2/π) arcsin of u·v/√((1+|u|²)(1+|v|²)) [williams1997infinite], as an arctangent whose
     # denominator, the cosine, is a sum of positive terms.
     rest = jnp.sum(U * U, axis=1)[:, None] + jnp.sum(V * V, axis=1)[None, :]
@@ -248,6 +236,7 @@ def _erf_erf(phi: Erf, chi: Erf, U: Array, V: Array) -> Array:
 
 @register_gaussian_kernel(Erf, LeakyReLU)
 def _erf_homogeneous(phi: Erf, chi: LeakyReLU, U: Array, V: Array) -> Array:
+    U = phi.stretch * U
     # erf is odd, so only p v·x counts, and E f(u·x) v·x = u·v E f'(u·x).
     slope = math.sqrt(2 / math.pi) / jnp.sqrt(1.0 + jnp.sum(U * U, axis=1))
     return 0.5 * (1 + chi.slope) * slope[:, None] * (U @ V.T)

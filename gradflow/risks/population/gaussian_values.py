@@ -17,12 +17,22 @@ teacher's neurons (or are small) the value keeps a relative accuracy of ε/√L,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array
 
-from gradflow.networks.activations import LeakyReLU
-from gradflow.risks.population.gaussian_kernels import angles, polar, squared_wedge
+from gradflow.networks.activations import AbstractActivation, Erf, LeakyReLU
+from gradflow.numerics.traced import polar
+from gradflow.risks.population.gaussian_kernels import angles, squared_wedge
+
+#: ``value(phi, chi, W, a, V, b)`` -> L.
+Value = Callable[..., Array]
+
+
+def value_near_minimum(phi: AbstractActivation, chi: AbstractActivation) -> Value | None:
+    """The form of this module for a net's and a teacher's activation; None where it has none."""
+    return _VALUES.get((type(phi), type(chi)))
 
 
 def _safe_ratio(numerator: Array, denominator: Array) -> Array:
@@ -84,12 +94,13 @@ def homogeneous_value(
     return value + even / math.pi
 
 
-def erf_value(W: Array, a: Array, V: Array, b: Array) -> Array:
+def erf_value(phi: Erf, chi: Erf, W: Array, a: Array, V: Array, b: Array) -> Array:
     r"""L for an erf net and teacher, shapes as above.
 
     :math:`2L=\sum_ka_k[m(w_k)-m(v_{j(k)})]+\sum_j(\sum_{k\to j}a_k-b_j)m(v_j)`, the first
     difference of the kernel's arctangents taken as one arctangent.
     """
+    W, V = phi.stretch * W, chi.stretch * V
     Y, c = jnp.concatenate([W, V]), jnp.concatenate([a, -b])
     squares = jnp.sum(jnp.square(Y), axis=1)
     product = W @ V.T
@@ -112,3 +123,9 @@ def erf_value(W: Array, a: Array, V: Array, b: Array) -> Array:
     rest_step = (grown - step * (dot_w + dot_v)) / (rest_w + rest_v)
     turn = jnp.arctan2(step * rest_v - dot_v * rest_step, rest_w * rest_v + dot_w * dot_v)
     return (a @ (turn @ c) + (group @ (a * side) - b) @ pull) / math.pi
+
+
+_VALUES: dict[tuple[type, type], Value] = {
+    (LeakyReLU, LeakyReLU): homogeneous_value,
+    (Erf, Erf): erf_value,
+}

@@ -26,18 +26,25 @@ sign. Derived here for the other losses.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from functools import singledispatch
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import PyTree
 
 from gradflow.data.laws.laws import SphericalLaw
 from gradflow.data.laws.radial import RadialFunctions
+from gradflow.data.teachers import LinearTeacher
 from gradflow.losses import AbstractMarginLoss, Logistic
+from gradflow.networks.deep_linear import DeepLinear
+from gradflow.networks.networks import LinearPredictor
+from gradflow.numerics.traced import log_tan_half, rejection
 from gradflow.risks.population.margin_moments import RadialMoments, radial_moments
+from gradflow.risks.population.reduction import AbstractReduction
 
 
 def gauss(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,12 +104,18 @@ def wedge_rule(moments: RadialMoments, m: Array, angle: Array, order: int) -> tu
     )
 
 
-class AbstractLinearReduction(eqx.Module):
+_Linear = LinearPredictor | DeepLinear
+
+
+class AbstractLinearReduction(AbstractReduction):
     """Value and force of a linear predictor in the coordinates log R and λ = ln tan(θ/2).
 
     Both coordinates may be extreme (λ down to −1e20; R from 1e−60 to 1e12): nothing is formed by
     subtracting nearby numbers. All methods can be compiled and differentiated.
     """
+
+    #: Kinds of charts that flows of such a risk have besides those of the net.
+    charts: ClassVar[tuple[str, ...]] = ("linear-log-angle",)
 
     @abstractmethod
     def radial_force(self, log_R: Array, lam: Array) -> Array:
@@ -119,6 +132,13 @@ class AbstractLinearReduction(eqx.Module):
     @abstractmethod
     def log_value(self, log_R: Array, lam: Array) -> Array:
         """ln L, finite even where L overflows."""
+
+    def risk_at(self, net: _Linear, params: PyTree, teacher: LinearTeacher) -> Array:
+        return _linear_value(self, net.end_to_end(params), teacher.direction)
+
+    def gradient_at(self, net: _Linear, params: PyTree, teacher: LinearTeacher) -> PyTree:
+        w, pull_back = jax.vjp(net.end_to_end, params)
+        return net.freeze(pull_back(_linear_gradient(self, w, teacher.direction))[0])
 
     def value_of(self, w: Array, v: Array) -> Array:
         """L at w of shape (d,), for the unit vector v; its derivative is `gradient_of`."""
@@ -138,6 +158,19 @@ class AbstractLinearReduction(eqx.Module):
         return -(toward * v + (radial - rate * along) * across)
 
 
+# Compiled once for all laws of one layout.
+
+
+@eqx.filter_jit
+def _linear_value(reduction: AbstractLinearReduction, w: Array, v: Array) -> Array:
+    return reduction.value_of(w, v)
+
+
+@eqx.filter_jit
+def _linear_gradient(reduction: AbstractLinearReduction, w: Array, v: Array) -> Array:
+    return reduction.gradient_of(w, v)
+
+
 @eqx.filter_custom_jvp
 def _value_of(point: tuple[Array, Array], reduction: AbstractLinearReduction) -> Array:
     w, v = point
@@ -146,7 +179,7 @@ def _value_of(point: tuple[Array, Array], reduction: AbstractLinearReduction) ->
 
 
 @_value_of.def_jvp
-def _value_of_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _value_of_jvp(primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]) -> tuple[Array, Array]:
     # The polar form has no derivative at w = 0 and on the axis, where L itself is differentiable.
     ((w, v), reduction), ((dw, dv), _) = primals, tangents
     tangent = jnp.zeros(())
@@ -167,15 +200,11 @@ def _polar(w: Array, v: Array) -> tuple[Array, Array, Array, Array]:
     top = jnp.where(zero, 1.0, top)
     u = jnp.where(zero, v, w / top)
     along = jnp.dot(u, v)
-    across = u - along * v
-    across = across - jnp.dot(across, v) * v  # once more: along v only rounding may remain
+    across = rejection(u, v)
     lateral = jnp.sqrt(jnp.sum(across**2))
     size = jnp.hypot(along, lateral)
-    # tan(θ/2) = |w_⊥|/(R + v.w) = (R − v.w)/|w_⊥|: take the sum of equal signs.
-    half = jnp.log(lateral) - jnp.log(size + jnp.abs(along))
-    lam = jnp.where(along >= 0, half, -half)
     log_R = jnp.where(zero, -jnp.inf, jnp.log(size) + jnp.log(top))
-    return along / size, across / size, log_R, lam
+    return along / size, across / size, log_R, log_tan_half(along, lateral)
 
 
 class LogisticLinear(AbstractLinearReduction):
@@ -278,6 +307,7 @@ class QuadratureLinear(AbstractLinearReduction):
         return jnp.log(jnp.where(right, low, high)) + top
 
 
+@singledispatch
 def linear_reduction(loss: AbstractMarginLoss, law: SphericalLaw) -> AbstractLinearReduction:
     """The reduction of a linear predictor for a loss and a law.
 
@@ -286,4 +316,9 @@ def linear_reduction(loss: AbstractMarginLoss, law: SphericalLaw) -> AbstractLin
     ValueError
         If the population risk is infinite (see `QuadratureLinear`).
     """
-    return LogisticLinear(law) if isinstance(loss, Logistic) else QuadratureLinear(loss, law)
+    return QuadratureLinear(loss, law)
+
+
+@linear_reduction.register
+def _(loss: Logistic, law: SphericalLaw) -> AbstractLinearReduction:
+    return LogisticLinear(law)

@@ -19,7 +19,8 @@ that logarithms of the risk never overflow.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import singledispatch
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -30,6 +31,7 @@ from scipy.special import erfc
 
 from gradflow.data.laws.laws import SphericalLaw
 from gradflow.losses import AbstractMarginLoss, Exponential, Hinge
+from gradflow.numerics.logs import expm1_ratio
 from gradflow.validation import fail
 
 #: Chebyshev terms per octave, and the octaves [2^LOW, 2^HIGH) of m in units of 1/E s.
@@ -148,12 +150,29 @@ class RadialMoments(eqx.Module):
 class _Radius(NamedTuple):
     node: np.ndarray
     weight: np.ndarray
-    partial: Callable[[Any, int], Array]
+    partial: Callable[[Array, int], Array]
     largest: float
     dimension: int
 
     def mean_of(self, values: np.ndarray) -> np.ndarray:
         return values @ self.weight  # values at (..., node)
+
+
+#: The rows of the table, and the two coefficients of growth(m) = a m + b m^2.
+_Rows = tuple[dict[str, Function], tuple[float, float]]
+
+
+@singledispatch
+def _rows_of(loss: AbstractMarginLoss, law: SphericalLaw, radius: _Radius) -> _Rows:
+    """The rows for any loss that grows at most like a power; register closed forms here."""
+    if float(loss.log_of_margin(jnp.asarray(-1e6))) > 1e3:
+        raise fail(
+            "law",
+            law.name,
+            f"the {loss.name} loss has an infinite or unknown mean under it",
+            "pass a bounded law such as gf.UniformSphere(d), gf.Gaussian(d), or gf.logistic",
+        )
+    return _smooth_rows(radius, loss), (0.0, 0.0)
 
 
 def radial_moments(loss: AbstractMarginLoss, law: SphericalLaw, dimension: int) -> RadialMoments:
@@ -173,27 +192,11 @@ def radial_moments(loss: AbstractMarginLoss, law: SphericalLaw, dimension: int) 
             law.spatial_partial_moment,
         )[dimension - 1]
         node, weight = (np.asarray(part, dtype=np.float64) for part in rule)
-        radius = _Radius(node, weight, partial, largest_radius(law), dimension)
+        radius = _Radius(node, weight, partial, law.largest_radius, dimension)
         mean = float(weight @ node)
-        growth = (0.0, 0.0)
-        hinge = isinstance(loss, Hinge)
-        if hinge:
-            rows = _hinge_rows(radius, mean)
-        elif isinstance(loss, Exponential) and np.isfinite(radius.largest):
-            rows, growth = _bounded_exponential_rows(radius), (radius.largest, 0.0)
-        elif isinstance(loss, Exponential) and law.name == "gaussian":
-            sigma = float(getattr(law, "scale", 1.0))
-            rows, growth = _gaussian_exponential_rows(radius, sigma), (0.0, 0.5 * sigma**2)
-        elif float(loss.log_of_margin(jnp.asarray(-1e6))) > 1e3:
-            raise fail(
-                "law",
-                law.name,
-                f"the {loss.name} loss has an infinite or unknown mean under it",
-                "pass a bounded law such as gf.UniformSphere(d), gf.Gaussian(d), or gf.logistic",
-            )
-        else:
-            rows = _smooth_rows(radius, loss)
-        kinked = bool(hinge and np.isfinite(radius.largest))
+        rows, growth = _rows_of(loss, law, radius)
+        hinge = "wrong_value" not in rows
+        kinked = hinge and bool(np.isfinite(radius.largest))
         scale = (lambda u: (1.0 + u**2) / radius.largest) if kinked else (lambda u: u / mean)
         # Divide by the decay m^-k of G (m^-k-1 of g, the k-D volume at the origin) and by the
         # linear growth of G(-m), so that the series stand for functions close to constant.
@@ -207,12 +210,6 @@ def radial_moments(loss: AbstractMarginLoss, law: SphericalLaw, dimension: int) 
             kinked=kinked,
             hinge=hinge,
         )
-
-
-def largest_radius(law: SphericalLaw) -> float:
-    """The largest \\|x\\| of a law, inf if it is unbounded."""
-    radius: Any = getattr(law, "radius", np.inf)
-    return float(radius.support()[1] if hasattr(radius, "support") else radius)
 
 
 def _tabulate(
@@ -273,6 +270,16 @@ def _small_quotient(loss: AbstractMarginLoss) -> np.polynomial.Chebyshev:
     return np.polynomial.Chebyshev.interpolate(quotient, 12, domain=[0.0, 0.25])
 
 
+@_rows_of.register
+def _exponential_rows(loss: Exponential, law: SphericalLaw, radius: _Radius) -> _Rows:
+    if np.isfinite(radius.largest):
+        return _bounded_exponential_rows(radius), (radius.largest, 0.0)
+    if law.gaussian_scale is None:
+        return _rows_of.dispatch(object)(loss, law, radius)
+    sigma = law.gaussian_scale
+    return _gaussian_exponential_rows(radius, sigma), (0.0, 0.5 * sigma**2)
+
+
 def _bounded_exponential_rows(radius: _Radius) -> dict[str, Function]:
     """Rows of e^{-z} on a bounded law, the wrong side scaled by exp(-largest m)."""
     s, top = radius.node, radius.largest
@@ -283,7 +290,7 @@ def _bounded_exponential_rows(radius: _Radius) -> dict[str, Function]:
 
     def gap(m: np.ndarray) -> np.ndarray:
         z = 2.0 * m[..., None] * s
-        return radius.mean_of(2.0 * s * wrong(m) * -np.expm1(-z) / z)
+        return radius.mean_of(2.0 * s * wrong(m) * expm1_ratio(-z))
 
     return {
         "value": lambda m: radius.mean_of(np.exp(-m[..., None] * s)),
@@ -332,8 +339,13 @@ def _gaussian_exponential_rows(radius: _Radius, sigma: float) -> dict[str, Funct
     }
 
 
-def _hinge_rows(radius: _Radius, mean: float) -> dict[str, Function]:
-    """Rows of max(0, 1 - z): partial moments P_k(x) = E[s^k 1{s < x}] at x = 1/m."""
+@_rows_of.register
+def _hinge_rows(loss: Hinge, law: SphericalLaw, radius: _Radius) -> _Rows:
+    """Rows of max(0, 1 - z): partial moments P_k(x) = E[s^k 1{s < x}] at x = 1/m.
+
+    On the wrong side G and g are linear, and have no rows.
+    """
+    mean = float(radius.weight @ radius.node)
 
     def partial(k: int, x: np.ndarray) -> np.ndarray:
         return np.asarray(radius.partial(jnp.asarray(x), k))
@@ -344,8 +356,9 @@ def _hinge_rows(radius: _Radius, mean: float) -> dict[str, Function]:
         # E min(s, x) lies between P_1(x) and E s: the bounds remove the rounding of x (1 - P_0(x)).
         return mean + np.clip(first + x * (1.0 - partial(0, x)), first, mean)
 
-    return {
+    rows = {
         "value": lambda m: partial(0, 1.0 / m) - m * partial(1, 1.0 / m),
         "slope": lambda m: partial(1, 1.0 / m),
         "gap": gap,
     }
+    return rows, (0.0, 0.0)

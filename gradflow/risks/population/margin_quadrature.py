@@ -31,18 +31,24 @@ nearest singularity, 1/|A| or v⊥. Derived here; the setting is that of `lin202
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import PyTree
 
 from gradflow.data.laws.laws import SphericalLaw
+from gradflow.data.teachers import LinearTeacher
 from gradflow.losses import AbstractMarginLoss
+from gradflow.networks.networks import TwoLayer
+from gradflow.networks.parameters import TwoLayerParams
 from gradflow.risks.population.linear_reduction import gauss, wedge_rule
 from gradflow.risks.population.margin_moments import RadialMoments, radial_moments
 from gradflow.risks.population.neuron_plane import NeuronPlane, neuron_plane
+from gradflow.risks.population.reduction import AbstractReduction, filled
 from gradflow.validation import fail
 
 _TINY = 1e-290
@@ -58,7 +64,7 @@ class _Nodes(NamedTuple):
     output: Array  # F, (N,)
 
 
-class TwoNeuronQuadrature(eqx.Module):
+class TwoNeuronQuadrature(AbstractReduction):
     """Population risk of two neurons without bias, any margin loss, any dimension d >= 2.
 
     Parameters
@@ -85,6 +91,9 @@ class TwoNeuronQuadrature(eqx.Module):
     so. φ'(0) = α: a neuron w_k = 0 gets the gradient of slope α.
     """
 
+    #: Kinds of charts that flows of such a risk have besides those of the net.
+    charts: ClassVar[tuple[str, ...]] = ()
+
     planar: RadialMoments
     spatial: RadialMoments | None
     slope: Array
@@ -106,6 +115,15 @@ class TwoNeuronQuadrature(eqx.Module):
         self.slope, self.order = jnp.asarray(float(slope)), order
         # e^{-1/(2m^2)}, the start of the hinge's Gaussian moments, asks for more nodes.
         self.inner_order = inner_order or (40 if self.planar.hinge else 24)
+
+    def risk_at(self, net: TwoLayer, params: TwoLayerParams, teacher: LinearTeacher) -> Array:
+        return _quadrature_value(self, params.inner, params.outer, teacher.direction)
+
+    def gradient_at(
+        self, net: TwoLayer, params: TwoLayerParams, teacher: LinearTeacher
+    ) -> TwoLayerParams:
+        parts = _quadrature_gradient(self, params.inner, params.outer, teacher.direction)
+        return filled(net, params, *parts)
 
     def value(self, w: Array, a: Array, v: Array) -> Array:
         """L at inner weights w (2, d), outer weights a (2,) and the unit vector v (d,).
@@ -136,7 +154,9 @@ class TwoNeuronQuadrature(eqx.Module):
         (wedge,) = self._off_plane(self._value_wedge, plane, nodes, (jnp.zeros_like(margin),))
         return jnp.sum(nodes.weight * (self.planar.value(margin) + jnp.sign(margin) * wedge))
 
-    def _off_plane(self, wedge: Any, plane: NeuronPlane, nodes: _Nodes, zero: Any) -> Any:
+    def _off_plane(
+        self, wedge: Callable[..., PyTree], plane: NeuronPlane, nodes: _Nodes, zero: PyTree
+    ) -> PyTree:
         """The corrections of a teacher outside the plane, computed only where there is one."""
         if self.spatial is None:
             return zero
@@ -280,7 +300,7 @@ def _value(point: tuple[Array, Array, Array], risk: TwoNeuronQuadrature) -> Arra
 
 
 @_value.def_jvp
-def _value_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _value_jvp(primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]) -> tuple[Array, Array]:
     ((w, a, v), risk), ((dw, da, dv), _) = primals, tangents
     inner, outer = risk.gradient(w, a, v)
     tangent = jnp.zeros(())
@@ -293,6 +313,21 @@ def _value_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
         along = (w @ v) @ inner - (inner @ v) @ w
         tangent = tangent - jnp.dot(along, dv)
     return risk._direct_value(w, a, v), tangent
+
+
+# Compiled once for all laws of one layout, all slopes and signs; one program a shape.
+
+
+@eqx.filter_jit
+def _quadrature_value(
+    reduction: TwoNeuronQuadrature, inner: Array, outer: Array, v: Array
+) -> Array:
+    return reduction.value(inner, outer, v)
+
+
+@eqx.filter_jit
+def _quadrature_gradient(reduction: TwoNeuronQuadrature, inner: Array, outer: Array, v: Array):
+    return reduction.gradient(inner, outer, v)
 
 
 def _gate(z: Array, slope: Array) -> Array:

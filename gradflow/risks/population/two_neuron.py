@@ -29,6 +29,8 @@ accuracy. Derived here; the setting is that of `lin2021faster`.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -36,6 +38,11 @@ import numpy as np
 from jax import Array
 
 from gradflow.data.laws.radial import RadialFunctions
+from gradflow.data.teachers import LinearTeacher
+from gradflow.networks.networks import TwoLayer
+from gradflow.networks.parameters import TwoLayerParams
+from gradflow.numerics.traced import length
+from gradflow.risks.population.reduction import AbstractReduction, filled
 
 #: Gauss-Legendre nodes on [0, 1] for the wedge integrals: 1e-14 for |w| up to 1e4, 1e-10 to 1e8.
 NODES = 24
@@ -85,21 +92,11 @@ def _safe_divide(numerator: Array, denominator: Array) -> Array:
     return jnp.where(good, numerator / jnp.where(good, denominator, 1.0), 0.0)
 
 
-def _norm(x: Array) -> Array:
-    """Euclidean norm over the last axis that neither under- nor overflows, with a zero gradient
-    at 0."""
-    top = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
-    top = jax.lax.stop_gradient(jnp.where(top > 0, top, 1.0))
-    squared = jnp.sum((x / top) ** 2, axis=-1)
-    good = squared > 0
-    return jnp.where(good, jnp.sqrt(jnp.where(good, squared, 1.0)), 0.0) * top[..., 0]
-
-
 def _cross(p: Array, q: Array) -> Array:
     return p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0]
 
 
-class TwoNeuronReduction(eqx.Module):
+class TwoNeuronReduction(AbstractReduction):
     r"""Risk and forces of the two-neuron net as functions of planar coordinates.
 
     Parameters
@@ -120,7 +117,11 @@ class TwoNeuronReduction(eqx.Module):
     work.
     """
 
+    #: Kinds of charts that flows of such a risk have besides those of the net.
+    charts: ClassVar[tuple[str, ...]] = ("two-neuron-log-angle",)
+
     radial: RadialFunctions
+    slope: Array
     forms: Array
     active: tuple[tuple[bool, bool], ...] = eqx.field(static=True)
 
@@ -135,7 +136,7 @@ class TwoNeuronReduction(eqx.Module):
                 [minus[0], plus[1]],
             ]
         )
-        self.radial = radial
+        self.radial, self.slope = radial, jnp.asarray(float(slope))
         self.forms = jnp.asarray(forms)
         # The angle from W to omega_1 vanishes when W has no omega_2 part, and conversely.
         self.active = tuple((bool(row[1] != 0), bool(row[0] != 0)) for row in forms)
@@ -151,7 +152,18 @@ class TwoNeuronReduction(eqx.Module):
             [plus, minus, jnp.stack([plus[0], minus[1]]), jnp.stack([minus[0], plus[1]])]
         )
         general = cls(radial, 0.5, (1, -1))
-        return eqx.tree_at(lambda r: r.forms, general, forms)
+        return eqx.tree_at(lambda r: (r.slope, r.forms), general, (jnp.asarray(slope), forms))
+
+    def risk_at(self, net: TwoLayer, params: TwoLayerParams, teacher: LinearTeacher) -> Array:
+        return _planar_value(self.radial, self.slope, params.inner, params.outer, teacher.direction)
+
+    def gradient_at(
+        self, net: TwoLayer, params: TwoLayerParams, teacher: LinearTeacher
+    ) -> TwoLayerParams:
+        parts = _planar_gradient(
+            self.radial, self.slope, params.inner, params.outer, teacher.direction
+        )
+        return filled(net, params, *parts)
 
     def sectors(self, state: PlanarState) -> Sectors:
         """The four linear forms and their angles to the neurons."""
@@ -160,7 +172,7 @@ class TwoNeuronReduction(eqx.Module):
         coefficient = self.forms * b[None, :]
         w_z = coefficient @ z
         w_q = coefficient @ q
-        size = _norm(jnp.stack([w_z, *(shrink * w_q.T)], axis=-1))
+        size = length(jnp.stack([w_z, *(shrink * w_q.T)], axis=-1))
         cosine = _safe_divide(w_z, size)
         lateral = _safe_divide(w_q, size[:, None])
         sine_squared = shrink**2 * jnp.sum(lateral**2, axis=-1)
@@ -170,7 +182,7 @@ class TwoNeuronReduction(eqx.Module):
         # omega_1 x omega_2, divided by exp(-Lambda)
         mixed = z[0] * q[1] - z[1] * q[0]
         spin = _cross(q[0], q[1])
-        wedge = _norm(jnp.concatenate([mixed, (shrink * spin)[None]]))
+        wedge = length(jnp.concatenate([mixed, (shrink * spin)[None]]))
         product = z[0] * z[1] + shrink**2 * jnp.dot(q[0], q[1])
         square = z**2 + shrink**2 * jnp.sum(q**2, axis=-1)
         toward = coefficient * square[None, :] + coefficient[:, ::-1] * product
@@ -314,17 +326,47 @@ def planar_frame(omega: Array, v: Array) -> Array:
         return x
 
     def direction(x, floor):
-        length = _norm(x)
-        keep = length > floor
-        return jnp.where(keep, x / jnp.where(keep, length, 1.0), jnp.zeros_like(x))
+        size = length(x)
+        keep = size > floor
+        return jnp.where(keep, x / jnp.where(keep, size, 1.0), jnp.zeros_like(x))
 
     eps = 4 * np.finfo(float).eps
     rounding = jnp.where(jnp.count_nonzero(v) == 1, 0.0, eps)
     across = jnp.stack([reject(omega[i], [v]) for i in range(2)])
-    lengths = _norm(across)
+    lengths = length(across)
     # the longer perpendicular part first: its direction is the better known
     long = jnp.where(lengths[0] >= lengths[1], 0, 1)
-    first = direction(across[long], rounding * _norm(omega[long]))
+    first = direction(across[long], rounding * length(omega[long]))
     rest = reject(across[1 - long], [v, first])
-    floor = jnp.maximum(eps * lengths[1 - long], rounding * _norm(omega[1 - long]))
+    floor = jnp.maximum(eps * lengths[1 - long], rounding * length(omega[1 - long]))
     return jnp.stack([v, first, direction(rest, floor)])
+
+
+def _planar(radial: RadialFunctions, slope: Array, inner: Array, outer: Array, v: Array):
+    """Reduction, state and frame of a two-neuron net with logistic loss."""
+    signs = jnp.where(outer >= 0, 1.0, -1.0)
+    reduction = TwoNeuronReduction.with_traced_signs(radial, slope, signs)
+    omega = signs[:, None] * inner
+    # The risk depends on inner products only, so the frame's own motion does not matter.
+    frame = jax.lax.stop_gradient(planar_frame(omega, v))
+    state = PlanarState(omega @ v, omega @ frame[1:].T, jnp.zeros(()), signs * outer)
+    return reduction, state, frame
+
+
+@eqx.filter_jit
+def _planar_value(
+    radial: RadialFunctions, slope: Array, inner: Array, outer: Array, v: Array
+) -> Array:
+    reduction, state, _ = _planar(radial, slope, inner, outer, v)
+    return reduction.value(state)
+
+
+@eqx.filter_jit
+def _planar_gradient(
+    radial: RadialFunctions, slope: Array, inner: Array, outer: Array, v: Array
+) -> tuple[Array, Array]:
+    reduction, state, frame = _planar(radial, slope, inner, outer, v)
+    force_z, force_q = reduction.force(state)
+    force = force_z[:, None] * v[None, :] + force_q @ frame[1:]
+    # e_i = a_i w_i: dL/dw_i = -a_i F_i, dL/da_i = -w_i . F_i
+    return -outer[:, None] * force, -jnp.sum(inner * force, axis=-1)

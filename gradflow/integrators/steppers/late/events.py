@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
-from gradflow.integrators.steppers.late.field import REST, Cell, MarginNet
-from gradflow.integrators.steppers.piecewise.selection import select
+from gradflow.cells.clarke import ways_on
+from gradflow.cells.origin import REST
+from gradflow.cells.pattern import Pattern
+from gradflow.integrators.steppers.late.field import MarginNet
 
 #: Fractions of a step at which signs are looked at.
 NODES = np.array([0.25, 0.5, 0.75, 1.0])
@@ -48,22 +50,26 @@ class LateEvent:
 
 
 @dataclass
-class Pattern:
-    """Sides of all pairs, the pairs fresh from their surface, and the cell that follows."""
+class Standing:
+    """Where the neurons stand: the sides, the pairs fresh from their surface, the dead neurons."""
 
-    cell: Cell
+    pattern: Pattern
     fresh: np.ndarray
     dead: np.ndarray
 
     @classmethod
-    def of(cls, net: MarginNet, sides: np.ndarray) -> Pattern:
-        """Return the pattern of given sides, nothing being fresh."""
-        return cls(net.cell(sides), np.zeros(sides.shape, bool), np.zeros(net.m, bool))
+    def of(cls, net: MarginNet, sides: np.ndarray) -> Standing:
+        """Return the standing of given sides, nothing being fresh or dead."""
+        return cls(net.pattern(sides), np.zeros(sides.shape, bool), np.zeros(net.m, bool))
 
     @property
     def sides(self) -> np.ndarray:
         """The sides (m, G): +1, -1, 0 = sliding."""
-        return self.cell.sides
+        return self.pattern.sides
+
+    def copy(self) -> Standing:
+        """Return a standing whose marks may change."""
+        return Standing(self.pattern, self.fresh.copy(), self.dead.copy())
 
 
 @dataclass
@@ -81,25 +87,25 @@ class Hit:
 def scales(net: MarginNet, u: np.ndarray) -> np.ndarray:
     """Return ``|n_g||u_k|`` (m, G), 1 where a neuron is zero."""
     size = np.linalg.norm(net.split(u)[0], axis=1)
-    return np.where(size > 0, size, 1.0)[:, None] * net.sizes
+    return np.where(size > 0, size, 1.0)[:, None] * net.at.sizes
 
 
-def first_surface(net: MarginNet, pattern: Pattern, poly: np.ndarray) -> Hit:
+def first_surface(net: MarginNet, standing: Standing, poly: np.ndarray) -> Hit:
     """Return the earliest surface met by ``u(ξ) = Σ_j poly[j] ξ^j``, 0 < ξ ≤ 1.
 
     Parameters
     ----------
     poly : (q+1, P) array
     """
-    if not net.kinked:
+    if not net.at.kinked:
         return Hit()
     blocks = np.stack([net.split(row)[0] for row in poly])
     H = blocks @ net.N.T
-    H *= pattern.sides / scales(net, poly[0])
+    H *= standing.sides / scales(net, poly[0])
     powers = NODES[:, None] ** np.arange(len(poly))
     values = np.tensordot(powers, H, 1)
     # Fresh pairs: the root at 0 is known, so the constant term is rounding.
-    fresh = pattern.fresh
+    fresh = standing.fresh
     if fresh.any():
         values[:, fresh] -= np.minimum(H[0][fresh], 0.0)
     bad = values < -_ROUNDING
@@ -130,12 +136,12 @@ def first_surface(net: MarginNet, pattern: Pattern, poly: np.ndarray) -> Hit:
 
 def resolve(
     net: MarginNet,
-    pattern: Pattern,
+    standing: Standing,
     u: np.ndarray,
     p: np.ndarray,
     hit: Hit,
     again: np.ndarray | None = None,
-) -> tuple[np.ndarray, Pattern, list[tuple[int, int, str]]]:
+) -> tuple[np.ndarray, Standing, list[tuple[int, int, str]]]:
     """Choose the new sides of every neuron touched by an event at u, with the weights p.
 
     Parameters
@@ -150,85 +156,110 @@ def resolve(
     Returns
     -------
     u : (P,) array
-    pattern : Pattern
+    standing : Standing
     what : list of (neuron, surface, kind)
     """
-    U, A = net.split(u)
-    U, A = U.copy(), A.copy()
-    sides = pattern.sides.copy()
-    fresh = pattern.fresh.copy()
-    up, down = net.per_surface(p * net.y)
-    jump = up - down
-    scaled = (U @ net.N.T) * sides / scales(net, u)
-    touched = (sides != 0) & (scaled <= _ROUNDING * 10) & ~fresh
-    touched[pattern.dead] = False
-    if hit.kind == "surface":
-        touched[hit.neuron, hit.surface] = sides[hit.neuron, hit.surface] != 0
-    if again is not None:
-        touched |= again & (sides != 0)
-    # A neuron held on D − 1 surfaces that meets one more is at w = 0, where all its surfaces meet.
-    resting = ~U.any(axis=1) & ~pattern.dead
-    held = [k for k, _, rows in pattern.cell.sliding if len(rows) == net.dim - 1]
-    what: list[tuple[int, int, str]] = []
-    first = again is None
-    if first and hit.kind == "surface" and hit.neuron in held and not resting[hit.neuron]:
-        what.append((hit.neuron, -1, "origin"))
-        resting[hit.neuron] = True
-        U[hit.neuron] = 0.0
-    if first and hit.kind == "outer":
-        A[hit.neuron] = -_TURNED * hit.extra
-        what.append((hit.neuron, -1, "branch"))
-    neurons = set(np.flatnonzero(touched.any(axis=1)).tolist())
-    if hit.neuron >= 0:
-        neurons.add(hit.neuron)
-    for k in sorted(neurons):
-        slid = np.flatnonzero(sides[k] == 0)
-        met = np.flatnonzero(sides[k] != 0 if resting[k] else touched[k])
-        C = np.concatenate([slid, met])
-        forced = np.zeros(len(C), int)
-        if hit.kind == "exit" and k == hit.neuron and not resting[k]:
-            forced[hit.surface == C] = 1 if hit.bound > 0.5 else -1
+    event = _Event(net, standing, u, p, hit, again)
+    for k in event.neurons():
+        event.decide(k)
+    return event.result()
+
+
+class _Event:
+    """One event being resolved; ``what`` collects what happens."""
+
+    def __init__(self, net: MarginNet, standing: Standing, u: np.ndarray, p: np.ndarray, hit: Hit,
+                 again: np.ndarray | None) -> None:  # fmt: skip
+        self.net, self.hit, self.again, self.dead = net, hit, again, standing.dead
+        U, A = net.split(u)
+        self.U, self.A = U.copy(), A.copy()
+        self.sides, self.fresh = standing.sides.copy(), standing.fresh.copy()
+        self.up, self.down = net.per_surface(p * net.at.y)
+        self.what: list[tuple[int, int, str]] = []
+        self.touched = self._touched(u)
+        self.resting = ~U.any(axis=1) & ~self.dead
+        if again is None:
+            self._first(standing.pattern)
+
+    def _touched(self, u: np.ndarray) -> np.ndarray:
+        """Which pairs (m, G) off their surfaces so far have come to them."""
+        sides, hit = self.sides, self.hit
+        scaled = (self.U @ self.net.N.T) * sides / scales(self.net, u)
+        touched = (sides != 0) & (scaled <= _ROUNDING * 10) & ~self.fresh
+        touched[self.dead] = False
+        if hit.kind == "surface":
+            touched[hit.neuron, hit.surface] = sides[hit.neuron, hit.surface] != 0
+        if self.again is not None:
+            touched |= self.again & (sides != 0)
+        return touched
+
+    def _first(self, pattern: Pattern) -> None:
+        """What the event itself brings, however its sides are judged later."""
+        hit, dim = self.hit, self.net.dim
+        # A neuron held on D − 1 surfaces that meets one more is at w = 0, where all its surfaces
+        # meet.
+        held = [k for k, _, rows in pattern.sliding if len(rows) == dim - 1]
+        if hit.kind == "surface" and hit.neuron in held and not self.resting[hit.neuron]:
+            self.what.append((hit.neuron, -1, "origin"))
+            self.resting[hit.neuron] = True
+            self.U[hit.neuron] = 0.0
+        if hit.kind == "outer":
+            self.A[hit.neuron] = -_TURNED * hit.extra
+            self.what.append((hit.neuron, -1, "branch"))
+
+    def neurons(self) -> list[int]:
+        """The neurons to be judged."""
+        found = set(np.flatnonzero(self.touched.any(axis=1)).tolist())
+        return sorted(found | {self.hit.neuron} if self.hit.neuron >= 0 else found)
+
+    def decide(self, k: int) -> None:
+        """Choose the sides of neuron k on all its surfaces together."""
+        net, hit, sides, resting = self.net, self.hit, self.sides, bool(self.resting[k])
+        met = np.flatnonzero(sides[k] != 0 if resting else self.touched[k])
+        C = np.concatenate([np.flatnonzero(sides[k] == 0), met])
         if len(C) == 0:
-            continue
+            return
+        forced = np.zeros(len(C), int)
+        if hit.kind == "exit" and k == hit.neuron and not resting:
+            forced[hit.surface == C] = 1 if hit.bound > 0.5 else -1
         on = net.N[C]
-        U[k] -= on.T @ np.linalg.lstsq(on.T, U[k], rcond=None)[0]
-        base = np.where(sides[k] > 0, up, down)
-        base[C] = down[C]
-        chosen = select(base @ net.N, on, jump[C], np.sign(A[k]), forced)
-        if resting[k] and np.linalg.norm(chosen.g) <= REST * (
-            np.sum(np.maximum(np.abs(up), np.abs(down)) * net.sizes)
-        ):
-            sides[k], fresh[k] = 0, False
-            continue
-        new_sides = chosen.sides
+        self.U[k] -= on.T @ np.linalg.lstsq(on.T, self.U[k], rcond=None)[0]
+        chosen = ways_on(net.at, sides[k], C, float(self.A[k]), self.up, self.down, forced)
+        loudest = np.sum(np.maximum(np.abs(self.up), np.abs(self.down)) * net.at.sizes)
+        if resting and np.linalg.norm(chosen.g) <= REST * loudest:
+            sides[k], self.fresh[k] = 0, False
+            return
+        new = chosen.sides
         # Asked again with other weights, what is consistent stays.
         kept = [way for way in chosen.ways if np.array_equal(way.sides, sides[k, C])]
-        if again is not None and kept:
-            new_sides = kept[0].sides
+        if self.again is not None and kept:
+            new = kept[0].sides
         elif chosen.branches > 1:
-            what.append((k, int(C[0]), "branch"))
-        if resting[k]:
-            what.append((k, -1, "slide-out"))
-            sides[k, C], fresh[k, C] = new_sides, new_sides != 0
-            continue
-        for g, new in zip(C, new_sides, strict=True):
-            old = sides[k, g]
-            if new == 0 and old != 0:
-                what.append((k, int(g), "slide-in"))
-            elif new != 0 and old == 0:
-                what.append((k, int(g), "slide-out"))
-            elif new != old:
-                what.append((k, int(g), "crossing"))
-            sides[k, g] = new
-            fresh[k, g] = new != 0
-    fresh &= sides != 0
-    return net.join(U, A if net.trained else None), Pattern(
-        net.cell(sides), fresh, pattern.dead.copy()
-    ), what  # fmt: skip
+            self.what.append((k, int(C[0]), "branch"))
+        if resting:
+            self.what.append((k, -1, "slide-out"))
+        else:
+            self.what += [
+                (k, int(g), kind_of(int(sides[k, g]), int(side)))
+                for g, side in zip(C, new, strict=True) if side != sides[k, g]
+            ]  # fmt: skip
+        sides[k, C], self.fresh[k, C] = new, new != 0
+
+    def result(self) -> tuple[np.ndarray, Standing, list[tuple[int, int, str]]]:
+        """What `resolve` returns."""
+        net = self.net
+        u = net.join(self.U, self.A if net.trained else None)
+        fresh = self.fresh & (self.sides != 0)
+        return u, Standing(net.pattern(self.sides), fresh, self.dead.copy()), self.what
 
 
-def refreshed(net: MarginNet, pattern: Pattern, u: np.ndarray) -> None:
+def kind_of(old: int, new: int) -> str:
+    """What a change of side is called."""
+    return "slide-in" if new == 0 else "slide-out" if old == 0 else "crossing"
+
+
+def refreshed(net: MarginNet, standing: Standing, u: np.ndarray) -> None:
     """Drop from the fresh pairs those that are clearly off their surface (in place)."""
-    if pattern.fresh.any():
-        scaled = (net.split(u)[0] @ net.N.T) * pattern.sides / scales(net, u)
-        pattern.fresh &= scaled < _CLEAR
+    if standing.fresh.any():
+        scaled = (net.split(u)[0] @ net.N.T) * standing.sides / scales(net, u)
+        standing.fresh &= scaled < _CLEAR

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.cells.pattern import Pattern
 from gradflow.integrators.steppers.late import rosenbrock
-from gradflow.integrators.steppers.late.field import Cell
 from gradflow.integrators.steppers.late.loop import AbstractPhase
 from gradflow.integrators.steppers.late.system import LateSystem
 
@@ -36,7 +36,7 @@ class FullPhase(AbstractPhase):
         self.system = system
 
     def prepare(self) -> None:
-        self.f0, self.linear = self.system.linearise(self.Y, self.pattern.cell)
+        self.f0, self.linear = self.system.linearise(self.Y, self.standing.pattern)
         self.stats["rhs"] += 1
         self.stats["jacobians"] += 1
 
@@ -53,20 +53,20 @@ class FullPhase(AbstractPhase):
     def weights(self, Y: np.ndarray) -> np.ndarray:
         return np.exp(-Y[self.system.sigma])
 
-    def elapsed(self, Y: np.ndarray, cell: Cell) -> tuple[float, float, np.ndarray]:
-        return self.system.elapsed(Y, cell)
+    def elapsed(self, Y: np.ndarray, pattern: Pattern) -> tuple[float, float, np.ndarray]:
+        return self.system.elapsed(Y, pattern)
 
     def velocity(self, Y: np.ndarray) -> tuple[float, float]:
-        rate = self.system.field(Y, self.pattern.cell)
+        rate = self.system.field(Y, self.standing.pattern)
         return float(np.linalg.norm(rate[: self.net.P])), float(rate[self.net.P])
 
     def take(self, h: float) -> tuple[np.ndarray, float, Callable[[], np.ndarray]]:
         self.stats["rhs"] += 7
-        cell = self.pattern.cell
+        pattern = self.standing.pattern
         try:
             solve = self.linear.factor(1.0 / (rosenbrock.GAMMA * h))
             Y1, k = rosenbrock.rosenbrock_step(
-                lambda Y: self.system.field(Y, cell), solve, self.Y, h, self.f0
+                lambda Y: self.system.field(Y, pattern), solve, self.Y, h, self.f0
             )
         except (ValueError, np.linalg.LinAlgError):
             return self.Y, np.inf, lambda: self.Y[None]
@@ -85,7 +85,7 @@ class FullPhase(AbstractPhase):
         ends = [np.linalg.norm(Y[:P].reshape(net.m, -1), axis=1) for Y in (Y0, Y1)]
         size = np.maximum(*ends)  # a neuron may leave from 0
         wrong = np.linalg.norm(e[:P].reshape(net.m, -1), axis=1)
-        blocks = np.where(self.pattern.dead, 0.0, wrong / (rtol * np.maximum(size, 1e-150)))
+        blocks = np.where(self.standing.dead, 0.0, wrong / (rtol * np.maximum(size, 1e-150)))
         big = np.exp(system.D * Y0[at_r])
         near = np.minimum(Y0[sigma], Y1[sigma]) < _FAR
         # An error δ in ln p relaxes at the rate ρ^D and moves u by δ/ρ^D only; one in ln t = O(ρ^D)
@@ -105,7 +105,7 @@ class FullPhase(AbstractPhase):
     def after_event(self, h: float, what: list[tuple[int, int, str]]) -> float:
         # A layer of width ρ^{−D} follows where the weights have to move.
         surfaces = [g for _, g, _ in what if g >= 0]
-        touched = np.isin(self.net.surface, surfaces)
+        touched = np.isin(self.net.at.surface, surfaces)
         p = self.weights(self.Y)
         if surfaces and np.all(p[touched] * self.linear.big < 1e-9):
             return h

@@ -15,58 +15,22 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from gradflow.integrators.steppers.late.events import LateEvent, Pattern
+from gradflow.cells.arrangement import Arrangement
+from gradflow.integrators.contract import RESULTS
+from gradflow.integrators.steppers.late.events import LateEvent, Standing
 from gradflow.integrators.steppers.late.field import MarginNet
 from gradflow.integrators.steppers.late.full import FullPhase
 from gradflow.integrators.steppers.late.loop import AbstractPhase
 from gradflow.integrators.steppers.late.margin import MarginPhase
 from gradflow.integrators.steppers.late.system import LateSystem
-
-#: Results: name -> (ok, what to do about it).
-LATE_RESULTS: dict[str, tuple[bool, str]] = {
-    "reached": (True, "a stopping condition was met"),
-    "max_steps": (
-        False,
-        "max_steps attempted steps were taken; what was computed is kept. Raise max_steps or loosen"
-        " rtol",
-    ),
-    "max_events": (
-        False,
-        "max_events events were met; what was computed is kept. Raise max_events",
-    ),
-    "seen": (
-        False,
-        "a datum that no neuron saw is seen again, so that its loss counts; what was computed is "
-        "kept. Go on from here with the flow itself",
-    ),
-    "stationary": (
-        False,
-        "the flow has come to rest with a datum that is not separated, and there is no limit "
-        "direction; what was computed is kept. Check that labels do not contradict each other and "
-        "that some neuron sees every datum",
-    ),
-    "step_too_small": (
-        False,
-        "steps fell below the rounding of the fastest layer; what was computed is kept. Loosen "
-        "rtol, or start from a perturbed state: several events may coincide exactly here",
-    ),
-    "stuck": (
-        False,
-        "one surface is met again and again without progress; what was computed is kept. Perturb "
-        "the start, or tighten rtol",
-    ),
-    "unsettled": (
-        False,
-        "the end depends on choices that the checks do not confirm; what was computed is kept. "
-        "Raise switch, or loosen rtol",
-    ),
-    "non_finite": (False, "the start is not finite, or zero. Check the weights and log_t"),
-}
+from gradflow.integrators.watch import Watch
+from gradflow.numerics.logs import log_subtract
 
 #: ρ^D where the limit takes over.
 SWITCH = 1e9
@@ -125,12 +89,12 @@ class LateRun:
     @property
     def ok(self) -> bool:
         """Whether the run ended as asked."""
-        return LATE_RESULTS[self.result][0]
+        return RESULTS[self.result][0]
 
     @property
     def message(self) -> str:
         """The result in words, with its remedy."""
-        text = f"{self.result}: {LATE_RESULTS[self.result][1]}"
+        text = f"{self.result}: {RESULTS[self.result][1]}"
         return f"{text} ({self.detail})" if self.detail else text
 
 
@@ -158,7 +122,7 @@ class _Totals:
         """The loss clock (inf beyond floats), from that of the others since the start."""
         if self.log_rest == -np.inf or not log_t > self.log_t:
             return float(self.start + s)
-        elapsed = log_t + np.log(-np.expm1(self.log_t - log_t))
+        elapsed = log_subtract(log_t, self.log_t)
         return float(self.start + s + np.exp(self.log_rest + elapsed))
 
     def margin(self, q: np.ndarray) -> float:
@@ -186,7 +150,7 @@ class _Ends:
         values: list[Any] = [D * Y[P] - math.log(self.switch)] if self.switch < math.inf else []
         if self.log_rho is not None:
             values.append(Y[P] - self.log_rho)
-        log_loss, log_t, q = phase.logs(Y, phase.pattern.cell)
+        log_loss, log_t, q = phase.logs(Y, phase.standing.pattern)
         if self.clock is not None:
             gap = self.totals.clock(Y[-1], log_t) - self.clock
             values.append(gap / max(1.0, abs(self.clock)))
@@ -222,7 +186,7 @@ class _Rows:
         self, phase: AbstractPhase, what: list[tuple[int, int, str]], at: np.ndarray | None = None
     ) -> None:
         Y, P = phase.Y if at is None else at, self.net.P
-        log_loss, log_t, q = phase.logs(Y, phase.pattern.cell)
+        log_loss, log_t, q = phase.logs(Y, phase.standing.pattern)
         clock, totals = self.totals.clock(Y[-1], log_t), self.totals
         loss, margin = totals.log_loss(log_loss), totals.margin(q)
         self.rows.append((clock, log_t, float(Y[P]), loss, margin, phase.form))
@@ -258,11 +222,10 @@ class _Units:
     factor: float
 
     @classmethod
-    def of(cls, kinks: Any, a: np.ndarray) -> _Units:
-        sizes = np.linalg.norm(np.asarray(kinks.normals), axis=1)
-        sizes = sizes[np.asarray(kinks.surface)] * np.abs(np.asarray(kinks.scale))
+    def of(cls, at: Arrangement, a: np.ndarray) -> _Units:
+        sizes = at.sizes[at.surface] * np.abs(at.scale)
         inputs, outer = float(np.max(sizes, initial=0.0)) or 1.0, 1.0
-        if kinks.outer_trained:
+        if at.trained:
             return cls(inputs, outer, math.sqrt(inputs))
         if np.all(np.isfinite(a)):
             outer = float(np.linalg.norm(a)) or 1.0
@@ -297,15 +260,34 @@ def _margin_from(full: FullPhase, rtol: float, ends: _Ends, record: Any,
     system, Y = full.system, full.Y
     sigma = Y[system.sigma]
     start = np.concatenate([Y[: system.P], [Y[system.at_r], Y[system.at_s]]])
-    pattern = Pattern(full.pattern.cell, full.pattern.fresh.copy(), full.pattern.dead.copy())
     candidates = np.flatnonzero(sigma - np.min(sigma) < 30.0)
-    phase = MarginPhase(full.net, start, pattern, rtol, ends, record, stats, candidates)
-    phase.log_start = full.log_start
+    phase = MarginPhase(
+        full.net, start, full.standing.copy(), rtol, ends, record, stats, candidates
+    )
+    phase.log_start, phase.look = full.log_start, full.look
     return phase
 
 
+def _looks(watch: Watch, units: _Units) -> Callable[[AbstractPhase], str | None]:
+    """What a phase asks at each step: whether who watches wants it to go on."""
+
+    def look(phase: AbstractPhase) -> str | None:
+        def describe(s: float, Y: np.ndarray) -> dict[str, float]:
+            log_loss, log_t, _ = phase.logs(Y, phase.standing.pattern)
+            log_t -= 2 * units.log
+            return {"s": log_t, "log_t": log_t, "log_loss": log_loss, "loss": math.exp(log_loss)}
+
+        counts = phase.stats
+        return watch.look(
+            phase.log_start, math.inf, lambda: phase.Y, steps=counts["steps"],
+            events=counts["events"], describe=describe,
+        )  # fmt: skip
+
+    return look
+
+
 def late_phase(
-    kinks: Any,
+    arrangement: Arrangement,
     W: Any,
     a: Any,
     log_t: float,
@@ -324,12 +306,13 @@ def late_phase(
     max_events: int = 100_000,
     switch: float = SWITCH,
     check: bool = True,
+    watch: Watch | None = None,
 ) -> LateRun:
     """Follow the flow of a margin loss from weights (W, a) at time e^{log_t} on.
 
     Parameters
     ----------
-    kinks : DataKinks
+    arrangement : Arrangement
         Of a risk with the exponential or logistic loss.
     W : (m, D) array
     a : (m,) array
@@ -356,6 +339,8 @@ def late_phase(
         ρ^D where the limit takes over; inf for never.
     check : bool
         Whether the switch is repeated, which makes it 10 times later for the rows kept.
+    watch : Watch, optional
+        Asked at each step whether to go on.
 
     Returns
     -------
@@ -365,8 +350,8 @@ def late_phase(
     """
     began = time.perf_counter()
     W, a = np.array(W, float), np.array(a, float)
-    units = _Units.of(kinks, a)
-    net = MarginNet(kinks, a, units.inputs, units.outer, unseen)
+    units = _Units.of(arrangement, a)
+    net = MarginNet(arrangement, a, units.inputs, units.outer, unseen)
     W = units.factor * W
     a = units.factor * a if net.trained else a
     shift = 2 * units.log
@@ -374,8 +359,8 @@ def late_phase(
         sides = np.where(W @ net.N.T < 0, -1, 1)
     size = np.max(np.abs(W), axis=1) + (np.abs(a) if net.trained else 0.0)
     dead = (size == 0) & net.trained
-    pattern = Pattern.of(net, np.where(dead[:, None], 1, np.asarray(sides)))
-    pattern.dead |= dead
+    standing = Standing.of(net, np.where(dead[:, None], 1, np.asarray(sides)))
+    standing.dead |= dead
     totals = _Totals.of(net, log_t + shift, clock * units.clock)
     keep, stats = _Rows(net, totals), _counts()
     system = LateSystem(net)
@@ -386,9 +371,11 @@ def late_phase(
     )  # fmt: skip
     finite = np.all(np.isfinite(W)) and np.all(np.isfinite(a)) and np.any(size > 0)
     with np.errstate(all="ignore"):
-        Y = system.pack(W, a, pattern.cell) if finite else np.zeros(system.size)
-    full = FullPhase(system, Y, pattern, rtol, ends, keep, stats)
+        Y = system.pack(W, a, standing.pattern) if finite else np.zeros(system.size)
+    full = FullPhase(system, Y, standing, rtol, ends, keep, stats)
     full.log_start = log_t + shift
+    if watch is not None:
+        full.look = _looks(watch, units)
     full.save_at = [] if save_log_t is None else [float(x) + shift for x in np.ravel(save_log_t)]
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -418,7 +405,8 @@ def late_phase(
         phase = _margin_from(full, rtol, ends, rows, counts)
         phase.save_at = list(full.save_at)
         result = phase.run(max_steps, max_events)
-        if result in ("reached", "seen", "max_steps", "max_events") or number == len(stages) + 1:
+        settled = result not in ("step_too_small", "stuck")
+        if settled or number == len(stages) + 1:
             break
         # The limit could not settle an event: the full system goes through, and it tries again.
     changes = [float(np.max(np.abs(u - phase.Y[: net.P]))) for u in early]
@@ -457,14 +445,14 @@ def _finish(phase: AbstractPhase, keep: _Rows, stats: dict[str, Any], result: st
     stats.setdefault("check_steps", 0)
     stats["run_seconds"] = time.perf_counter() - began
     clock, log_t, log_rho, log_loss, margin = (np.array(column, float) for column in columns[:5])
-    seen_again = net.seen_again(phase.pattern.sides, phase.pattern.dead)
+    seen_again = net.seen_again(phase.standing.sides, phase.standing.dead)
     detail = phase.detail
     if result == "reached" and net.unseen.any():
         detail = f"no neuron sees {_some(np.flatnonzero(net.unseen))}: that part of the loss stays"
     return LateRun(
         clock=clock, log_t=log_t, log_rho=log_rho, log_loss=log_loss, margin=margin, U=U, A=A,
         form=np.array(columns[5], str), saved=saved, events=keep.events, stats=stats,
-        result=result, detail=detail, sides=phase.pattern.sides.copy(), seen_again=seen_again,
+        result=result, detail=detail, sides=phase.standing.sides.copy(), seen_again=seen_again,
     )  # fmt: skip
 
 

@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
+from gradflow.cells.pattern import Pattern
 from gradflow.integrators.steppers.late.events import (
     NODES,
     Hit,
-    Pattern,
+    Standing,
     first_surface,
     refreshed,
     resolve,
 )
-from gradflow.integrators.steppers.late.field import Cell, MarginNet
+from gradflow.integrators.steppers.late.field import MarginNet
 
 #: A multiplier may leave [0, 1] by this much.
 _NU_SLACK = 1e-10
@@ -65,7 +66,7 @@ class AbstractPhase(ABC):
     net : MarginNet
     Y : array
         Begins with u (P,).
-    pattern : Pattern
+    standing : Standing
     rtol : float
     stop : callable
         ``stop(phase, Y) -> float``, ≥ 0 where to stop.
@@ -80,11 +81,11 @@ class AbstractPhase(ABC):
     #: Whether events of zero length may pass with shorter steps; else the run soon gives up.
     shortens: bool = False
 
-    def __init__(self, net: MarginNet, Y: np.ndarray, pattern: Pattern, rtol: float,
+    def __init__(self, net: MarginNet, Y: np.ndarray, standing: Standing, rtol: float,
                  stop: Callable[..., float], record: Callable[..., None],
                  stats: dict[str, int]) -> None:  # fmt: skip
         self.net, self.rtol = net, rtol
-        self.Y, self.pattern = np.array(Y), pattern
+        self.Y, self.standing = np.array(Y), standing
         self.stop, self.record, self.stats = stop, record, stats
         #: Values of ln t, increasing, at which a state is recorded as well (taken out when done).
         self.save_at: list[float] = []
@@ -92,6 +93,8 @@ class AbstractPhase(ABC):
         self.log_start = -np.inf
         self.h = 0.0
         self.detail = ""
+        #: Asked at each step whether to go on; else the name of the result to end with.
+        self.look: Callable[[AbstractPhase], str | None] = lambda phase: None
 
     @abstractmethod
     def prepare(self) -> None:
@@ -114,12 +117,12 @@ class AbstractPhase(ABC):
         """Return p (n,) at a state, the pattern being frozen."""
 
     @abstractmethod
-    def elapsed(self, Y: np.ndarray, cell: Cell) -> tuple[float, float, np.ndarray]:
+    def elapsed(self, Y: np.ndarray, pattern: Pattern) -> tuple[float, float, np.ndarray]:
         """Return ``ln L``, the logarithm of the time since the start, and q̂ (n,) at a state."""
 
-    def logs(self, Y: np.ndarray, cell: Cell) -> tuple[float, float, np.ndarray]:
+    def logs(self, Y: np.ndarray, pattern: Pattern) -> tuple[float, float, np.ndarray]:
         """Return ``ln L``, ``ln t`` and q̂ (n,) at a state."""
-        log_loss, elapsed, q = self.elapsed(Y, cell)
+        log_loss, elapsed, q = self.elapsed(Y, pattern)
         return log_loss, float(np.logaddexp(self.log_start, elapsed)), q
 
     @abstractmethod
@@ -141,7 +144,7 @@ class AbstractPhase(ABC):
     def settle(self, hit: Hit, what: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
         """Resolve an event at ``Y``: sides, support. Return what happened."""
         p = self.weights(self.Y)
-        u, self.pattern, done = resolve(self.net, self.pattern, self.Y[: self.net.P], p, hit)
+        u, self.standing, done = resolve(self.net, self.standing, self.Y[: self.net.P], p, hit)
         self.Y[: self.net.P] = u
         return [*what, *done]
 
@@ -150,13 +153,13 @@ class AbstractPhase(ABC):
         return self.net.split(Y[: self.net.P])[1]
 
     def _nu(self, Y: np.ndarray) -> np.ndarray:
-        values = self.net.multipliers(self.pattern.cell, self.weights(Y))
+        values = self.net.multipliers(self.standing.pattern, self.weights(Y))
         return np.concatenate(values) if values else np.zeros(0)
 
     def _first_exit(self, poly: np.ndarray, Y1: np.ndarray, before: float) -> Hit:
         """The earliest multiplier that leaves [0, 1], or outer weight that changes sign."""
         hit = Hit()
-        sliding = self.pattern.cell.sliding
+        sliding = self.standing.pattern.sliding
         pairs = [(k, int(g)) for k, where, _ in sliding for g in where]
         previous = 0.0
         for node in NODES:
@@ -187,8 +190,8 @@ class AbstractPhase(ABC):
             k, g = hit.neuron, hit.surface
             start = self.net.split(self.Y[: self.net.P])[0][k]
             w = self.net.split(Y[: self.net.P])[0][k]
-            size = np.linalg.norm(start) * self.net.sizes[g]
-            return float(self.pattern.sides[k, g] * (self.net.N[g] @ w) / size)
+            size = np.linalg.norm(start) * self.net.at.sizes[g]
+            return float(self.standing.sides[k, g] * (self.net.N[g] @ w) / size)
         if hit.kind == "exit":
             nu = float(self._nu(Y)[hit.extra])
             return 1.0 - nu if hit.bound > 0.5 else nu
@@ -197,7 +200,7 @@ class AbstractPhase(ABC):
         if hit.kind == "stop":
             return -self.stop(self, Y)
         if hit.kind == "save":
-            return hit.extra - self.logs(Y, self.pattern.cell)[1]
+            return hit.extra - self.logs(Y, self.standing.pattern)[1]
         return self.own_distance(hit, Y)
 
     def _refine(self, hit: Hit, h: float, poly: np.ndarray) -> np.ndarray:
@@ -235,10 +238,10 @@ class AbstractPhase(ABC):
         """Record the states at the times asked for up to ``end``, at the fraction ``before``."""
         if not self.save_at:
             return
-        reached = self.logs(end, self.pattern.cell)[1]
+        reached = self.logs(end, self.standing.pattern)[1]
         while self.save_at and self.save_at[0] <= reached:
             target = self.save_at.pop(0)
-            late = lambda x, t=target: self.logs(evaluate(poly, x), self.pattern.cell)[1] - t
+            late = lambda x, t=target: self.logs(evaluate(poly, x), self.standing.pattern)[1] - t
             xi = root(late, 0.0, before)
             Y = self._refine(Hit(xi, "save", extra=target), h, poly) if xi > 0 else self.Y
             self.record(self, [], Y)
@@ -246,16 +249,16 @@ class AbstractPhase(ABC):
     def _bury(self) -> list[tuple[int, int, str]]:
         """Set neurons to zero that have become too small to be followed."""
         body = self.Y[: self.net.P].reshape(self.net.m, -1)
-        gone = (np.abs(body).max(axis=1) < _DEAD) & ~self.pattern.dead
+        gone = (np.abs(body).max(axis=1) < _DEAD) & ~self.standing.dead
         if not gone.any() or not self.net.trained:
             return []
         body[gone] = 0.0
-        self.pattern.dead |= gone
+        self.standing.dead |= gone
         return [(int(k), -1, "death") for k in np.flatnonzero(gone)]
 
     # ------------------------------------------------------------------------------ the loop
     def run(self, max_steps: int, max_events: int) -> str:
-        """Integrate; return the name of the result. The state and pattern are kept."""
+        """Integrate; return the name of the result. The state and standing are kept."""
         with np.errstate(all="ignore"):
             try:
                 return self._run(max_steps, max_events)
@@ -274,6 +277,8 @@ class AbstractPhase(ABC):
                 return MAX_STEPS
             if self.stats["events"] >= max_events:
                 return MAX_EVENTS
+            if heard := self.look(self):
+                return heard
             h = min(self.h, self.longest_step())
             if not h > 1e-13 * self.first_step():
                 self.detail = "a step far below the fastest layer was asked for"
@@ -285,7 +290,7 @@ class AbstractPhase(ABC):
                 continue
             self.stats["steps"] += 1
             poly = dense()
-            hit = first_surface(self.net, self.pattern, poly[:, :P])
+            hit = first_surface(self.net, self.standing, poly[:, :P])
             for find in (self._first_exit, self.own_event):
                 other = find(poly, Y1, min(hit.xi, 1.0))
                 hit = other if other.xi < hit.xi else hit
@@ -296,7 +301,7 @@ class AbstractPhase(ABC):
                 self._save_between(Y1, h, poly, 1.0)
                 self.Y, stuck = Y1, 0
                 self.h = h * min(8.0, max(0.2, 0.9 * max(error, 1e-9) ** -0.2))
-                refreshed(self.net, self.pattern, Y1[:P])
+                refreshed(self.net, self.standing, Y1[:P])
                 self.record(self, self._bury())
                 self.prepare()
                 continue
@@ -309,11 +314,11 @@ class AbstractPhase(ABC):
             if hit.kind == "stop":
                 self.record(self, [])
                 return REACHED
-            refreshed(self.net, self.pattern, self.Y[:P])
+            refreshed(self.net, self.standing, self.Y[:P])
             what = self.settle(hit, [])
             self.stats["events"] += len(what)
             self.record(self, what)
-            if np.any(self.net.seen_again(self.pattern.sides, self.pattern.dead)):
+            if np.any(self.net.seen_again(self.standing.sides, self.standing.dead)):
                 return SEEN
             if stuck > _MAX_STUCK:
                 self.detail = f"neuron {hit.neuron}, surface {hit.surface}: events without progress"

@@ -17,14 +17,14 @@ squares. The weights jump where sides change, so sides and weights are settled i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
 from scipy import integrate, optimize
 
-from gradflow.integrators.steppers.late.events import NODES, Hit, resolve
-from gradflow.integrators.steppers.late.field import Cell, MarginNet
+from gradflow.cells.pattern import Pattern
+from gradflow.integrators.steppers.late.events import NODES, Hit, Standing, kind_of, resolve
+from gradflow.integrators.steppers.late.field import MarginNet
 from gradflow.integrators.steppers.late.loop import AbstractPhase, evaluate, root
 
 #: β in units of |g|, the rate of the flow itself.
@@ -62,7 +62,7 @@ class MarginPhase(AbstractPhase):
     Parameters
     ----------
     net : MarginNet
-    Y, pattern, rtol, stop, record, stats
+    Y, standing, rtol, stop, record, stats
         As for the loop.
     candidates : (k,) ints
         Data among which the support is sought first.
@@ -72,10 +72,10 @@ class MarginPhase(AbstractPhase):
 
     form = "margin"
 
-    def __init__(self, net: MarginNet, Y: np.ndarray, pattern: Any, rtol: float,
+    def __init__(self, net: MarginNet, Y: np.ndarray, standing: Standing, rtol: float,
                  stop: Callable[..., float], record: Callable[..., None], stats: dict[str, int],
                  candidates: np.ndarray, order: int = 1) -> None:  # fmt: skip
-        super().__init__(net, Y, pattern, rtol, stop, record, stats)
+        super().__init__(net, Y, standing, rtol, stop, record, stats)
         self.order = order
         self.unsettled, self.beta = 0, 0.0
         self.support = self._least(np.asarray(candidates, int))
@@ -87,7 +87,7 @@ class MarginPhase(AbstractPhase):
     def _rows(self, Y: np.ndarray, which: np.ndarray) -> np.ndarray:
         net, u = self.net, Y[: self.net.P]
         h = net.split(u)[0] @ net.N.T
-        return net.gradients(self.pattern.cell, u, which, h).reshape(len(which), net.P)
+        return net.gradients(self.standing.pattern, u, which, h).reshape(len(which), net.P)
 
     def _least(self, which: np.ndarray, drop: int = -1) -> np.ndarray:
         """The support of the element of least norm over some data."""
@@ -103,7 +103,7 @@ class MarginPhase(AbstractPhase):
         rows = self._rows(Y, A)
         q = rows @ Y[: net.P] / net.degree
         k, epsilon = len(A), self._epsilon(Y)
-        logs = net.log_weights[A]
+        logs = net.at.log_weights[A]
         if k == 1:
             return np.ones(1), rows[0], q, float(q[0] - epsilon * logs[0])
         M = np.zeros((k + 1, k + 1))
@@ -143,14 +143,14 @@ class MarginPhase(AbstractPhase):
         rate = self._field(Y)
         return float(np.linalg.norm(rate[: self.net.P])), float(rate[self.net.P])
 
-    def elapsed(self, Y: np.ndarray, cell: Cell) -> tuple[float, float, np.ndarray]:
+    def elapsed(self, Y: np.ndarray, pattern: Pattern) -> tuple[float, float, np.ndarray]:
         net, r, D = self.net, Y[self.net.P], self.net.degree
         p, g, q, _ = self._solve(Y)
         p = np.maximum(p, 1e-300)
         # p_i = ω_i e^{−q_i}/L, and t L → ρ^{2−2D}/|g|².
-        log_loss = float(p @ (net.log_weights[self.support] - np.log(p) - np.exp(D * r) * q))
+        log_loss = float(p @ (net.at.log_weights[self.support] - np.log(p) - np.exp(D * r) * q))
         log_w = (2 - 2 * D) * r - float(np.log(g @ g))
-        return log_loss, float(log_w - log_loss), net.margins(cell, Y[: net.P])
+        return log_loss, float(log_w - log_loss), net.margins(pattern, Y[: net.P])
 
     # ------------------------------------------------------------------------------ steps
     def prepare(self) -> None:
@@ -180,7 +180,7 @@ class MarginPhase(AbstractPhase):
         e, m, P = h * (_RK.E @ k), self.net.m, self.net.P
         size = np.maximum(*(np.linalg.norm(Y[:P].reshape(m, -1), axis=1) for Y in (Y0, Y1)))
         wrong = np.linalg.norm(e[:P].reshape(m, -1), axis=1)
-        blocks = np.where(self.pattern.dead, 0.0, wrong / (self.rtol * np.maximum(size, 1e-150)))
+        blocks = np.where(self.standing.dead, 0.0, wrong / (self.rtol * np.maximum(size, 1e-150)))
         error = float(max(float(np.max(blocks)), abs(e[P]) / self.rtol))
         return Y1, error, lambda: np.concatenate([Y0[None], h * (_RK.P.T @ k)])
 
@@ -191,7 +191,7 @@ class MarginPhase(AbstractPhase):
     def _gaps(self, Y: np.ndarray, level: float) -> np.ndarray:
         """How far the margins lie above those of the support; inf for its members."""
         net = self.net
-        q = net.margins(self.pattern.cell, Y[: net.P]) - self._epsilon(Y) * net.log_weights
+        q = net.margins(self.standing.pattern, Y[: net.P]) - self._epsilon(Y) * net.at.log_weights
         gaps = q - level
         gaps[self.support] = np.inf
         return gaps
@@ -241,22 +241,21 @@ class MarginPhase(AbstractPhase):
 
     def _settle_sides(self, hit: Hit, what: list, pool: np.ndarray) -> None:
         """Sides from weights, weights from sides, in turn until both agree."""
-        P, start = self.net.P, self.pattern.sides.copy()
+        P, start = self.net.P, self.standing.sides.copy()
         again: np.ndarray | None = None
         for _ in range(_SETTLE):
-            old = self.pattern.sides
-            u, self.pattern, done = resolve(
-                self.net, self.pattern, self.Y[:P], self.weights(self.Y), hit, again
+            old = self.standing.sides
+            u, self.standing, done = resolve(
+                self.net, self.standing, self.Y[:P], self.weights(self.Y), hit, again
             )
             self.Y[:P] = u
             what += [x for x in done if x[2] in ("branch", "origin") and x not in what]
             self.support = self._least(pool)
-            if np.array_equal(old, self.pattern.sides):
+            if np.array_equal(old, self.standing.sides):
                 break
-            again = (old != self.pattern.sides) | (again if again is not None else False)
+            again = (old != self.standing.sides) | (again if again is not None else False)
         else:
             self.unsettled += 1
-        for k, g in np.argwhere(start != self.pattern.sides):
-            new, was = self.pattern.sides[k, g], start[k, g]
-            kind = "slide-in" if new == 0 else "slide-out" if was == 0 else "crossing"
+        for k, g in np.argwhere(start != self.standing.sides):
+            kind = kind_of(start[k, g], self.standing.sides[k, g])
             what.append((int(k), int(g), kind))

@@ -27,7 +27,9 @@ from collections.abc import Callable
 import numpy as np
 import scipy.linalg as sla
 
-from gradflow.integrators.steppers.late.field import Cell, Fields, MarginNet
+from gradflow.cells.pattern import Pattern
+from gradflow.integrators.steppers.late.field import Fields, MarginNet
+from gradflow.numerics.logs import log1p_ratio
 
 #: Data with p_i ρ^D below this do not feed back within a step.
 _COUNTS = 1e-8
@@ -53,7 +55,7 @@ class LateSystem:
         self.size = self.at_s + 1
 
     # --------------------------------------------------------------------------- coordinates
-    def pack(self, U: np.ndarray, A: np.ndarray, cell: Cell) -> np.ndarray:
+    def pack(self, U: np.ndarray, A: np.ndarray, pattern: Pattern) -> np.ndarray:
         """Return the state of weights U (m, D), A (m,), where time and the loss clock begin."""
         net = self.net
         raw = net.join(np.asarray(U, float), np.asarray(A, float))
@@ -61,15 +63,15 @@ class LateSystem:
         Y = np.empty(self.size)
         Y[: self.P] = raw / rho
         Y[self.at_r] = np.log(rho)
-        q = rho**self.D * net.margins(cell, Y[: self.P])
+        q = rho**self.D * net.margins(pattern, Y[: self.P])
         log_loss = net.log_loss(q)
         Y[self.sigma] = log_loss - net.log_pull(q)
         Y[self.at_w] = Y[self.at_s] = 0.0
         return Y
 
-    def elapsed(self, Y: np.ndarray, cell: Cell) -> tuple[float, float, np.ndarray]:
+    def elapsed(self, Y: np.ndarray, pattern: Pattern) -> tuple[float, float, np.ndarray]:
         """Return ``ln L``, ln of the time since the start, and q̂ (n,) of a state."""
-        qhat = self.net.margins(cell, Y[: self.P])
+        qhat = self.net.margins(pattern, Y[: self.P])
         p = np.exp(-Y[self.sigma])
         each = Y[self.sigma] + self.net.log_pull(np.exp(self.D * Y[self.at_r]) * qhat)
         # All data agree on ln L; those that count know it best.
@@ -81,13 +83,13 @@ class LateSystem:
     def _loss_factors(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return η = −d ln(−ℓ')/dq and m = ℓ/(−ℓ') at q, for the logistic loss."""
         x = np.exp(-np.clip(q, -700.0, 700.0))
-        ratio = np.where(x > 1e-8, np.log1p(x) / np.maximum(x, 1e-300), 1.0 - 0.5 * x)
+        ratio = log1p_ratio(x)
         return 1.0 / (1.0 + x), ratio * (1.0 + x)
 
-    def _parts(self, Y: np.ndarray, cell: Cell) -> tuple:
+    def _parts(self, Y: np.ndarray, pattern: Pattern) -> tuple:
         u, r, sigma = Y[: self.P], Y[self.at_r], Y[self.sigma]
         p = np.exp(-sigma)
-        f = self.net.fields(cell, u, p)
+        f = self.net.fields(pattern, u, p)
         big = np.exp(self.D * r)
         if self.net.logistic:
             eta, m = self._loss_factors(big * f.q)
@@ -96,9 +98,9 @@ class LateSystem:
             eta, m, total = 1.0, 1.0, float(np.sum(p))
         return u, p, f, big, eta, m, total
 
-    def field(self, Y: np.ndarray, cell: Cell) -> np.ndarray:
+    def field(self, Y: np.ndarray, pattern: Pattern) -> np.ndarray:
         """Return dY/dζ."""
-        return self._assemble(Y, self._parts(Y, cell))
+        return self._assemble(Y, self._parts(Y, pattern))
 
     def _assemble(self, Y: np.ndarray, parts: tuple) -> np.ndarray:
         u, p, f, big, eta, _, total = parts
@@ -113,17 +115,17 @@ class LateSystem:
         return out
 
     # --------------------------------------------------------------------------- linear algebra
-    def linearise(self, Y: np.ndarray, cell: Cell) -> tuple[np.ndarray, _Linear]:
+    def linearise(self, Y: np.ndarray, pattern: Pattern) -> tuple[np.ndarray, _Linear]:
         """Return dY/dζ and the Jacobian there, ready to be factorised for a step."""
-        parts = self._parts(Y, cell)
-        return self._assemble(Y, parts), _Linear(self, Y, cell, parts)
+        parts = self._parts(Y, pattern)
+        return self._assemble(Y, parts), _Linear(self, Y, pattern, parts)
 
 
 class _Linear:
     """The Jacobian J of the system at a point; `factor` returns b ↦ (cI − J)⁻¹ b."""
 
-    def __init__(self, system: LateSystem, Y: np.ndarray, cell: Cell, parts: tuple) -> None:
-        self.system, self.cell = system, cell
+    def __init__(self, system: LateSystem, Y: np.ndarray, pattern: Pattern, parts: tuple) -> None:
+        self.system, self.pattern = system, pattern
         net, D = system.net, system.D
         u, p, f, big, eta, m, total = parts
         self.u, self.p, self.f, self.big = u, p, f, big
@@ -146,11 +148,11 @@ class _Linear:
             self.bend = big * f.e * eta * (1.0 - eta) * big
             slope = np.where(q > 30, -0.5 * x, np.log1p(x) / np.maximum(x, 1e-300) - 1.0)
             weights = p * slope / total
-            self.tilt = big * big * net.gradient(cell, u, weights)
+            self.tilt = big * big * net.gradient(pattern, u, weights)
             self.by_r = self.by_r + self.bend * D * f.q + big * big * D * float(weights @ f.q)
         self.active = np.flatnonzero(p * big > _COUNTS)
         a = self.active
-        self.grads = net.gradients(cell, u, a, f.h)
+        self.grads = net.gradients(pattern, u, a, f.h)
         flat = self.grads.reshape(len(a), system.P)
         self.kernel = flat @ flat.T
         # Columns ∂u'/∂σ_j and rows ∂σ_i'/∂u of the active data.
@@ -177,11 +179,7 @@ class _Linear:
         net, f = self.system.net, self.f
         if not net.trained:
             return np.zeros((len(which), self.system.P))
-        surface = net.surface[which]
-        s = net.y[which][:, None] * (
-            net.up[which][:, None] * self.cell.plus[:, surface].T
-            + net.down[which][:, None] * self.cell.minus[:, surface].T
-        )
+        surface, s = net.at.surface[which], net.signed_slopes(self.pattern, which)
         out = np.empty((len(which), net.m, net.width))
         out[:, :, :-1] = (s * f.gA)[:, :, None] * net.N[surface][:, None, :]
         out[:, :, -1] = s * (f.gU @ net.N[surface].T).T
@@ -243,19 +241,19 @@ class _Linear:
             # Data that do not count follow: one product each, no rows.
             z = H_x - np.tensordot(p[a] * x_a, self.grads, 1).ravel()
             zU, zA = net.split(z) if net.trained else (z.reshape(net.m, net.dim), None)
-            change = net.slopes(self.cell, self.A, f.h, zU, zA)
+            change = net.slopes(self.pattern, self.A, f.h, zU, zA)
             if net.trained:
                 xU, xA = net.split(x_u)
                 both = f.gA[:, None] * (xU @ net.N.T) + xA[:, None] * (f.gU @ net.N.T)
                 change = change + net.per_datum(
-                    np.einsum("kg,kg->g", self.cell.plus, both),
-                    np.einsum("kg,kg->g", self.cell.minus, both),
+                    np.einsum("kg,kg->g", self.pattern.plus, both),
+                    np.einsum("kg,kg->g", self.pattern.minus, both),
                 )
             shared = float((self.tilt - 2.0 * big * self.Hg) @ x_u) + float(self.common[a] @ x_a)
             x_sigma = b_sigma + big * self.eta * change + shared + self.by_r * x_r
             if net.logistic:
                 xU, xA = net.split(x_u) if net.trained else (x_u.reshape(net.m, net.dim), None)
-                x_sigma = x_sigma + self.bend * net.slopes(self.cell, self.A, f.h, xU, xA)
+                x_sigma = x_sigma + self.bend * net.slopes(self.pattern, self.A, f.h, xU, xA)
             x_sigma = x_sigma / c
             x_sigma[a] = x_a
             turn = 2.0 * float(self.Hg @ x_u) - 2.0 * float((p * f.e)[a] @ x_a)

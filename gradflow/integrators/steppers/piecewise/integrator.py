@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools as ft
 import time
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
+from gradflow.cells.forces import Forces
 from gradflow.integrators.contract import (
     AbstractIntegrator,
     Problem,
@@ -20,8 +22,10 @@ from gradflow.integrators.contract import (
     Solution,
     register_integrator,
 )
+from gradflow.integrators.steppers.piecewise.dense import PiecewiseDense
 from gradflow.integrators.steppers.piecewise.loop import segment
 from gradflow.integrators.steppers.piecewise.run import PiecewiseRun
+from gradflow.integrators.watch import next_budget
 from gradflow.numerics.compiled import compile_once
 
 
@@ -41,6 +45,8 @@ class PiecewiseIntegrator(AbstractIntegrator):
     ``stats["rhs"]`` counts evaluations of the field in accepted, rejected and probing steps.
     """
 
+    locates: ClassVar[bool] = True
+
     def __init__(self, locate: str = "all") -> None:
         self.locate = locate
         self.name = "piecewise" if locate == "all" else "piecewise-slides"
@@ -54,11 +60,16 @@ class PiecewiseIntegrator(AbstractIntegrator):
             structure = run.structure()
             fn = ft.partial(segment, *structure)
         while result is None:
-            arguments = (problem.flow, run.kinks, problem.events, run.controls(), run.carry)
+            arguments = (problem.flow, run.forces, problem.events, run.controls(), run.carry)
             program, arrays, seconds = compile_once(fn, ("piecewise", structure), arguments)
             run.compile_seconds += seconds
-            result = run.take(program(*arrays))
-        return run.solution(result, time.perf_counter() - started - run.compile_seconds)
+            began, attempts = time.perf_counter(), int(run.carry.attempts)
+            out = jax.block_until_ready(program(*arrays))
+            made = int(out.carry.attempts) - attempts
+            run.budget = next_budget(run.budget, made, time.perf_counter() - began)
+            result = run.take(out)
+        solution = run.solution(result, time.perf_counter() - started - run.compile_seconds)
+        return self._with_dense(problem, solution)
 
     def solve_many(self, problems: list[Problem]) -> list[Solution]:
         """Integrate problems that differ by their starts, in one program (vmap).
@@ -84,10 +95,15 @@ class PiecewiseIntegrator(AbstractIntegrator):
             ended = np.array([result is not None for result in results])
             # (a cap of zero attempts: nothing moves)
             controls["attempt_cap"] = np.where(ended, 0, controls["attempt_cap"])
-            arguments = (first.flow, runs[0].kinks, first.events, controls, carries)
+            arguments = (first.flow, runs[0].forces, first.events, controls, carries)
             program, arrays, seconds = compile_once(fn, ("piecewise-many", structure), arguments)
             compile_seconds += seconds
+            began, attempts = time.perf_counter(), max(int(run.carry.attempts) for run in runs)
             out = jax.tree.map(np.asarray, program(*arrays))
+            made = int(np.max(out.carry.attempts)) - attempts
+            budget = next_budget(runs[0].budget, made, time.perf_counter() - began)
+            for run in runs:
+                run.budget = budget
             for index, run in enumerate(runs):
                 if results[index] is None:
                     results[index] = run.take(jax.tree.map(lambda leaf, i=index: leaf[i], out))
@@ -95,18 +111,23 @@ class PiecewiseIntegrator(AbstractIntegrator):
         for run in runs:
             run.compile_seconds = compile_seconds / len(runs)
         return [
-            run.solution(result, share)
+            self._with_dense(run.problem, run.solution(result, share))
             for run, result in zip(runs, results, strict=True)
             if result is not None
         ]
 
+    def _with_dense(self, problem: Problem, solution: Solution) -> Solution:
+        if not problem.dense:
+            return solution
+        return replace(solution, dense=PiecewiseDense(self, problem, solution))
+
 
 def _segments(
-    structure: tuple[Any, ...], flow: Any, kinks: Any, events: Any, controls: Any, carries: Any
+    structure: tuple[Any, ...], flow: Any, forces: Forces, events: Any, controls: Any, carries: Any
 ) -> Any:
     def one(controls: Any, carry: Any) -> Any:
         run: Any = segment
-        return run(*structure, flow, kinks, events, controls, carry)
+        return run(*structure, flow, forces, events, controls, carry)
 
     return jax.vmap(one)(controls, carries)
 

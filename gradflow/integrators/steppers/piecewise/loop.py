@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradflow.cells.forces import Forces
 from gradflow.integrators.steppers.piecewise.step import (
     A_TABLEAU,
     C_TABLEAU,
@@ -36,10 +37,11 @@ from gradflow.integrators.steppers.piecewise.step import (
     STOPPED,
     TOO_SMALL,
     Carry,
-    Layout,
+    LoopCell,
+    LoopShape,
     Out,
-    Pattern,
     Rates,
+    choose,
     dense,
     excess,
     first_crossing,
@@ -47,7 +49,7 @@ from gradflow.integrators.steppers.piecewise.step import (
     quartic_root,
     rates,
     reselected,
-    select,
+    speed_of,
     unpack,
 )
 
@@ -66,7 +68,7 @@ _NO_LENGTH = 1e-10
 
 
 def error_norm(
-    layout: Layout, y: Any, y1: Any, error: Any, rtol: Any, atol: Any, budget: Any
+    layout: LoopShape, y: Any, y1: Any, error: Any, rtol: Any, atol: Any, budget: Any
 ) -> Any:
     """Largest error in units of the tolerance, relative to the size of each neuron.
 
@@ -85,7 +87,7 @@ def error_norm(
     return jnp.maximum(worst, jnp.abs(error[layout.m * (layout.D + 1)]) / (rtol * budget))
 
 
-def first_step(layout: Layout, carry: Carry, controls: dict[str, Any]) -> Any:
+def first_step(layout: LoopShape, carry: Carry, controls: dict[str, Any]) -> Any:
     """1 % of the time in which the fastest neuron changes by its own size."""
     W, a = unpack(layout, jnp.abs(carry.y))
     dW, da = unpack(layout, jnp.abs(carry.k1))
@@ -124,12 +126,12 @@ def _false_position(
 
 
 def segment(
-    layout: Layout,
+    layout: LoopShape,
     rows: int,
     saving: bool,
     by_time: bool,
     flow: Any,
-    kinks: Any,
+    forces: Forces,
     events: tuple[Any, ...],
     controls: dict[str, Any],
     carry: Carry,
@@ -141,19 +143,27 @@ def segment(
     m, G = carry.pattern.plus.shape
     K = carry.pattern.slots.shape[1]
 
-    def field(s: Any, y: Any, pattern: Pattern) -> Rates:
-        return rates(layout, kinks, s, y, pattern)
+    def field(s: Any, y: Any, pattern: LoopCell) -> Rates:
+        return rates(layout, forces, s, y, pattern)
 
-    # The host may have changed the pattern, and the first step needs a length.
+    # The host may have changed the pattern, and the first step needs a length. (After a mere pause
+    # all goes on to the bit.)
+    paused = controls["paused"]
     now = field(carry.s, carry.y, carry.pattern)
     budget = jnp.maximum(jnp.exp(now.log_risk) + carry.y[layout.m * (layout.D + 1)], 1e-300)
-    carry = carry._replace(k1=now.dy, rhs=carry.rhs + 1)
+    budget = jnp.where(paused, carry.budget, budget)
+    carry = carry._replace(
+        k1=jnp.where(paused, carry.k1, now.dy), rhs=carry.rhs + jnp.where(paused, 0, 1),
+        budget=budget,
+    )  # fmt: skip
     carry = carry._replace(h=jnp.where(carry.h > 0, carry.h, first_step(layout, carry, controls)))
 
-    def stop_value(s: Any, y: Any) -> Any:
+    def stop_value(s: Any, y: Any, pattern: LoopCell) -> Any:
         W, a = unpack(layout, y)
-        Y = flow.vector(kinks.join(W, a), y[m * layout.D + m :])
-        return jnp.max(jnp.stack([jnp.asarray(e(flow, s, Y), jnp.float64) for e in events]))
+        Y = flow.vector(forces.join(W, a), y[m * layout.D + m :])
+        speed = lambda: speed_of(layout, field(s, y, pattern))
+        values = [e.in_cell(flow, s, Y, speed) for e in events]
+        return jnp.max(jnp.stack([jnp.asarray(value, jnp.float64) for value in values]))
 
     def step(carry: Carry) -> tuple[Any, ...]:
         """A step in the frozen cell, with its error, its multipliers and the field at its end."""
@@ -167,7 +177,7 @@ def segment(
             point = y + h * (A[i] @ ks)
             there = field(s + C[i] * h, point, pattern)
             if layout.jumps:
-                over = over.at[i].set(jnp.max(excess(layout, kinks, point, pattern, there)))
+                over = over.at[i].set(jnp.max(excess(layout, forces, point, pattern, there)))
             if layout.locate == "slides":
                 flipped = flipped | ((there.H > 0) != pattern.plus)
             return ks.at[i].set(there.dy), over, flipped
@@ -182,7 +192,7 @@ def segment(
         worst = jnp.where(jnp.all(jnp.isfinite(y1)) & ~jnp.isnan(worst), worst, jnp.inf)
         return h, y1, h * (jnp.asarray(DENSE).T @ ks), worst, over, end, flipped
 
-    def held(carry: Carry) -> Pattern:
+    def held(carry: Carry) -> LoopCell:
         """The pattern whose field keeps the sides of the pairs to be located."""
         if layout.locate == "all":
             return carry.pattern
@@ -193,8 +203,8 @@ def segment(
         pattern = carry.pattern
         flipped = flipped | ((end.H > 0) != pattern.plus)
         _, a = unpack(layout, y1)
-        along = end.dW @ kinks.normals.T
-        weight = (end.up - end.down) * jnp.sum(kinks.normals**2, axis=1)
+        along = end.dW @ forces.normals.T
+        weight = (end.up - end.down) * jnp.sum(forces.normals**2, axis=1)
         jump = a[:, None] * weight[None, :]
         plus = jnp.where(held(carry).fresh, pattern.plus, end.H > 0)
         above = along + jnp.where(plus, 0.0, jump)
@@ -210,13 +220,13 @@ def segment(
         if layout.jumps:
             watched = ~pattern.slide
             if layout.locate == "all":
-                root, pair = first_crossing(layout, kinks, y, shape, pattern, watched)
+                root, pair = first_crossing(layout, forces, y, shape, pattern, watched)
             else:
                 watched = watched & carry.hold
                 root, pair = lax.cond(
                     jnp.any(watched),
                     lambda _: first_crossing_of_few(
-                        layout, kinks, y, shape, pattern, watched, MOST_HELD
+                        layout, forces, y, shape, pattern, watched, MOST_HELD
                     ),
                     lambda _: (jnp.full((), 2.0), jnp.asarray(0)),
                     None,
@@ -275,7 +285,7 @@ def segment(
             def over(x: Any) -> Any:
                 point = dense(y, shape, x)
                 return jnp.max(
-                    excess(layout, kinks, point, pattern, field(s + x * h, point, frozen))
+                    excess(layout, forces, point, pattern, field(s + x * h, point, frozen))
                 )
 
             def check(_: Any) -> Any:
@@ -285,7 +295,7 @@ def segment(
                 inside = times[jnp.argmax(seen)]
                 early = lax.cond(jnp.any(seen), over, lambda _: -jnp.ones(()), inside)
                 hi = jnp.where(early > 0, inside, xi)
-                last = jnp.max(excess(layout, kinks, dense(y, shape, xi), pattern, now))
+                last = jnp.max(excess(layout, forces, dense(y, shape, xi), pattern, now))
                 value = jnp.where(early > 0, early, last)
 
                 def locate(_: Any) -> Any:
@@ -293,7 +303,7 @@ def segment(
                     at, count = _false_position(over, hi, value, start, late)
                     at = jnp.where(start > 0, 0.0, at)
                     point = dense(y, shape, at)
-                    there = excess(layout, kinks, point, pattern, field(s + at * h, point, frozen))
+                    there = excess(layout, forces, point, pattern, field(s + at * h, point, frozen))
                     return at, jnp.argmax(there), count + 2
 
                 at, where, count = lax.cond(
@@ -316,7 +326,7 @@ def segment(
         if events:
 
             def stops(x: Any) -> Any:
-                return stop_value(s + x * h, dense(y, shape, x))
+                return stop_value(s + x * h, dense(y, shape, x), frozen)
 
             value = stops(xi)
 
@@ -342,7 +352,7 @@ def segment(
             # Passed crossings take their new side, the one met stays on its old one.
             H = lax.cond(
                 xi != cut_at,
-                lambda _: unpack(layout, y_new)[0] @ kinks.normals.T,
+                lambda _: unpack(layout, y_new)[0] @ forces.normals.T,
                 lambda _: now.H,
                 None,
             )
@@ -360,7 +370,7 @@ def segment(
         rhs = rhs + jnp.where(elsewhere, 1, 0)
         if layout.locate == "slides":
             # (at h = 0 the side that the field took is a matter of rounding)
-            now = reselected(layout, kinks, s_new, y_new, pattern, now, neuron)
+            now = reselected(layout, forces, s_new, y_new, pattern, now, neuron)
         moved = xi > _NO_LENGTH
         if layout.jumps:
             W, _ = unpack(layout, y_new)
@@ -372,8 +382,8 @@ def segment(
             acts = (ended == CROSSING) | (ended == LEAVING)
 
             def decide(_: Any) -> Any:
-                chosen = select(layout, kinks, y_new, pattern, now, neuron, hit, leaving)
-                after = reselected(layout, kinks, s_new, chosen.y, chosen.pattern, now, neuron)
+                chosen = choose(layout, forces, y_new, pattern, now, neuron, hit, leaving)
+                after = reselected(layout, forces, s_new, chosen.y, chosen.pattern, now, neuron)
                 before = jnp.linalg.norm(unpack(layout, y)[0][neuron])
                 keep = ~(chosen.unclear | (reach_of[neuron] <= AT_ORIGIN * before))
                 row = chosen.pattern.plus[neuron] | chosen.pattern.slide[neuron]

@@ -16,20 +16,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow.cells.arrangement import Arrangement
+from gradflow.cells.clarke import ways_on
+from gradflow.cells.forces import Forces
+from gradflow.cells.origin import can_grow, flat_rates, way_out
+from gradflow.cells.pattern import ON_SURFACE, Pattern
 from gradflow.integrators.contract import (
+    AbstractEvent,
     Happening,
     Problem,
     Result,
     Solution,
-    empty_stats,
 )
+from gradflow.integrators.statistics import empty_stats
 from gradflow.integrators.steppers.piecewise.at_rest import (
     LOOK,
     end_is_far,
     is_at_rest,
     pulls_unseen,
 )
-from gradflow.integrators.steppers.piecewise.selection import box_minimum, select
 from gradflow.integrators.steppers.piecewise.step import (
     EVENT_KINDS,
     HOST,
@@ -40,11 +45,13 @@ from gradflow.integrators.steppers.piecewise.step import (
     STOPPED,
     TOO_SMALL,
     Carry,
-    Layout,
-    Pattern,
+    LoopCell,
+    LoopShape,
     jumps,
     rates,
+    speed_of,
 )
+from gradflow.integrators.watch import FIRST_BUDGET
 from gradflow.numerics.compiled import compile_once
 from gradflow.validation import fail
 
@@ -57,22 +64,8 @@ _MIN_ROWS, _MAX_ROWS = 16, 2048
 _SEGMENT = 5_000
 #: Surfaces slid on by one neuron for which room is made at first; it doubles when needed.
 _SLOTS = 4
-#: Rates below this share of their bound are rounding: the surface is slid on.
-_FLAT = 1e-12
-#: Cells tried for a way out of w = 0.
-_MAX_TURNS = 10
-#: |h| below this share of |w||n| counts as on the surface where the host decides.
-_ON_SURFACE = 1e-11
 #: Attempted steps between two looks while a neuron rests at 0, where it may have to leave.
 _WATCH = 20
-
-
-def layout_of(kinks: Any, W: np.ndarray, clock: str, locate: str) -> Layout:
-    """The structure of the compiled program."""
-    return Layout(
-        m=W.shape[0], D=W.shape[1], clock=clock, outer_trained=bool(kinks.outer_trained),
-        jumps=bool(kinks.jumps), locate=locate,
-    )  # fmt: skip
 
 
 class PiecewiseRun:
@@ -90,25 +83,28 @@ class PiecewiseRun:
 
     def __init__(self, locate: str, problem: Problem) -> None:
         self.problem, flow = problem, problem.flow
-        self.kinks = flow.kinks()
-        if self.kinks is None:
+        if flow.arrangement is None:
             raise fail(
                 "integrator", "piecewise", "needs a risk that states its kinks",
                 "use an EmpiricalRisk of TwoLayer with gf.relu or gf.leaky_relu, or 'auto'",
             )  # fmt: skip
-        # (errors of steps add up: what they leave of a residual is about this)
-        self.kinks = self.kinks.at_tolerance(min(30 * problem.rtol, 1e-3))
+        self.arrangement: Arrangement = flow.arrangement
+        self.rtol = problem.tolerances.rtol_local
+        self.forces = Forces.of(self.arrangement, problem.tolerances.residual)
         chart_state, extra = problem.Y0[: -flow.extras], problem.Y0[-flow.extras :]
-        W, a = map(np.asarray, self.kinks.split(flow.chart.decode(chart_state)))
-        self.layout = layout_of(self.kinks, W, flow.clock.name, locate)
-        self.normals = np.asarray(self.kinks.normals)
-        self.sizes = np.linalg.norm(self.normals, axis=1)
+        W, a = self.arrangement.split(flow.chart.decode(chart_state))
+        self.layout = LoopShape(
+            m=W.shape[0], D=W.shape[1], clock=flow.clock.name,
+            outer_trained=self.arrangement.trained, jumps=self.arrangement.kinked, locate=locate,
+        )  # fmt: skip
+        self.normals, self.sizes = self.arrangement.normals, self.arrangement.sizes
         self.happenings: list[Happening] = []
         self.parts_s: list[np.ndarray] = []
         self.parts_y: list[np.ndarray] = []
-        self.event: int | None = None
+        self.event: AbstractEvent | None = None
         self.compile_seconds = 0.0
         self.looked = 0
+        self.budget, self.leg_end, self.leg_rows = FIRST_BUDGET, 0, 0
         y = np.concatenate([W.reshape(-1), a, extra])
         zero = np.int64(0)
         self.carry = Carry(
@@ -116,7 +112,7 @@ class PiecewiseRun:
             pattern=self._start_pattern(W), target=zero, code=np.int64(RUNNING),
             hold=np.zeros((len(W), len(self.normals)) if locate == "slides" else (1, 1), bool),
             stuck=zero, neuron=np.int64(-1), origin=np.bool_(False), accepted=zero,
-            attempts=zero, rhs=zero,
+            attempts=zero, rhs=zero, budget=np.float64(0.0),
         )  # fmt: skip
         self._resolve_start(W)
 
@@ -126,7 +122,7 @@ class PiecewiseRun:
         """Integrated vectors of the flow (rows) from the loop's."""
         m, D = self.layout.m, self.layout.D
         W, a = y[:, : m * D].reshape(-1, m, D), y[:, m * D : m * D + m]
-        leaves = jax.tree.leaves(self.kinks.join(W, a))
+        leaves = jax.tree.leaves(self.arrangement.join(W, a))
         flat = [np.asarray(x).reshape(len(y), math.prod(x.shape[1:])) for x in leaves]
         return np.concatenate([*flat, y[:, m * D + m :]], axis=1)
 
@@ -137,30 +133,26 @@ class PiecewiseRun:
         return np.where(np.asarray(pattern.slide), 0, sides)
 
     def _atol(self) -> np.ndarray:
-        flow, atol = self.problem.flow, self.problem.atol
-        W, a = self.kinks.split(flow.chart.decode(atol[: -flow.extras]))
+        flow, atol = self.problem.flow, self.problem.tolerances.atol_local
+        W, a = self.arrangement.split(flow.chart.decode(atol[: -flow.extras]))
         return np.concatenate([np.ravel(W), np.ravel(a), atol[-flow.extras :]])
 
     # -- patterns ---------------------------------------------------------------------------------
 
-    def _start_pattern(self, W: np.ndarray) -> Pattern:
+    def _start_pattern(self, W: np.ndarray) -> LoopCell:
         m, D = W.shape
         H = W @ self.normals.T
         G, K = H.shape[1], min(D, _SLOTS)
         none = np.zeros((m, G), bool)
-        return Pattern(
+        return LoopCell(
             plus=H > 0, slide=none, fresh=none.copy(), tangent=np.array([-1, -1]),
             slots=np.full((m, K), -1), Q=np.zeros((m, K, D)), B=np.zeros((m, K, D)),
             resting=np.zeros(m, bool),
         )  # fmt: skip
 
     def _resolve_start(self, W: np.ndarray) -> None:
-        if not self.layout.jumps:
-            return
-        on = np.abs(W @ self.normals.T) <= _ON_SURFACE * np.outer(
-            np.linalg.norm(W, axis=1), self.sizes
-        )
-        for k in np.flatnonzero(np.any(on, axis=1)):
+        on = np.any(Pattern.at(self.arrangement, W).sides == 0, axis=1)
+        for k in np.flatnonzero(on):
             self.resolve(int(k))
 
     def resolve(self, k: int, origin: bool = False) -> str:
@@ -169,7 +161,7 @@ class PiecewiseRun:
         Returns what went wrong, or "".
         """
         carry, layout = self.carry, self.layout
-        pattern = Pattern(*[np.array(part) for part in carry.pattern])
+        pattern = LoopCell(*[np.array(part) for part in carry.pattern])
         y = np.array(carry.y)
         m, D = layout.m, layout.D
         W, a = y[: m * D].reshape(m, D), y[m * D : m * D + m]
@@ -181,12 +173,11 @@ class PiecewiseRun:
             a[k] = 0.0
         if origin:
             return self._at_origin(k, y, pattern, now)
-        near = np.abs(now.H[k]) <= _ON_SURFACE * size * self.sizes
+        near = np.abs(now.H[k]) <= ON_SURFACE * size * self.sizes
         C = np.flatnonzero(near | pattern.slide[k])
-        jump = self._jumps(now)
-        u = now.u[k] - (pattern.plus[k, C] * jump[C]) @ self.normals[C]
-        sign = np.sign(now.da[k]) if turned else np.sign(a[k])
-        chosen = select(u, self.normals[C], jump[C], float(sign))
+        outer = float(now.da[k] if turned else a[k])
+        sides, (up, down) = np.where(pattern.plus[k], 1, -1), self._loud(now)
+        chosen = ways_on(self.arrangement, sides, C, outer, up, down)
         if chosen.branches == 0:
             return f"no consistent way on was found for neuron {k} on surfaces {C.tolist()}"
         N = self.normals[C]
@@ -206,7 +197,7 @@ class PiecewiseRun:
         self.carry = carry._replace(y=y, pattern=pattern, stuck=np.int64(0), code=np.int64(RUNNING))
         return ""
 
-    def _at_origin(self, k: int, y: np.ndarray, pattern: Pattern, now: Any) -> str:
+    def _at_origin(self, k: int, y: np.ndarray, pattern: LoopCell, now: Any) -> str:
         """Decide how neuron ``k`` goes on from w_k = 0, where all its surfaces meet.
 
         It stays iff 0 is in the convex hull of the limiting fields; else it leaves along the
@@ -215,20 +206,19 @@ class PiecewiseRun:
         m, D = self.layout.m, self.layout.D
         W, a = y[: m * D].reshape(m, D), y[m * D : m * D + m]
         W[k] = 0.0
-        jump, N = self._jumps(now), self.normals
-        g = self._way_out(k, now, float(np.sign(a[k])))
+        at, outer, (up, down) = self.arrangement, float(a[k]), self._loud(now)
+        g, _ = way_out(at, outer, up, down)
         tau = float(self.carry.y[-1])
-        rests = g is None
+        rests = not np.any(g)
         if not pattern.resting[k]:
             self._happen(k, 0, "origin", tau)
-        grows = _growing_direction(float(np.sign(a[k])), now.up, now.down, N)
-        if grows if rests else D > 1 and np.any(np.sign(a[k]) * jump > 0):
+        grows = can_grow(at, outer, now.up, now.down)
+        if grows if rests else D > 1 and np.any(outer * (up - down) > 0):
             # (leaving among repelling surfaces: other rays may be consistent too; on a line both
             # sides push the same way, or it would rest)
             self._happen(k, 0, "branch", tau)
-        g = np.zeros(D) if g is None else g
-        side = np.sign(a[k]) * (N @ g)
-        flat = np.abs(side) <= _FLAT * np.linalg.norm(g) * self.sizes
+        side = np.sign(outer) * (self.normals @ g)
+        flat = flat_rates(at, side, g)
         pattern.resting[k] = rests
         pattern.slide[k] = True if rests else flat
         pattern.plus[k] = False if rests else (side > 0) & ~flat
@@ -242,35 +232,11 @@ class PiecewiseRun:
         )
         return ""
 
-    def _way_out(self, k: int, now: Any, sign: float) -> np.ndarray | None:
-        """The force along which a neuron leaves w = 0, or None if it rests there.
+    def _loud(self, now: Any) -> tuple[np.ndarray, np.ndarray]:
+        """F⁺ and F⁻ (G,), one where their difference is noise."""
+        return now.down + np.asarray(jumps(self.forces, now)), now.down
 
-        It rests if 0 is in the convex hull of the limiting fields, or if no ray is found that is
-        the field of the cell it points into: it would be back at once.
-        """
-        jump, N = self._jumps(now), self.normals
-        u = now.down @ N
-        mu, _ = box_minimum(u, N, np.minimum(jump, 0.0), np.maximum(jump, 0.0))
-        g = u + mu @ N
-        size = float(np.linalg.norm(g))
-        scale = float(np.sum(np.maximum(np.abs(now.up), np.abs(now.down)) * self.sizes))
-        if size <= 1e-10 * scale:
-            return None
-        for _ in range(_MAX_TURNS):
-            side = sign * (N @ g)
-            flat = np.abs(side) <= _FLAT * np.linalg.norm(g) * self.sizes
-            expected = np.where(side > 0, jump, 0.0)
-            if not np.any(~flat & (np.abs(mu - expected) > 1e-12 * np.abs(jump))):
-                return g
-            # Not the field of the cell that it points into: take that one.
-            mu = np.where(flat, mu, expected)
-            g = u + mu @ N
-        return None
-
-    def _jumps(self, now: Any) -> np.ndarray:
-        return np.array(jumps(self.kinks, now))
-
-    def _with_slots(self, pattern: Pattern, k: int) -> Pattern:
+    def _with_slots(self, pattern: LoopCell, k: int) -> LoopCell:
         """The pattern with slots, Q and B of neuron ``k`` rebuilt, and room made for them."""
         slid = np.flatnonzero(pattern.slide[k])
         D = self.layout.D
@@ -296,7 +262,7 @@ class PiecewiseRun:
     def make_room(self, slots: int) -> None:
         """Give every neuron at least this many slots for surfaces slid on."""
         if slots > self.carry.pattern.slots.shape[1]:
-            pattern = Pattern(*[np.array(part) for part in self.carry.pattern])
+            pattern = LoopCell(*[np.array(part) for part in self.carry.pattern])
             self.carry = self.carry._replace(pattern=with_room(pattern, slots))
 
     def _happen(self, k: int, g: int, kind: str, tau: float) -> None:
@@ -321,7 +287,7 @@ class PiecewiseRun:
         self.pending, self.share = pending, _WATCH
         self.cap = problem.step_cap if problem.step_cap is not None else 2**62
         self.fixed = {
-            "rtol": np.float64(problem.rtol), "atol": self._atol(),
+            "rtol": np.float64(self.rtol), "atol": self._atol(),
             "s_end": np.float64(problem.s_end), "normal_sizes": self.sizes,
             "step_cap": np.int64(self.cap),
             "small_step": np.float64(1e-6 * max(1.0, abs(problem.s0))),
@@ -336,19 +302,34 @@ class PiecewiseRun:
         """The controls of the next segment."""
         self.resting = np.flatnonzero(self.carry.pattern.resting)
         self.ahead = self.share if self.resting.size else _SEGMENT
-        cap = min(int(self.carry.attempts) + self.ahead, self.problem.max_steps)
+        attempts = int(self.carry.attempts)
+        paused = self.leg_end > 0
+        if not paused:
+            self.leg_end, self.leg_rows = attempts + self.ahead, 0
+        cap = min(self.leg_end, self.problem.max_steps)
+        if not self.resting.size:
+            # (a pause for who watches; what is decided at the end of a leg must not depend on it)
+            cap = min(cap, attempts + min(self.budget, max(self.rows - self.leg_rows, 1)))
         window = np.full(self.rows + 1, np.inf)
         window[: min(self.rows, self.pending.size)] = self.pending[: self.rows]
-        return {**self.fixed, "attempt_cap": np.int64(cap), "targets": window}
+        return {**self.fixed, "attempt_cap": np.int64(cap), "targets": window,
+                "paused": np.bool_(paused)}  # fmt: skip
 
     def take(self, out: Any) -> Result | None:
         """Read a segment and decide what the host has to; a result when the run has ended."""
         problem = self.problem
         wakes = self._wakes(out.carry, self.resting)
+        self.leg_rows += int(out.saved)
+        paused = (
+            int(out.carry.code) == RUNNING
+            and int(out.carry.attempts) < min(self.leg_end, problem.max_steps)
+            and self.leg_rows < self.rows
+        )
+        self.leg_end = self.leg_end if paused else 0
         if wakes is not None:
             _, drift = wakes
             h = float(out.carry.s - self.carry.s)
-            if self.ahead > 1 or drift * h > problem.rtol * float(np.max(np.abs(self.carry.y))):
+            if self.ahead > 1 or drift * h > self.rtol * float(np.max(np.abs(self.carry.y))):
                 # Too late by more than the tolerance: once more from the last look, shorter.
                 self.carry = self.carry._replace(
                     h=np.float64(h / 4 if self.ahead == 1 else max(float(self.carry.h), 0.0)),
@@ -365,11 +346,6 @@ class PiecewiseRun:
             self.pending = self.pending[int(out.saved) :]
             self.carry = self.carry._replace(target=np.int64(0))
         code = int(self.carry.code)
-        if problem.progress is not None:
-            problem.progress(
-                {"s": float(self.carry.s), "s_end": problem.s_end,
-                 "steps": int(self.carry.accepted)}
-            )  # fmt: skip
         if code == HOST:
             trouble = self.resolve(int(self.carry.neuron), bool(self.carry.origin))
             if trouble:
@@ -378,13 +354,16 @@ class PiecewiseRun:
             if code == STOPPED:
                 self.event = self._which_event()
             return Result(_RESULTS[code])
-        elif self._rests():
+        elif not paused and self._rests():
             return Result("stationary")
         if int(self.carry.accepted) >= self.cap:
             return Result("steps")
         if int(self.carry.attempts) >= problem.max_steps:
             return Result("max_steps")
-        return None
+        return problem.look(
+            float(self.carry.s), lambda: self.vectors(np.asarray(self.carry.y)[None])[0],
+            steps=int(self.carry.accepted), events=len(self.happenings),
+        )  # fmt: skip
 
     def solution(self, result: Result, run_seconds: float) -> Solution:
         """What has been computed, as the contract wants it."""
@@ -392,6 +371,8 @@ class PiecewiseRun:
         accepted = int(carry.accepted)
         stats["steps"], stats["rejected"] = accepted, int(carry.attempts) - accepted
         stats["rhs"], stats["events"] = int(carry.rhs), len(self.happenings)
+        stats["events"] += self.event is not None
+        stats.update(self.problem.tolerances.stats())
         stats["compile_seconds"], stats["run_seconds"] = self.compile_seconds, run_seconds
         return Solution(
             s=np.concatenate(self.parts_s), Y=self.vectors(np.concatenate(self.parts_y)),
@@ -411,8 +392,8 @@ class PiecewiseRun:
         m, D = self.layout.m, self.layout.D
         for k in map(int, resting):
             a = float(carry.y[m * D + k])
-            g = self._way_out(k, now, float(np.sign(a)))
-            if g is not None:
+            g, _ = way_out(self.arrangement, a, *self._loud(now))
+            if np.any(g):
                 return k, float(np.linalg.norm(g)) * abs(a)
         return None
 
@@ -428,7 +409,7 @@ class PiecewiseRun:
         now = self._rates(self.carry)
         pattern = self.carry.pattern
         held = np.where(pattern.slots >= 0, np.sum(pattern.B * now.u[:, None, :], axis=2), 0.0)
-        still = is_at_rest(now, W, a, self.sizes, self.problem.rtol) and not pulls_unseen(
+        still = is_at_rest(now, W, a, self.sizes, self.rtol) and not pulls_unseen(
             now, self.sides(), held
         )
         return still and end_is_far(self.problem, self.carry, float(now.log_risk))
@@ -438,17 +419,18 @@ class PiecewiseRun:
         exact = self.layout._replace(locate="all")
         program, arrays, seconds = compile_once(
             ft.partial(rates, exact), ("piecewise-rates", exact),
-            (self.kinks, np.float64(carry.s), np.asarray(carry.y),
-             Pattern(*[np.array(part) for part in carry.pattern])),
+            (self.forces, np.float64(carry.s), np.asarray(carry.y),
+             LoopCell(*[np.array(part) for part in carry.pattern])),
         )  # fmt: skip
         self.compile_seconds += seconds
         return jax.tree.map(np.asarray, program(*arrays))
 
-    def _which_event(self) -> int:
+    def _which_event(self) -> AbstractEvent:
         flow = self.problem.flow
         Y = jnp.asarray(self.vectors(np.asarray(self.carry.y)[None])[0])
-        values = [float(event(flow, self.carry.s, Y)) for event in self.problem.events]
-        return int(np.argmax(values))
+        speed = lambda: speed_of(self.layout, self._rates(self.carry))
+        values = [float(e.in_cell(flow, self.carry.s, Y, speed)) for e in self.problem.events]
+        return self.problem.events[int(np.argmax(values))]
 
     def _read(self, out: Any) -> None:
         self.carry = out.carry
@@ -465,25 +447,7 @@ class PiecewiseRun:
             self.happenings.append(Happening(s, tau, k, g, EVENT_KINDS[kind]))
 
 
-def _growing_direction(sign: float, up: np.ndarray, down: np.ndarray, N: np.ndarray) -> bool:
-    """Whether a neuron at w = 0 can grow along some direction v: sign·Σ_g F_g n_g·v > 0.
-
-    The sum is the neuron's potential on the unit sphere; fixed points of v ← ±G(v)/|G(v)| are
-    looked for from many starts.
-    """
-    rng = np.random.default_rng(0)
-    starts = np.concatenate([N, -N, rng.normal(size=(64, N.shape[1]))])
-    best, scale = -np.inf, float(np.sum(np.maximum(np.abs(up), np.abs(down))))
-    for _ in range(30):
-        v = starts / np.maximum(np.linalg.norm(starts, axis=1, keepdims=True), 1e-300)
-        H = v @ N.T
-        force = sign * np.where(H > 0, up, down)
-        best = max(best, float(np.max(np.sum(force * H, axis=1))))
-        starts = v + force @ N / scale
-    return best > 1e-9 * scale
-
-
-def with_room(pattern: Pattern, K: int) -> Pattern:
+def with_room(pattern: LoopCell, K: int) -> LoopCell:
     """The pattern with K slots a neuron."""
     more = K - pattern.slots.shape[1]
     m, _, D = pattern.Q.shape

@@ -1,6 +1,6 @@
 r"""One step of the event-located method for flows with kinks, compiled.
 
-Inside an activation cell the flow of :mod:`gradflow.risks.kinked` is smooth. A step is one step of
+Inside an activation cell the flow (:mod:`gradflow.cells.arrangement`) is smooth. A step is one of
 Tsit5 with the cell frozen, under the usual error control. Its dense output is a quartic in the
 fraction ξ of the step, the switching functions are linear in the weights, so every
 :math:`h_{kg}(\xi)` is a quartic too, and the first surface met is its first root over all pairs.
@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gradflow.cells.forces import Forces
 from gradflow.integrators.steppers.piecewise.box_least_squares import box_least_squares
 
 # What ended an iteration's step.
@@ -73,8 +74,8 @@ A_TABLEAU, C_TABLEAU, ERROR, DENSE = _tsit5()
 _NODES = (0.25, 0.5, 0.75, 1.0)
 
 
-class Pattern(NamedTuple):
-    """The activation cell, and what slides in it."""
+class LoopCell(NamedTuple):
+    """The activation cell as the loop carries it, and what slides in it."""
 
     plus: Any  # (m, G) bools: on the + side (False on sliding pairs)
     slide: Any  # (m, G) bools
@@ -93,7 +94,7 @@ class Carry(NamedTuple):
     y: Any  # (m D + m + 1 [+ 1],): W, a, energy, ln(1+t)
     k1: Any
     h: Any
-    pattern: Pattern
+    pattern: LoopCell
     target: Any  # next save point of the window
     code: Any
     stuck: Any  # zero-length events in a row
@@ -103,6 +104,7 @@ class Carry(NamedTuple):
     accepted: Any
     attempts: Any
     rhs: Any
+    budget: Any  # what the error of the energy is measured by: the loss at the start of the leg
 
 
 class Out(NamedTuple):
@@ -131,7 +133,7 @@ class Rates(NamedTuple):
     log_risk: Any
 
 
-class Layout(NamedTuple):
+class LoopShape(NamedTuple):
     """Sizes and choices that the compiled program depends on."""
 
     m: int
@@ -142,32 +144,32 @@ class Layout(NamedTuple):
     locate: str  # "all" surfaces or "slides" only
 
 
-def unpack(layout: Layout, y: Any) -> tuple[Any, Any]:
+def unpack(layout: LoopShape, y: Any) -> tuple[Any, Any]:
     """Return W (m, D) and a (m,)."""
     size = layout.m * layout.D
     return y[:size].reshape(layout.m, layout.D), y[size : size + layout.m]
 
 
-def rates(layout: Layout, kinks: Any, s: Any, y: Any, pattern: Pattern) -> Rates:
+def rates(layout: LoopShape, forces: Forces, s: Any, y: Any, pattern: LoopCell) -> Rates:
     """The field dy/ds in the cell of ``pattern``."""
     W, a = unpack(layout, y)
-    H = W @ kinks.normals.T
+    H = W @ forces.normals.T
     plus = pattern.plus
     if layout.locate == "slides":
         # Crossings pass inside a step: each stage takes the side it is on.
         plus = jnp.where(pattern.fresh, plus, (H > 0) & ~pattern.slide)
     if layout.jumps:
         pulled = a[:, None] * H
-        up, down, log_risk = kinks.forces(
+        up, down, log_risk = forces(
             jnp.sum(jnp.where(plus, pulled, 0.0), axis=0),
             jnp.sum(jnp.where(plus, 0.0, pulled), axis=0),
             layout.clock == "loss",
         )
         force = jnp.where(plus, up[None, :], down[None, :])
     else:
-        up, down, log_risk = kinks.forces(a @ H, jnp.zeros(H.shape[1]), layout.clock == "loss")
+        up, down, log_risk = forces(a @ H, jnp.zeros(H.shape[1]), layout.clock == "loss")
         force = jnp.broadcast_to(up[None, :], H.shape)
-    u = force @ kinks.normals
+    u = force @ forces.normals
     drive = u
     if layout.jumps:
         inside = jnp.sum(pattern.Q * u[:, None, :], axis=2)
@@ -181,7 +183,7 @@ def rates(layout: Layout, kinks: Any, s: Any, y: Any, pattern: Pattern) -> Rates
     return Rates(dy, u, dW, da, H, up, down, log_risk)
 
 
-def _in_clock(layout: Layout, s: Any, y: Any, dW: Any, da: Any, log_risk: Any) -> Any:
+def _in_clock(layout: LoopShape, s: Any, y: Any, dW: Any, da: Any, log_risk: Any) -> Any:
     speed = jnp.sum(dW * dW) + jnp.sum(da * da)
     parts = [dW.reshape(-1), da]
     if layout.clock == "loss":
@@ -191,8 +193,14 @@ def _in_clock(layout: Layout, s: Any, y: Any, dW: Any, da: Any, log_risk: Any) -
     return dy * jnp.exp(s) if layout.clock == "log" else dy
 
 
+def speed_of(layout: LoopShape, now: Rates) -> Any:
+    """|dθ/dt|, in the physical clock."""
+    speed = jnp.sqrt(jnp.sum(now.dW * now.dW) + jnp.sum(now.da * now.da))
+    return speed * jnp.exp(now.log_risk) if layout.clock == "loss" else speed
+
+
 def reselected(
-    layout: Layout, kinks: Any, s: Any, y: Any, pattern: Pattern, now: Rates, k: Any
+    layout: LoopShape, forces: Forces, s: Any, y: Any, pattern: LoopCell, now: Rates, k: Any
 ) -> Rates:
     """``now`` after the pattern of neuron ``k`` alone has changed on surfaces where h = 0.
 
@@ -200,7 +208,7 @@ def reselected(
     """
     _, a = unpack(layout, y)
     force = jnp.where(pattern.plus[k], now.up, now.down)
-    u = force @ kinks.normals
+    u = force @ forces.normals
     drive = u - pattern.Q[k].T @ (pattern.Q[k] @ u)
     dW = now.dW.at[k].set(a[k] * drive)
     da = now.da
@@ -210,34 +218,34 @@ def reselected(
     return now._replace(dy=dy, u=now.u.at[k].set(u), dW=dW, da=da)
 
 
-def jumps(kinks: Any, now: Rates) -> Any:
+def jumps(forces: Forces, now: Rates) -> Any:
     """F⁺ − F⁻ (G,), 0 where it is noise (a datum that has been fitted)."""
     jump = now.up - now.down
-    return jnp.where(jnp.abs(jump) <= kinks.noise(), 0.0, jump)
+    return jnp.where(jnp.abs(jump) <= forces.noise(), 0.0, jump)
 
 
-def multipliers(layout: Layout, kinks: Any, y: Any, pattern: Pattern, now: Rates) -> Any:
+def multipliers(layout: LoopShape, forces: Forces, y: Any, pattern: LoopCell, now: Rates) -> Any:
     """ν (m, K) in [0, 1] of the surfaces slid on."""
     mu = -jnp.sum(pattern.B * now.u[:, None, :], axis=2)
     taken = pattern.slots >= 0
     index = jnp.maximum(pattern.slots, 0)
-    jump = jumps(kinks, now)[index]
+    jump = jumps(forces, now)[index]
     # What can no longer hold lets go as soon as anything pulls: an attracting jump of noise's size.
     sign = jnp.where(unpack(layout, y)[1] >= 0, 1.0, -1.0)
-    weak = -sign[:, None] * kinks.noise()[index]
+    weak = -sign[:, None] * forces.noise()[index]
     jump = jnp.where(jump == 0, weak, jump)
     acts = taken & (jump != 0)
     return jnp.where(acts, mu / jnp.where(acts, jump, 1.0), 0.5)
 
 
-def excess(layout: Layout, kinks: Any, y: Any, pattern: Pattern, now: Rates) -> Any:
+def excess(layout: LoopShape, forces: Forces, y: Any, pattern: LoopCell, now: Rates) -> Any:
     """How far multipliers are outside [0, 1] (m, K); <= 0 while all surfaces are held.
 
     A surface that has turned repelling (its force changed sign) holds nothing.
     """
-    nu = multipliers(layout, kinks, y, pattern, now)
+    nu = multipliers(layout, forces, y, pattern, now)
     _, a = unpack(layout, y)
-    jump = jumps(kinks, now)[jnp.maximum(pattern.slots, 0)]
+    jump = jumps(forces, now)[jnp.maximum(pattern.slots, 0)]
     repels = (pattern.slots >= 0) & (a[:, None] * jump > 0)
     return jnp.where(repels, 1.0, jnp.maximum(nu - 1.0, -nu) - _NU_SLACK)
 
@@ -274,13 +282,13 @@ def quartic_root(c: Any, hi: Any) -> Any:
 
 
 def first_crossing(
-    layout: Layout, kinks: Any, y: Any, shape: Any, pattern: Pattern, watched: Any
+    layout: LoopShape, forces: Forces, y: Any, shape: Any, pattern: LoopCell, watched: Any
 ) -> tuple[Any, Any]:
     """The first root over all pairs: ``(ξ, flat index of the pair)``, ξ = 2 if there is none."""
     size = layout.m * layout.D
     W = y[:size].reshape(layout.m, layout.D)
-    c = [W @ kinks.normals.T]
-    c += [shape[p, :size].reshape(layout.m, layout.D) @ kinks.normals.T for p in range(4)]
+    c = [W @ forces.normals.T]
+    c += [shape[p, :size].reshape(layout.m, layout.D) @ forces.normals.T for p in range(4)]
     m, G = pattern.plus.shape
     touching = (jnp.arange(m)[:, None] == pattern.tangent[0]) & (
         jnp.arange(G)[None, :] == pattern.tangent[1]
@@ -290,7 +298,13 @@ def first_crossing(
 
 
 def first_crossing_of_few(
-    layout: Layout, kinks: Any, y: Any, shape: Any, pattern: Pattern, watched: Any, most: int
+    layout: LoopShape,
+    forces: Forces,
+    y: Any,
+    shape: Any,
+    pattern: LoopCell,
+    watched: Any,
+    most: int,
 ) -> tuple[Any, Any]:
     """`first_crossing` where at most ``most`` pairs are watched."""
     m, G = pattern.plus.shape
@@ -298,7 +312,7 @@ def first_crossing_of_few(
     real = k < m
     k, g = jnp.minimum(k, m - 1), jnp.minimum(g, G - 1)
     size = layout.m * layout.D
-    normals = kinks.normals[g]
+    normals = forces.normals[g]
     rows = [y[:size], *(shape[p, :size] for p in range(4))]
     c = [jnp.sum(row.reshape(layout.m, layout.D)[k] * normals, axis=1) for row in rows]
     touching = (k == pattern.tangent[0]) & (g == pattern.tangent[1])
@@ -373,14 +387,21 @@ class Selected(NamedTuple):
     """How one neuron goes on from an event."""
 
     y: Any
-    pattern: Pattern
+    pattern: LoopCell
     kind: Any
     dropped: Any  # a surface left besides, or -1
     unclear: Any  # True: the host must decide
 
 
-def select(
-    layout: Layout, kinks: Any, y: Any, pattern: Pattern, now: Rates, k: Any, hit: Any, leaving: Any
+def choose(
+    layout: LoopShape,
+    forces: Forces,
+    y: Any,
+    pattern: LoopCell,
+    now: Rates,
+    k: Any,
+    hit: Any,
+    leaving: Any,
 ) -> Selected:
     """Go on from a point where neuron ``k`` meets surface ``hit`` or leaves slot ``leaving``.
 
@@ -389,14 +410,14 @@ def select(
     W, a = unpack(layout, y)
     K = pattern.slots.shape[1]
     slots = pattern.slots[k]
-    nu = multipliers(layout, kinks, y, pattern, now)
+    nu = multipliers(layout, forces, y, pattern, now)
     out = jnp.arange(K) == leaving
     left = jnp.where(leaving >= 0, slots[leaving], -1)
     members = jnp.concatenate([slots, hit[None]])
     touched = members >= 0
     index = jnp.maximum(members, 0)
-    normals = kinks.normals[index]
-    jump = jumps(kinks, now)[index]
+    normals = forces.normals[index]
+    jump = jumps(forces, now)[index]
     sign = jnp.where(a[k] >= 0, 1.0, -1.0)
     size = jnp.linalg.norm(normals, axis=1)
     no_jump = jnp.abs(jump) * size <= _NO_JUMP * jnp.max(jnp.abs(now.up) + jnp.abs(now.down)) * (
@@ -435,7 +456,7 @@ def select(
     w = W[k] - Q_all.T @ (Q_all @ W[k])
     order = jnp.argsort(~stays, stable=True)[:K]
     new_slots = jnp.where(stays[order], members[order], -1)
-    Q, B = basis(kinks.normals[jnp.maximum(new_slots, 0)], new_slots >= 0)
+    Q, B = basis(forces.normals[jnp.maximum(new_slots, 0)], new_slots >= 0)
     # Rows of the masks: -1 points nowhere (dropped by the scatter).
     G = pattern.plus.shape[1]
     where = jnp.where(touched, members, G)
@@ -451,7 +472,7 @@ def select(
     )
     slide_row = pattern.slide[k].at[where].set(stays, mode="drop")
     fresh_row = pattern.fresh[k].at[where].set(touched & ~stays, mode="drop")
-    pattern = Pattern(
+    pattern = LoopCell(
         plus=pattern.plus.at[k].set(plus_row),
         slide=pattern.slide.at[k].set(slide_row),
         fresh=pattern.fresh.at[k].set(fresh_row),
