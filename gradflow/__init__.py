@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from gradflow.integrators import save as save
     from gradflow.integrators import until as until
     from gradflow.integrators.contract import integrator_names as integrator_names
-    from gradflow.integrators.descent import descend as descend
     from gradflow.losses import exponential as exponential
     from gradflow.losses import hinge as hinge
     from gradflow.losses import logistic as logistic
@@ -76,8 +75,13 @@ if TYPE_CHECKING:
     from gradflow.networks.networks import TwoLayer as TwoLayer
     from gradflow.networks.parameters import TwoLayerParams as TwoLayerParams
     from gradflow.networks.random_features import RandomFeatures as RandomFeatures
+    from gradflow.numerics.vectors import angle as angle
+    from gradflow.numerics.vectors import log_tan_half as log_tan_half
+    from gradflow.numerics.vectors import perpendicular as perpendicular
+    from gradflow.paths.descent import descend as descend
+    from gradflow.paths.file import NeedsRiskWarning as NeedsRiskWarning
+    from gradflow.paths.file import load as load
     from gradflow.paths.trajectory import Trajectory as Trajectory
-    from gradflow.paths.trajectory import load as load
     from gradflow.plots.trajectory import plot as plot
     from gradflow.rates import Estimate as Estimate
     from gradflow.registry import register as register
@@ -111,16 +115,19 @@ _EXPORTS = {
     "gradflow.risks.regularised": "Regularised",
     "gradflow.risks.population.gaussian_kernels": "gaussian_kernel",
     # integration: the flow, and gradient descent beside it
-    "gradflow.integrators.descent": "descend",
+    "gradflow.paths.descent": "descend",
     "gradflow.integrators.contract": "integrator_names",
     "gradflow.integration": "IntegrationError IntegrationWarning integrate integrate_many",
-    "gradflow.paths.trajectory": "Trajectory load",
+    "gradflow.paths.trajectory": "Trajectory",
+    "gradflow.paths.file": "NeedsRiskWarning load",
     # limits, certified
     "gradflow.certificates.certificate": "Certificate certify",
     # predictions, rates and claims
     "gradflow.symbolic": "derive",
     "gradflow.rates": "Estimate",
     "gradflow.claims.verification": "verify",
+    # directions of vectors, without cancellation
+    "gradflow.numerics.vectors": "angle log_tan_half perpendicular",
     # pictures
     "gradflow.plots.trajectory": "plot",
 }

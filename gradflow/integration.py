@@ -233,11 +233,12 @@ def _paths(
     atol = check_atol(settings.asked.atol, flow, starts[0])
     settings = replace(settings, asked=replace(settings.asked, atol=atol))
     resolved = settings.until.resolve(flow)
+    save, save_by = settings.save.resolve(flow)
+    # (the late phase counts no steps, and records at times only)
+    capped = resolved.step_cap is not None or (save is not None and save_by is None)
+    quantities = {event.quantity for event in resolved.events}
     stages = [
-        course.stage(
-            {event.quantity for event in resolved.events},
-            capped=resolved.step_cap is not None, located=settings.locates,
-        )
+        course.stage(quantities, capped=capped, located=settings.locates)
         for course in courses
     ]  # fmt: skip
     _check_metric(risk, flow, settings)

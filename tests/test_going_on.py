@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +54,7 @@ CASES = {
 
 @pytest.mark.parametrize("loaded", [False, True], ids=["kept", "loaded"])
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.filterwarnings("ignore::gradflow.paths.file.NeedsRiskWarning")
 def test_a_path_goes_on_where_it_ended(case, loaded, tmp_path):
     build, options, ends = CASES[case]
     risk, start = build()
@@ -59,7 +62,9 @@ def test_a_path_goes_on_where_it_ended(case, loaded, tmp_path):
     path = gf.integrate(risk, start, until=ends[0], rtol=1e-9, **options)
     for until in ends[1:]:
         if loaded:
-            path.save(tmp_path / "path.nc")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", gf.NeedsRiskWarning)
+                path.save(tmp_path / "path.nc")
             path = gf.load(tmp_path / "path.nc", risk=risk)
         before, path = path, gf.integrate(path, until=until)
         assert (path.log_t[0], path.clock[0]) == (before.log_t_final, before.clock_final)

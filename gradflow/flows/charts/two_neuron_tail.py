@@ -139,6 +139,7 @@ class TwoNeuronTailChart(AbstractChart):
 
     def params(self, y: Array) -> TwoLayerParams:
         assert self.placement is not None
+        assert self.directions is not None
         caps = jnp.stack([y[0] + 0.5 * y[1], y[0] - 0.5 * y[1]])
         z = jnp.linalg.solve(self.forms[:2], caps) / self.b
         if self.leaky:

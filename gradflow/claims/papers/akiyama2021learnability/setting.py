@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab
 from gradflow.claims.instances import row, rows
-from gradflow.measures.arc_cosine import angles
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
 
 SOURCE = "akiyama2021learnability"
@@ -168,6 +167,11 @@ def teacher_student(
         if np.any(np.abs(s) != 1):
             raise fail("signs", s, "holds numbers other than 1 and -1", "pass ±1")
     return TeacherStudent(rows(v), row(c), lam, rows(u), row(s), scale, outer)
+
+
+def angles(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Angles (..., n) of unit vectors u (..., d) and v (n, d)."""
+    return gf.angle(u[..., None, :], v)
 
 
 def _spread(width: int, dim: int, rng: np.random.Generator) -> np.ndarray:

@@ -37,8 +37,6 @@ from gradflow.claims.papers.lin2021directional.rates import (
 from gradflow.claims.papers.lin2021directional.setting import (
     Instance,
     instance,
-    log_tan_half,
-    rejection,
 )
 from gradflow.validation import check_integer, check_positive, fail
 
@@ -80,7 +78,7 @@ class Iterates:
     @property
     def rise(self) -> np.ndarray:
         """ln(2/(1 - cos θ(n))) = ln(1 + e^{-2 ln tan(θ/2)}), n = 0 … N; Y_n = rise_n - rise_0."""
-        twice = -2 * log_tan_half(self.along, np.abs(self.across))
+        twice = -2 * gf.log_tan_half(self.along, np.abs(self.across))
         return np.logaddexp(0, twice)
 
     def growth(self, c0: float) -> np.ndarray:
@@ -93,7 +91,7 @@ class Iterates:
 
 def _frame(one: Instance) -> tuple[float, float]:
     """v·w(0) and ‖w_⊥(0)‖."""
-    return float(one.w @ one.v), float(np.linalg.norm(rejection(one.w, one.v)))
+    return float(one.w @ one.v), float(np.linalg.norm(gf.perpendicular(one.w, one.v)))
 
 
 def descent(lab: Lab, one: Instance, eta: np.ndarray) -> Iterates:

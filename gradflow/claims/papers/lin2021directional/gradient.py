@@ -35,7 +35,7 @@ from gradflow.claims import (
 )
 from gradflow.claims.instances import row
 from gradflow.claims.papers.lin2021directional import PAPER
-from gradflow.claims.papers.lin2021directional.setting import rejection, unit_teacher
+from gradflow.claims.papers.lin2021directional.setting import unit_teacher
 from gradflow.validation import check_array, fail
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -65,7 +65,8 @@ class Point:
     def polar(self) -> tuple[float, float]:
         """R = ‖w‖ and θ = angle(w, v)."""
         w, v = np.array(self.weight), np.array(self.teacher)
-        return float(np.linalg.norm(w)), float(np.arctan2(np.linalg.norm(rejection(w, v)), w @ v))
+        across = np.linalg.norm(gf.perpendicular(w, v))
+        return float(np.linalg.norm(w)), float(np.arctan2(across, w @ v))
 
     def __str__(self) -> str:
         radius, theta = self.polar

@@ -37,13 +37,11 @@ from gradflow.claims.papers.lin2021directional.setting import (
     Instance,
     derived_rate,
     instance,
-    log_tan_half,
     logistic_loss,
     measured_power,
     not_aligned,
     not_opposed,
     path_and_noise,
-    rejection,
 )
 from gradflow.validation import fail
 
@@ -251,7 +249,7 @@ def deformed_path(
     from scipy.integrate import solve_ivp
 
     v, c0 = one.v, one.law.c0
-    side = rejection(one.w, v)
+    side = gf.perpendicular(one.w, v)
     side = side / np.linalg.norm(side)
     axis = (v + side) / np.sqrt(2)
     w0 = (np.cos(angle) * v + np.sin(angle) * side) / c0
@@ -272,8 +270,8 @@ def deformed_path(
     if not done.success:
         raise RuntimeError(done.message)
     w = done.y.T
-    across_sizes = np.array([np.linalg.norm(rejection(row, v)) for row in w])
-    return np.log(np.linalg.norm(w, axis=1)), log_tan_half(w @ v, across_sizes)
+    across_sizes = np.array([np.linalg.norm(gf.perpendicular(row, v)) for row in w])
+    return np.log(np.linalg.norm(w, axis=1)), gf.log_tan_half(w @ v, across_sizes)
 
 
 def direction_monotone(

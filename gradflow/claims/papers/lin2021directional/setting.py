@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab
-from gradflow.flows.charts.linear import log_tan_half, rejection
 from gradflow.validation import check_array, check_choice, check_integer, fail
 
 LOSSES = {"logistic": gf.logistic, "exponential": gf.exponential, "hinge": gf.hinge}
@@ -95,7 +94,7 @@ class Instance:
     def log_tan(self) -> float:
         r""":math:`\ln\tan(\theta(0)/2)`."""
         w, v = self.w, self.v
-        return float(log_tan_half(w @ v, np.linalg.norm(rejection(w, v))))
+        return float(gf.log_tan_half(w @ v, np.linalg.norm(gf.perpendicular(w, v))))
 
     @property
     def cos(self) -> float:
@@ -164,7 +163,9 @@ def not_opposed(one: Instance) -> Hypothesis:
 
     def check(lab: Lab) -> tuple[bool, str]:
         w, v = one.w, one.v
-        return bool(rejection(w, v).any() or w @ v > 0), f"w(0) = {np.array2string(w)} = -c v"
+        return bool(
+            gf.perpendicular(w, v).any() or w @ v > 0
+        ), f"w(0) = {np.array2string(w)} = -c v"
 
     return Hypothesis("theta(0) != pi", check)
 
@@ -174,7 +175,7 @@ def not_aligned(one: Instance) -> Hypothesis:
 
     def check(lab: Lab) -> tuple[bool, str]:
         w, v = one.w, one.v
-        return bool(rejection(w, v).any() or w @ v < 0), f"w(0) = {np.array2string(w)} = c v"
+        return bool(gf.perpendicular(w, v).any() or w @ v < 0), f"w(0) = {np.array2string(w)} = c v"
 
     return Hypothesis("theta(0) != 0", check)
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 import gradflow as gf
 from gradflow.claims import Hypothesis, Lab, Measurement
 from gradflow.claims.instances import row, rows
-from gradflow.claims.papers.lin2021directional.setting import COARSE, FINE, rejection, unit_teacher
+from gradflow.claims.papers.lin2021directional.setting import COARSE, FINE, unit_teacher
 from gradflow.validation import check_array, check_choice, check_real, fail
 
 SOURCE = "lin2021faster"
@@ -189,7 +189,7 @@ def may_turn(one: Pair) -> Hypothesis:
     """Not all on the teacher's axis with a neuron at θ = π: nothing would turn it."""
     omega = np.sign(one.outer)[:, None] * one.w
     v = np.array(one.teacher)
-    stuck = not any(rejection(w, v).any() for w in omega) and bool((omega @ v).min() < 0)
+    stuck = not any(gf.perpendicular(w, v).any() for w in omega) and bool((omega @ v).min() < 0)
     return Hypothesis("theta_i(0) != pi", lambda lab: (not stuck, f"w(0) = {one.inner}"))
 
 

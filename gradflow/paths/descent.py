@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -20,6 +19,8 @@ import numpy as np
 from gradflow.flows.charts.conic import METRICS, conic_metric_refusal, norm_dependent
 from gradflow.losses import AbstractLoss
 from gradflow.networks.abstract import AbstractNetwork, check_key
+from gradflow.paths.events import NO_EVENTS, Events
+from gradflow.paths.path import AbstractPath
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.empirical import EmpiricalRisk, data_gradient
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
@@ -32,8 +33,8 @@ Schedule = float | np.ndarray | Callable[[int], float]
 
 
 @dataclass(frozen=True, eq=False)
-class Descent:
-    """The iterates of a gradient descent, time first.
+class Descent(AbstractPath):
+    """The iterates of a gradient descent: a path, time first.
 
     Attributes
     ----------
@@ -41,8 +42,9 @@ class Descent:
         What was descended on.
     step : (T,) int array
         The saved iterations n: 0, every ``save_every``-th, and the last.
-    t : (T,) array
-        Physical time ``t_n = Σ_{k<n} η_k`` at which the flow is compared with θ_n.
+    t, log_t : (T,) arrays
+        Physical time ``t_n = Σ_{k<n} η_k`` at which the flow is compared with θ_n; ln t, −inf at
+        the start.
     params : pytree
         The saved θ_n, stacked along a new first axis of length T.
     step_size : (N,) array
@@ -56,28 +58,39 @@ class Descent:
         compile_seconds, run_seconds.
     """
 
+    kind: ClassVar[str] = "descent"
+    arrays: ClassVar[tuple[str, ...]] = ("step_size",)
+    told: ClassVar[tuple[str, ...]] = ("result", "message", "stats")
+
     risk: AbstractRisk
     step: np.ndarray
     t: np.ndarray
+    log_t: np.ndarray
     params: Any
     step_size: np.ndarray
     result: Literal["completed", "diverged"]
     message: str
     stats: Mapping[str, float]
+    exact: Mapping[str, np.ndarray] = field(default_factory=dict)
+    events: Events = NO_EVENTS
+    energy: None = None
+
+    @property
+    def initial(self) -> Any:  # type: ignore[override]
+        """θ_0."""
+        return jax.tree.map(lambda leaf: leaf[0], self.params)
 
     @property
     def final(self) -> Any:
         """The last saved θ."""
         return jax.tree.map(lambda leaf: leaf[-1], self.params)
 
-    @cached_property
-    def log_t(self) -> np.ndarray:
-        """ln t, −inf at the start."""
-        with np.errstate(divide="ignore"):
-            return np.log(self.t)
+    def coordinates(self) -> dict[str, tuple[np.ndarray, str]]:
+        return {**super().coordinates(), "step": (self.step, "number of the step")}
 
-    def __len__(self) -> int:
-        return len(self.step)
+    def about(self) -> dict[str, Any]:
+        stats = {f"stats_{name}": float(value) for name, value in self.stats.items()}
+        return {"result": self.result, "message": self.message, **stats}
 
 
 class _FullGradient(eqx.Module):
@@ -360,6 +373,9 @@ def descend(
     run_seconds = time.perf_counter() - tick
 
     step = np.concatenate(saved_steps)
+    t = _times(sizes)[step]
+    with np.errstate(divide="ignore"):
+        log_t = np.log(t)
     message = f"{done} steps of gradient descent"
     if diverged:
         message = (
@@ -371,7 +387,8 @@ def descend(
     return Descent(
         risk=risk,
         step=step,
-        t=_times(sizes)[step],
+        t=t,
+        log_t=log_t,
         params=jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)), *saved),
         step_size=sizes[:done],
         result="diverged" if diverged else "completed",
