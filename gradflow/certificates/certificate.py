@@ -1,36 +1,20 @@
-"""Certificates of a flow's limit: the KKT point or the stationary point it heads for."""
+"""Certificates of a flow's limit: the KKT point or the stationary point that a path's end is at."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import nnls
 
-from gradflow.cells.arrangement import Arrangement
-from gradflow.cells.pattern import Pattern
-from gradflow.certificates.kkt import KKTResidual, Sliding, cell_residual, kkt_residual
-from gradflow.certificates.margin import contradictions, hard_margin_svm
-from gradflow.certificates.polish import polish
-from gradflow.certificates.problem import (
-    cells_of,
-    check_margin_risk,
-    join,
-    unit_split,
-)
-from gradflow.certificates.stationary import stationary_point
-from gradflow.losses import AbstractMarginLoss
-from gradflow.networks.deep_linear import DeepLinear
+from gradflow.certificates import max_margin
+from gradflow.certificates.kkt import Sliding
+from gradflow.certificates.max_margin import MarginLimit
+from gradflow.certificates.stationary import Stationary, stationary_point
+from gradflow.integrators.contract import Result
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_positive, fail
-
-#: How much a margin may fall, relative, by rounding.
-_ROUNDING = 1e-12
-#: How far a dropped neuron's force may exceed 1 by rounding.
-_FORCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -44,15 +28,15 @@ class Certificate:
         Whether every check passed. Numerics support a limit; they do not prove it.
     reason : str
         Which check failed, or which ones passed.
-    params : parameters or None
-        The limit: for margin losses scaled to unit norm of the trained weights. Neurons of
-        vanishing mass are zero.
+    params : parameters
+        The limit: a max-margin one scaled to unit norm of the trained weights, with neurons of
+        vanishing mass zero. Where there is none, the state itself.
     kkt_residual : float
-        For margin losses the largest of the three parts below (see `KKTResidual`); for other
-        losses |∇L|, by the minimum-norm Clarke element.
+        Of a max-margin limit the largest of the three parts below (see `KKTResidual`); of a
+        stationary point |∇L|, what slopes leave [α, 1] by included.
     stationarity, complementarity, feasibility : float
     normalised_margin, margin_before : float
-        Of the limit and of the flow's state.
+        Of the max-margin limit and of the flow's state.
     duals : (n,) array
         λ of ``min ½|θ|² s.t. q_i(θ) ≥ 1``; of minimum norm where they are not unique.
     sliding : tuple of Sliding
@@ -61,17 +45,21 @@ class Certificate:
         Neurons of zero mass and their forces D_k = |Π_k Σ λ_i y_i s_ki x_i|; at D_k < 1 their share
         falls like (|θ|²)^(D_k − 1).
     distance : float
-        |θ̂ − θ̂_flow|. Directions may converge slowly: this is no error of the certificate.
+        |θ̂ − θ̂_flow| of a max-margin limit: directions may converge slowly, so this is no error
+        of the certificate. Of a stationary point |θ − θ_flow|.
     spectrum : (p,) array
         Eigenvalues of the Hessian at a stationary point, along its kinks.
     verdict : {"", "minimum", "degenerate minimum", "saddle", "undecided"}
         For stationary points.
+    index : int
+        Directions of negative curvature at a stationary point, along its kinks; −1 where it is not
+        known.
     """
 
     kind: str
     accepted: bool
     reason: str
-    params: Any
+    params: object
     kkt_residual: float
     stationarity: float = np.inf
     complementarity: float = 0.0
@@ -84,6 +72,7 @@ class Certificate:
     distance: float = np.nan
     spectrum: np.ndarray = field(default_factory=lambda: np.zeros(0))
     verdict: str = ""
+    index: int = -1
 
     @property
     def slopes(self) -> np.ndarray:
@@ -91,10 +80,24 @@ class Certificate:
         return np.array([s.slope for s in self.sliding])
 
 
+#: What a state that is no limit is told.
+_FURTHER = ("integrate further",)
+
+
+@runtime_checkable
+class PathEnd(Protocol):
+    """A path as far as a certificate reads it."""
+
+    risk: AbstractRisk
+    result: Result
+    final: object
+
+
 def certify(
-    target: Any, params: Any = None, *, candidate: Any = None, tol: float = 1e-12
-) -> Certificate:
-    r"""Polish the limit that a flow heads for, and check it.
+    target: PathEnd | AbstractRisk, params: object = None, *, candidate: object = None,
+    tol: float = 1e-12,
+) -> Certificate:  # fmt: skip
+    r"""Polish the limit that a path's end belongs to, and check it.
 
     Parameters
     ----------
@@ -105,223 +108,100 @@ def certify(
     candidate : parameters, optional
         A limit proposed from elsewhere: it is checked as it is, not polished.
     tol : float
-        Largest residual accepted.
+        Largest residual accepted, relative to the terms that cancel in it.
 
     Returns
     -------
     Certificate
-        For a logistic or exponential loss on separated data a KKT point of
-        :math:`\min\tfrac12\|\theta\|^2` s.t. :math:`q_i(\theta)\ge1` (`lyu2020homogeneous`). It is
-        accepted if the residual is ≤ ``tol``, the margin is not below the flow's, duals are ≥ 0,
-        slopes lie in [α, 1] where the flow holds a neuron on a kink, and no neuron of zero mass
-        would grow (D_k ≤ 1). For other losses a stationary point with its Hessian's spectrum.
+        Of the kind that the state is of.
+
+        *Separated data* under a loss that is positive everywhere (logistic, exponential), with a
+        homogeneous net: a KKT point of :math:`\min\tfrac12\|\theta\|^2` s.t.
+        :math:`q_i(\theta)\ge1` (`lyu2020homogeneous`). It is accepted if the residual is ≤
+        ``tol``, the margin is not below the flow's, duals are ≥ 0, slopes lie in [α, 1] where the
+        flow holds a neuron on a kink, and no neuron of zero mass would grow (D_k ≤ 1).
+
+        *Everything else*: a stationary point with the Hessian's spectrum and index. It is accepted
+        if the next Newton step is below 1e−6 of the weights, the gradient is of rounding size, the
+        point lies where the gradient and curvature of the state itself predict (a polish that runs
+        away is refused; where its steps do not shrink while L falls, as an infimum at infinity),
+        and the state is not on its way out along negative curvature.
 
     Raises
     ------
     ValueError
-        A risk without limits of either kind; parameters of another network.
+        A loss with kinks (hinge); parameters of another network; NaN.
     """
     tol = check_positive("tol", tol)
-    if isinstance(target, AbstractRisk):
-        risk = target
-        if params is None:
-            raise fail("params", None, "is missing", "pass gf.certify(risk, params)")
-    elif hasattr(target, "risk") and hasattr(target, "final"):
-        risk = target.risk
-        if params is None:
-            params = target.final
-    else:
-        raise fail("target", target, "is neither a trajectory nor a risk", "pass one of them")
+    risk, params, rests = _target(target, params)
     params = risk.as_params(params)
     candidate = None if candidate is None else risk.as_params(candidate)
     for name, tree in (("params", params), ("candidate", candidate)):
-        if any(not np.all(np.isfinite(np.asarray(leaf))) for leaf in jax.tree.leaves(tree)):
+        if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree)):
             raise fail(name, tree, "holds NaN or infinity", "pass finite numbers")
-    if not isinstance(getattr(risk, "loss", None), AbstractMarginLoss):
-        return _stationary(risk, params, candidate, tol)
-    check_margin_risk(risk)
-    cells = cells_of(risk)
-    if cells is None:
-        return _certify_deep(risk, params, candidate, tol)
-    W, a = unit_split(cells, params)
-    sides = Pattern.at(cells, W).sides
-    before = float(np.min(cells.margins(W, a)))
-    if not before > 0:
-        return _unseparated(risk, params, W, a, cells)
-    if candidate is not None:
-        # (the pattern of its own; a neuron that it drops is judged in the late state's)
-        new_W, new_a = unit_split(cells, candidate)
-        dead = ~np.any(new_W != 0, axis=1) | (new_a == 0)
-        new_sides = np.where(dead[:, None], sides, Pattern.at(cells, new_W).sides)
-    else:
-        found = polish(cells, W, a, sides)
-        new_W, new_a, new_sides = found.W, found.a, found.sides
-    return _judge(cells, (W, a), (new_W, new_a, new_sides), before, tol)
+    if risk.has_loss_kinks:
+        raise fail(
+            "risk", risk.name, "has a loss with kinks, whose limits are not certified",
+            "use gf.logistic, gf.exponential or gf.squared",
+        )  # fmt: skip
+    if not risk.has_margin_limits:
+        found = stationary_point(risk, params, candidate, tol)
+        on_its_way = not (found.accepted or found.unbounded or rests) and candidate is None
+        return _stationary(found, params, _FURTHER if on_its_way else ())
+    problem = max_margin.problem_of(risk)
+    if problem.margin(params) > 0:
+        return _margin(problem.limit(params, candidate, tol))
+    return _unseparated(problem, params, candidate, tol, rests)
 
 
-def _judge(
-    cells: Arrangement, late: tuple[np.ndarray, np.ndarray], found: tuple[np.ndarray, ...],
-    before: float, tol: float,
-) -> Certificate:  # fmt: skip
-    W, a, sides = found
-    kkt = cell_residual(cells, W, a, sides, attract=True)
-    dropped = _dropped_forces(cells, W, a, sides, kkt)
-    complaints = []
-    if not kkt.total <= tol:
-        complaints.append(f"KKT residual {kkt.total:.2e} exceeds {tol:.0e}")
-    if not kkt.normalised_margin >= before * (1 - _ROUNDING):
-        complaints.append(
-            f"normalised margin {kkt.normalised_margin:.17g} is below the flow's {before:.17g}"
-        )
-    bound = 1.0 if cells.trained else 0.0
-    growing = {k: d for k, d in dropped.items() if not d <= bound + _FORCE}
-    if growing:
-        k = max(growing, key=lambda j: growing[j])
-        complaints.append(
-            f"neuron {k} of zero mass would grow: its force {growing[k]:.6g} exceeds {bound:g}"
-        )
-    if any(
-        not cells.slope - 1e-9 <= s.slope <= 1 + 1e-9 for s in kkt.sliding if s.slope == s.slope
-    ):
-        complaints.append("a slope lies outside [alpha, 1]")
-    accepted = not complaints
-    reason = "; ".join(complaints) or (
-        f"KKT residual {kkt.total:.1e}, margin not below the flow's, duals >= 0, slopes within "
-        f"[alpha, 1], no neuron of zero mass grows"
-    )
-    gap = np.append((W - late[0]).ravel(), (a - late[1]) if cells.trained else [])
-    return Certificate(
-        kind="max-margin KKT", accepted=accepted, reason=reason, params=join(cells, W, a),
-        kkt_residual=kkt.total, stationarity=kkt.stationarity,
-        complementarity=kkt.complementarity, feasibility=kkt.feasibility,
-        normalised_margin=kkt.normalised_margin, margin_before=before, duals=kkt.duals,
-        sliding=kkt.sliding, dropped=dropped, distance=float(np.linalg.norm(gap)),
-    )  # fmt: skip
-
-
-def _dropped_forces(
-    cells: Arrangement, W: np.ndarray, a: np.ndarray, sides: np.ndarray, kkt: KKTResidual
-) -> dict[int, float]:
-    """Return D_k of the neurons of zero mass: the part of their force that stays in their cell."""
-    lam = kkt.duals
-    if not cells.trained:
-        # (relative to the weights of unit norm)
-        lam = lam * kkt.normalised_margin if np.isfinite(kkt.total) else lam
-    slopes = Pattern(cells, sides).slopes
-    out = {}
-    for k in np.flatnonzero(~np.any(W != 0, axis=1) | ((a == 0) & cells.trained)):
-        force = (lam * cells.y * slopes[k]) @ cells.inputs
-        sign = [np.sign(a[k])] if cells.trained and a[k] != 0 else [1.0, -1.0]
-        if not cells.trained:
-            sign = [a[k]]
-        walls = np.concatenate([
-            sides[k][:, None] * cells.normals, -cells.normals[sides[k] == 0],
-            cells.normals[sides[k] == 0],
-        ]) if cells.slope < 1 else np.zeros((0, W.shape[1]))  # fmt: skip
-        walls = walls[np.any(walls != 0, axis=1)]
-        out[int(k)] = max(_cone_part(walls, e * force) for e in sign)
-    return out
-
-
-def _cone_part(walls: np.ndarray, force: np.ndarray) -> float:
-    """Return the norm of the projection of ``force`` on the cone {x : walls x ≥ 0} (Moreau)."""
-    size = float(np.linalg.norm(force))
-    if walls.shape[0] == 0 or size == 0:
-        return size
-    return size * float(nnls(walls.T, -force / size, maxiter=30 * walls.shape[0] + 100)[1])
+def _target(target: object, params: object) -> tuple[AbstractRisk, object, bool]:
+    """Return the risk, the state to certify, and whether its path came to rest."""
+    if isinstance(target, AbstractRisk):
+        if params is None:
+            raise fail("params", None, "is missing", "pass gf.certify(risk, params)")
+        return target, params, False
+    if isinstance(target, PathEnd):
+        if params is not None:
+            return target.risk, params, False
+        return target.risk, target.final, str(target.result) == "stationary"
+    raise fail("target", target, "is neither a trajectory nor a risk", "pass one of them")
 
 
 def _unseparated(
-    risk: Any, params: Any, W: np.ndarray, a: np.ndarray, cells: Arrangement
-) -> Certificate:
-    q = cells.margins(W, a)
-    worst = int(np.argmin(q))
-    reason = (
-        f"the state does not separate the data (margin {q[worst]:.3g} at datum {worst}), so no "
-        "max-margin limit is known"
-    )
-    if not np.any(cells.activations(W)[:, worst] * a):
-        reason += f"; no neuron is active on datum {worst}, so the flow need not reach it"
-    else:
-        reason += "; integrate further"
-    clash = contradictions(cells.inputs, cells.y)
-    if clash:
-        up, down = clash[0].positive[0], clash[0].negative[0]
-        reason += (
-            f"; no such network can separate data {up} and {down}, which have one direction and "
-            "opposite labels"
-        )
-    elif cells.slope == 1 and not hard_margin_svm(cells.inputs, cells.y).separable:
-        reason += "; the data are not linearly separable, so this linear network never will"
+    problem: max_margin.AbstractMarginProblem, params: object, candidate: object, tol: float,
+    rests: bool,
+) -> Certificate:  # fmt: skip
+    """A state that does not separate the data: at a stationary point, or on its way."""
+    found = stationary_point(problem.risk, params, candidate, tol)
+    hints = problem.hints(params)
+    if found.accepted or rests:
+        return _stationary(found, params, hints)
+    lead = f"{problem.unseparated(params)}, so no max-margin limit is known, and {found.reason}"
+    low = problem.margin(params)
     return Certificate(
-        kind="max-margin KKT", accepted=False, reason=reason, params=params, kkt_residual=np.inf,
-        normalised_margin=float(q[worst]), margin_before=float(q[worst]),
-        duals=np.zeros(cells.y.size),
+        kind="max-margin KKT", accepted=False, reason="; ".join((lead, *(hints or _FURTHER))),
+        params=params, kkt_residual=np.inf, normalised_margin=low, margin_before=low,
+        duals=np.zeros(problem.count), spectrum=found.spectrum,
     )  # fmt: skip
 
 
-def _certify_deep(risk: Any, params: Any, candidate: Any, tol: float) -> Certificate:
-    """Deep linear nets: balanced rank-one layers along the hard-margin vector."""
-    before = kkt_residual(risk, params)
-    if not before.normalised_margin > 0:
-        return Certificate(
-            kind="max-margin KKT", accepted=False, params=params, kkt_residual=np.inf,
-            reason="the state does not separate the data, so no max-margin limit is known; "
-            "integrate further", margin_before=before.normalised_margin,
-            normalised_margin=before.normalised_margin, duals=np.zeros(risk.n),
-        )  # fmt: skip
-    if candidate is None:
-        if not isinstance(risk.net, DeepLinear):
-            raise fail(
-                "risk", risk.name, "has a network that cannot be polished",
-                "pass candidate=..., which is checked as it is",
-            )  # fmt: skip
-        w = hard_margin_svm(np.asarray(risk.X), np.asarray(risk.y)).direction
-        hidden, row = [], w
-        for layer in params.layers[:-1]:
-            row = np.asarray(layer) @ row
-            row = row / np.linalg.norm(row)
-            hidden.append(row)
-        if float(np.asarray(params.layers[-1])[0] @ row) < 0 and hidden:
-            hidden[-1] = -hidden[-1]
-        candidate = risk.net.balanced(w, np.array(hidden) if hidden else None)
-    kkt = kkt_residual(risk, candidate)
-    complaints = []
-    if not kkt.total <= tol:
-        complaints.append(f"KKT residual {kkt.total:.2e} exceeds {tol:.0e}")
-    if not kkt.normalised_margin >= before.normalised_margin * (1 - _ROUNDING):
-        complaints.append(
-            f"normalised margin {kkt.normalised_margin:.17g} is below the flow's "
-            f"{before.normalised_margin:.17g}"
-        )
-    unit = _unit(candidate)
-    gap = jax.tree.map(lambda x, y: jnp.sum((x - y) ** 2), unit, _unit(params))
+def _stationary(found: Stationary, params: object, hints: tuple[str, ...] = ()) -> Certificate:
     return Certificate(
-        kind="max-margin KKT", accepted=not complaints, params=unit,
-        reason="; ".join(complaints)
-        or f"KKT residual {kkt.total:.1e}, margin not below the flow's, duals >= 0",
+        kind="stationary point", accepted=found.accepted,
+        reason="; ".join((found.reason, *hints)), params=found.params,
+        kkt_residual=found.residual, stationarity=found.residual, spectrum=found.spectrum,
+        verdict=found.verdict, index=found.index, sliding=found.sliding,
+        distance=max_margin.distance(found.params, params),
+    )  # fmt: skip
+
+
+def _margin(limit: MarginLimit) -> Certificate:
+    kkt = limit.kkt
+    return Certificate(
+        kind="max-margin KKT", accepted=not limit.complaints,
+        reason="; ".join(limit.complaints) or limit.passed, params=limit.params,
         kkt_residual=kkt.total, stationarity=kkt.stationarity,
         complementarity=kkt.complementarity, feasibility=kkt.feasibility, duals=kkt.duals,
-        normalised_margin=kkt.normalised_margin, margin_before=before.normalised_margin,
-        distance=float(np.sqrt(sum(float(g) for g in jax.tree.leaves(gap)))),
-    )  # fmt: skip
-
-
-def _unit(params: Any) -> Any:
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    top = max(float(np.max(np.abs(leaf))) for leaf in leaves)
-    size = top * float(np.sqrt(sum(np.sum((leaf / top) ** 2) for leaf in leaves)))
-    return jax.tree.map(lambda leaf: leaf / size, params)
-
-
-def _stationary(risk: Any, params: Any, candidate: Any, tol: float) -> Certificate:
-    found = stationary_point(risk, params if candidate is None else candidate,
-                             polish=candidate is None, tol=tol)  # fmt: skip
-    before = risk.as_params(params)
-    gap = jax.tree.map(lambda x, y: jnp.sum((x - y) ** 2), found.params, before)
-    return Certificate(
-        kind="stationary point", accepted=found.accepted, reason=found.reason,
-        params=found.params, kkt_residual=found.residual, stationarity=found.residual,
-        spectrum=found.spectrum, verdict=found.verdict, sliding=found.sliding,
-        distance=float(np.sqrt(sum(float(g) for g in jax.tree.leaves(gap)))),
+        normalised_margin=kkt.normalised_margin, margin_before=limit.margin_before,
+        sliding=kkt.sliding, dropped=limit.dropped, distance=limit.distance,
     )  # fmt: skip

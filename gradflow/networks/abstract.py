@@ -86,6 +86,16 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
     def balancedness(self, params: P) -> jax.Array | None:
         """Return the quantities that the flow conserves, or None where it conserves none."""
 
+    def flat_directions(self, params: P) -> int:
+        """Return the dimension of the manifold of parameters through ``params`` with the same f;
+        −1 where there is one of unknown dimension."""
+        return 0
+
+    def along(self, params: P, direction: np.ndarray) -> P | None:
+        """Return parameters with f(x) ∝ w·x, w the ``direction``, that a late flow from ``params``
+        tends to in direction; None for a net without such."""
+        return None
+
     def layer(self, X: np.ndarray) -> Layer | None:
         """Return the network on data X (n, d) as one layer of piecewise linear neurons, if it is.
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.flatten_util import ravel_pytree
 from numpy.typing import ArrayLike
 
 from gradflow.networks.abstract import (
@@ -154,6 +155,25 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
                 raise fail("hidden", rows, "holds rows of norm other than 1", "normalise the rows")
         middle = (root * np.outer(rows[j], rows[j - 1]) for j in range(1, self.depth - 1))
         return self.params((root * np.outer(rows[0], unit), *middle, root * rows[-1][None, :]))
+
+    def along(self, params: DeepLinearParams, direction: np.ndarray) -> DeepLinearParams:
+        """Return balanced rank-one layers along ``direction``, turned as ``params`` turn it."""
+        hidden: list[np.ndarray] = []
+        row = direction
+        for layer in params.layers[:-1]:
+            row = np.asarray(layer) @ row
+            row = row / np.linalg.norm(row)
+            hidden.append(row)
+        if float(np.asarray(params.layers[-1])[0] @ row) < 0 and hidden:
+            hidden[-1] = -hidden[-1]
+        return self.balanced(direction, np.array(hidden) if hidden else None)
+
+    def flat_directions(self, params: DeepLinearParams) -> int:
+        """Return the dimension of the fibre of w_e, smooth where its differential has full rank."""
+        flat, unravel = ravel_pytree(params)
+        jacobian = np.asarray(jax.jacrev(lambda part: self.end_to_end(unravel(part)))(flat))
+        rank = int(np.linalg.matrix_rank(jacobian))
+        return flat.size - rank if rank == jacobian.shape[0] else -1
 
     def init(self, key: jax.Array, scale: float, scheme: str = "gaussian") -> DeepLinearParams:
         """Draw a random start.

@@ -71,6 +71,21 @@ class AbstractRisk(Described, eqx.Module):
         return value if self.net is None else self.net.as_params(value)
 
     @property
+    def floor(self) -> float | None:
+        """A lower bound of L that finite parameters may attain; None where none is known."""
+        return None
+
+    @property
+    def has_margin_limits(self) -> bool:
+        """Whether flows that separate the data go to infinity, to a max-margin direction."""
+        return False
+
+    @property
+    def has_loss_kinks(self) -> bool:
+        """Whether the loss itself has a kink, besides those of the network."""
+        return False
+
+    @property
     @abstractmethod
     def name(self) -> str:
         """A short readable name."""

@@ -150,6 +150,18 @@ class EmpiricalRisk(AbstractRisk):
         return self.y.shape[0]
 
     @property
+    def floor(self) -> float | None:
+        return None if self.loss.vanishes else 0.0
+
+    @property
+    def has_margin_limits(self) -> bool:
+        return self.loss.vanishes and self.net.degree is not None
+
+    @property
+    def has_loss_kinks(self) -> bool:
+        return self.loss.kinked
+
+    @property
     def name(self) -> str:
         return f"EmpiricalRisk({self.net.name}, {self.loss.name}, n={self.n}, {self.reduction})"
 
