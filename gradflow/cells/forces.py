@@ -8,16 +8,17 @@ the sums A^± as in :mod:`.arrangement`. Source: `clarke1983`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from gradflow.cells.arrangement import Arrangement
 from gradflow.cells.blocks import join, split
-from gradflow.losses import AbstractLoss
+from gradflow.losses import AbstractLoss, AbstractMarginLoss
 from gradflow.numerics.logs import log_sum_exp
 
 #: Relative error of predictions in exact arithmetic's stead: some tens of roundings.
@@ -61,11 +62,11 @@ class Forces(eqx.Module):
             slope=at.slope, plain=at.plain and bool(np.all(at.up == 1)), layout=at.layout,
         )  # fmt: skip
 
-    def split(self, params: Any) -> tuple[jax.Array, jax.Array]:
+    def split(self, params: PyTree) -> tuple[jax.Array, jax.Array]:
         """Return the blocks ``W`` (..., m, D) and outer weights ``a`` (..., m) of parameters."""
         return split(self.layout, params)
 
-    def join(self, W: Any, a: Any) -> Any:
+    def join(self, W: PyTree, a: PyTree) -> PyTree:
         """Return parameters: the inverse of `split`."""
         return join(self.layout, W, a)
 
@@ -90,7 +91,8 @@ class Forces(eqx.Module):
         log_risk = log_sum_exp(self.loss.log(f, self.y) + self.log_weights)
         relative = log_risk if per_loss else jnp.zeros(())
         if self.loss.margin:
-            logs = self.loss.log_neg_derivative(self.y * f) + self.log_weights
+            logs = cast(AbstractMarginLoss, self.loss).log_neg_derivative(self.y * f)
+            logs = logs + self.log_weights
             return self.y * jnp.exp(logs - relative), log_risk
         return -self.loss.derivative(f, self.y) * jnp.exp(self.log_weights - relative), log_risk
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -31,7 +31,9 @@ def _loss_values(loss: AbstractLoss, prediction: jax.Array, target: jax.Array) -
 
 
 @_loss_values.def_jvp
-def _loss_values_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _loss_values_jvp(
+    primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
+) -> tuple[jax.Array, jax.Array]:
     loss, prediction, target = primals
     _, tangent, _ = tangents
     out = loss(prediction, target)
@@ -250,7 +252,7 @@ def _gradient(risk: EmpiricalRisk, params: PyTree) -> PyTree:
 
 def _log_of(risk: EmpiricalRisk, params: PyTree) -> jax.Array:
     logs = risk.loss.log(risk.net(params, risk.X), risk.y)
-    size: Any = risk.n
+    size: float | jax.Array = risk.n
     if risk.weights is not None:
         logs = logs + jnp.log(risk.weights)
         size = jnp.sum(risk.weights)
