@@ -19,10 +19,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import gradflow as gf
-from gradflow.claims import lin2021_bounds as published
-from gradflow.claims.lab import Lab
-from gradflow.claims.lin2021_common import instance
-from gradflow.claims.lin2021faster_bounds import turning_point
+from gradflow.claims import Lab
+from gradflow.claims.papers.lin2021directional import formulas as published
+from gradflow.claims.papers.lin2021directional.setting import instance, turning_point
 from gradflow.plots.trajectory import PALETTE, STYLES, Curve, panel, tidy
 
 DEFAULT = Path(__file__).parents[1] / "notebooks" / "figures" / "directional_convergence.png"

@@ -22,32 +22,39 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gradflow import certificates as certificates
+    from gradflow import claims as claims
     from gradflow import kernels as kernels
     from gradflow import observables as observables
     from gradflow import protocols as protocols
     from gradflow import rates as rates
+    from gradflow import symbolic as symbolic
     from gradflow.certificates.certificate import Certificate as Certificate
     from gradflow.certificates.certificate import certify as certify
     from gradflow.claims.verification import verify as verify
     from gradflow.data import datasets as datasets
     from gradflow.data.laws.laws import Gaussian as Gaussian
+    from gradflow.data.laws.laws import SphericalLaw as SphericalLaw
     from gradflow.data.laws.laws import StudentT as StudentT
     from gradflow.data.laws.laws import UniformBall as UniformBall
     from gradflow.data.laws.laws import UniformSphere as UniformSphere
     from gradflow.data.laws.radial_law import RadialLaw as RadialLaw
     from gradflow.data.teachers import LinearTeacher as LinearTeacher
     from gradflow.data.teachers import NetworkTeacher as NetworkTeacher
+    from gradflow.integration import IntegrationError as IntegrationError
+    from gradflow.integration import IntegrationWarning as IntegrationWarning
     from gradflow.integration import integrate as integrate
     from gradflow.integration import integrate_many as integrate_many
     from gradflow.integrators import save as save
     from gradflow.integrators import until as until
-    from gradflow.integrators.descent import descend as descend
+    from gradflow.integrators.contract import integrator_names as integrator_names
     from gradflow.losses import exponential as exponential
     from gradflow.losses import hinge as hinge
     from gradflow.losses import logistic as logistic
     from gradflow.losses import loss as loss
     from gradflow.losses import squared as squared
+    from gradflow.networks.activations import AbstractActivation as AbstractActivation
     from gradflow.networks.activations import LeakyReLU as LeakyReLU
+    from gradflow.networks.activations import ShiftedReLU as ShiftedReLU
     from gradflow.networks.activations import activation as activation
     from gradflow.networks.activations import elu as elu
     from gradflow.networks.activations import erf as erf
@@ -66,9 +73,15 @@ if TYPE_CHECKING:
     from gradflow.networks.deep_linear import DeepLinear as DeepLinear
     from gradflow.networks.networks import LinearPredictor as LinearPredictor
     from gradflow.networks.networks import TwoLayer as TwoLayer
+    from gradflow.networks.parameters import TwoLayerParams as TwoLayerParams
     from gradflow.networks.random_features import RandomFeatures as RandomFeatures
+    from gradflow.numerics.vectors import angle as angle
+    from gradflow.numerics.vectors import log_tan_half as log_tan_half
+    from gradflow.numerics.vectors import perpendicular as perpendicular
+    from gradflow.paths.descent import descend as descend
+    from gradflow.paths.file import load as load
+    from gradflow.paths.saving import NeedsRiskWarning as NeedsRiskWarning
     from gradflow.paths.trajectory import Trajectory as Trajectory
-    from gradflow.paths.trajectory import load as load
     from gradflow.plots.trajectory import plot as plot
     from gradflow.rates import Estimate as Estimate
     from gradflow.registry import register as register
@@ -83,14 +96,15 @@ if TYPE_CHECKING:
 _EXPORTS = {
     # activations, losses, networks, laws of the inputs, teachers
     "gradflow.networks.activations": (
-        "LeakyReLU activation elu erf fourier gelu leaky_relu linear monomial probit_erf relu "
-        "shifted_relu sigmoid softplus swish tanh"
+        "AbstractActivation LeakyReLU ShiftedReLU activation elu erf fourier gelu leaky_relu "
+        "linear monomial probit_erf relu shifted_relu sigmoid softplus swish tanh"
     ),
     "gradflow.losses": "exponential hinge logistic loss squared",
     "gradflow.networks.networks": "LinearPredictor TwoLayer",
     "gradflow.networks.deep_linear": "DeepLinear",
+    "gradflow.networks.parameters": "TwoLayerParams",
     "gradflow.networks.random_features": "RandomFeatures",
-    "gradflow.data.laws.laws": "Gaussian StudentT UniformBall UniformSphere",
+    "gradflow.data.laws.laws": "Gaussian SphericalLaw StudentT UniformBall UniformSphere",
     "gradflow.data.laws.radial_law": "RadialLaw",
     "gradflow.data.teachers": "LinearTeacher NetworkTeacher",
     "gradflow.registry": "register",
@@ -101,15 +115,20 @@ _EXPORTS = {
     "gradflow.risks.regularised": "Regularised",
     "gradflow.risks.population.gaussian_kernels": "gaussian_kernel",
     # integration: the flow, and gradient descent beside it
-    "gradflow.integrators.descent": "descend",
-    "gradflow.integration": "integrate integrate_many",
-    "gradflow.paths.trajectory": "Trajectory load",
+    "gradflow.paths.descent": "descend",
+    "gradflow.integrators.contract": "integrator_names",
+    "gradflow.integration": "IntegrationError IntegrationWarning integrate integrate_many",
+    "gradflow.paths.trajectory": "Trajectory",
+    "gradflow.paths.file": "load",
+    "gradflow.paths.saving": "NeedsRiskWarning",
     # limits, certified
     "gradflow.certificates.certificate": "Certificate certify",
     # predictions, rates and claims
     "gradflow.symbolic": "derive",
     "gradflow.rates": "Estimate",
     "gradflow.claims.verification": "verify",
+    # directions of vectors, without cancellation
+    "gradflow.numerics.vectors": "angle log_tan_half perpendicular",
     # pictures
     "gradflow.plots.trajectory": "plot",
 }
@@ -117,11 +136,13 @@ _MODULES = {
     "until": "gradflow.integrators.until",
     "save": "gradflow.integrators.save",
     "certificates": "gradflow.certificates",
+    "claims": "gradflow.claims",
     "datasets": "gradflow.data.datasets",
     "kernels": "gradflow.kernels",
     "observables": "gradflow.observables",
     "protocols": "gradflow.protocols",
     "rates": "gradflow.rates",
+    "symbolic": "gradflow.symbolic",
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 

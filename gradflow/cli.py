@@ -20,7 +20,8 @@ from gradflow.numerics.format import number
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gradflow.claims import Claim, Verdict
+    from gradflow.claims.evidence import Verdict, Verdicts
+    from gradflow.claims.statement import Statement
     from gradflow.claims.verification import Helpers
 
 app = typer.Typer(
@@ -92,16 +93,17 @@ def verify(
     if not show_list:
         note = "" if perturb is None else f" (predictions altered by {perturb:g})"
         console.print(f"[bold]gradflow verify[/bold]{note}: loading", highlight=False)
-    from gradflow._cache import enable_compilation_cache
+    if not show_list:
+        from gradflow._cache import enable_compilation_cache
 
-    enable_compilation_cache()
+        enable_compilation_cache()
     if workers < 0:
         _usage_error(f"workers={workers}: is negative; pass 1 or more, or 0 for the default")
     workers = workers or min(2, os.cpu_count() or 1)
     with contextlib.ExitStack() as stack:
         helpers = None
         if workers > 1 and not show_list:
-            # started first, so that they load the claims while this process does
+            # started first, so that they load while this process does
             from gradflow.claims.verification import Helpers
 
             helpers = stack.enter_context(Helpers(workers - 1))
@@ -123,14 +125,14 @@ def _verify(
     from gradflow.claims import registry
 
     try:
-        chosen = registry.claims(wanted, quick=quick)
-        if not show_list and perturb is not None:
+        chosen = registry.discover().statements(wanted, quick=quick)
+        if show_list:
+            _print_list(console, chosen)
+            return
+        if perturb is not None:
             registry.check_factor(perturb)
     except ValueError as error:
         _usage_error(str(error))
-    if show_list:
-        _print_list(console, chosen)
-        return
 
     start = time.perf_counter()
     live = _Progress(console, len(chosen))
@@ -187,10 +189,10 @@ def cite(
     key: Annotated[str | None, typer.Argument(help="A citation key; all without it.")] = None,
 ) -> None:
     """Print the bibliography, or one entry, in BibTeX."""
-    from gradflow import bibliography as sources
+    from gradflow import bibliography
 
     try:
-        found = list(sources.SOURCES.values()) if key is None else [sources.cite(key)]
+        found = list(bibliography.SOURCES.values()) if key is None else [bibliography.cite(key)]
     except ValueError as error:
         _usage_error(str(error))
     typer.echo("\n\n".join(source.bibtex() for source in found))
@@ -217,7 +219,7 @@ class _Progress:
         if self.status is not None:
             self.status.stop()
 
-    def __call__(self, claim: Claim, verdict: Verdict | None) -> None:
+    def __call__(self, claim: Statement, verdict: Verdict | None) -> None:
         if verdict is None:
             self.running[claim.id] = time.perf_counter()
         else:
@@ -239,7 +241,7 @@ class _Progress:
             self.status.update(f"{self.done}/{self.total}  " + ", ".join(self.running))
 
 
-def _print_list(console: Console, claims: list[Claim]) -> None:
+def _print_list(console: Console, claims: list[Statement]) -> None:
     for source in dict.fromkeys(c.source for c in claims):
         console.print(f"\n[bold]{source}[/bold]", highlight=False)
         for claim in (c for c in claims if c.source == source):
@@ -249,7 +251,7 @@ def _print_list(console: Console, claims: list[Claim]) -> None:
     console.print(f"\n{len(claims)} claims", highlight=False)
 
 
-def _print_table(console: Console, verdicts: list[Verdict]) -> None:
+def _print_table(console: Console, verdicts: Verdicts) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -285,7 +287,7 @@ def _print_table(console: Console, verdicts: list[Verdict]) -> None:
         console.print()
         console.print(table)
         for v in verdicts:
-            # Both forms of a corrected statement are shown: the printed one is its control.
+            # Both forms of a corrected statement are shown: its source's own is the control.
             if v.source == source and v.provenance == "corrected" and v.control is not None:
                 console.print(
                     f"  {v.id.partition('/')[2]}, control: {escape(v.control.description)}: "
@@ -295,11 +297,11 @@ def _print_table(console: Console, verdicts: list[Verdict]) -> None:
 
 
 def _print_summary(
-    console: Console, verdicts: list[Verdict], seconds: float, perturb: float | None
+    console: Console, verdicts: Verdicts, seconds: float, perturb: float | None
 ) -> None:
-    from gradflow.report import WORDS, counts
+    from gradflow.report import WORDS
 
-    tally = ", ".join(f"{n} {name}" for name, n in counts(verdicts).items())
+    tally = ", ".join(f"{n} {name}" for name, n in verdicts.counts().items())
     console.print(f"\n[bold]{tally}[/bold] in {seconds:.1f} s", highlight=False)
     if perturb is None:
         console.print(
@@ -308,7 +310,7 @@ def _print_summary(
             highlight=False,
         )
     else:
-        alive = [v.id for v in verdicts if v.status == "SUPPORTED"]
+        alive = [v.id for v in verdicts.status("SUPPORTED")]
         console.print(
             "Every prediction was altered; "
             + ("no claim survived." if not alive else "STILL SUPPORTED: " + ", ".join(alive)),

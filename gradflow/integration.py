@@ -3,33 +3,61 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax
 import numpy as np
 from diffrax import AbstractSolver
+from jax.core import Tracer
 
-from gradflow.flows.flow import make_flow
+from gradflow.flows.course import Course
+from gradflow.flows.flow import Flow
 from gradflow.integrators.contract import Result
-from gradflow.integrators.driver import Run, Settings, check_settings, run, run_many
+from gradflow.integrators.driver import run
+from gradflow.integrators.settings import Settings, check_atol, check_settings
+from gradflow.integrators.until import check_start_time
 from gradflow.integrators.watch import Progress
 from gradflow.paths.building import trajectory_of
 from gradflow.paths.trajectory import Trajectory
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_bool, fail
 
+Metric = str | Mapping[str, float] | Callable[..., Any]
+
+
+class IntegrationWarning(UserWarning):
+    """An integration ended before its end; the part computed is there, with the remedy."""
+
+
+class IntegrationError(RuntimeError):
+    """An integration failed, or its flow is not unique, and ``throw=True`` was passed.
+
+    Attributes
+    ----------
+    path : Trajectory
+        The part computed.
+    """
+
+    def __init__(self, message: str, path: Trajectory) -> None:
+        super().__init__(message)
+        self.path = path
+
 
 def integrate(
     risk: Any,
-    params: Any,
+    params: Any = None,
     *,
     until: Any,
+    t0: Any = 0.0,
     clock: str = "auto",
     chart: str = "auto",
-    metric: str = "euclidean",
+    metric: Metric = "euclidean",
     integrator: str | AbstractSolver = "auto",
-    rtol: float = 1e-8,
-    atol: float | None = None,
+    rtol: float | None = None,
+    atol: Any = None,
     save_at: Any = None,
     max_steps: int = 1_000_000,
     throw: bool = False,
@@ -41,21 +69,34 @@ def integrate(
 
     Parameters
     ----------
-    risk : AbstractRisk
+    risk : AbstractRisk or Trajectory
+        A path (a loaded one too) goes on where it ended, as if it had never stopped: at its own
+        time, in its clock, chart, metric and stage, with its integrator and tolerances unless
+        others are passed. ``params`` is then left out; what comes back begins at the end of the
+        path.
     params : pytree
         The start (anything ``risk.as_params`` reads).
-    until : stopping condition
-        ``gf.until.time(1e6)``, ``.log_time``, ``.clock``, ``.loss``, ``.gradient``, ``.direction``,
-        ``.steps``; combine with ``|``.
+    until : number or stopping condition
+        A physical time (``until=1e6`` is ``gf.until.time(1e6)``), or ``gf.until.time``,
+        ``.log_time``, ``.clock``, ``.loss``, ``.gradient``, ``.direction``, ``.when``, ``.steps``;
+        combine with ``|``.
+    t0 : float or ``gf.until.log_time(...)``
+        The physical time at the start, ≥ 0; for times beyond floats by its logarithm. ``until`` and
+        ``save_at`` count from the same zero.
     clock : {"auto", "log", "physical", "loss"}
         The variable integrated over: ln(1+t), t, or s with ds = L dt. "auto" is the loss clock for
         margin losses on finite data (ln t is then a state, and t may exceed any float), else log.
-    chart : {"auto", "cartesian", "log-angle", "conic"}
-        Coordinates; they leave the flow alone. "conic": (ln‖w_k‖, w_k/‖w_k‖) of a balanced
-        two-layer net with both layers trained, so that norms of any size keep their digits.
-    metric : {"euclidean", "conic"}
+    chart : {"auto", "cartesian", "log-angle", "conic"} or a registered name
+        Coordinates; they leave the flow alone. "auto": the first that ``risk.charts`` offers.
+        "conic": (ln‖w_k‖, w_k/‖w_k‖) of a balanced two-layer net with both layers trained, so that
+        norms of any size keep their digits.
+    metric : {"euclidean", "conic"}, mapping or callable
         "conic" (fixed outer weights): neuron k moves by −‖w_k‖ times its gradient, the flow of the
-        norm-dependent step (:mod:`gradflow.flows.charts.conic`).
+        norm-dependent step (:mod:`gradflow.flows.charts.conic`). A mapping, as
+        ``{"inner": 1, "outer": 100}``: the rates of the layers, θ̇_l = −rate_l ∇_l L, 1 for those
+        left out. A function of the parameters: a positive definite matrix G with θ̇ = −G⁻¹∇L. Both
+        in cartesian coordinates, with an integrator of diffrax or SciPy
+        (:mod:`gradflow.flows.metrics`).
     integrator : str or diffrax solver
         ``"auto"``; ``piecewise`` (event-located, for risks with kinks; taken by "auto" whenever the
         risk has kinks), ``piecewise-slides`` (the same for large nets: locates where neurons begin
@@ -63,20 +104,22 @@ def integrate(
         ``tsit5 dopri5 dopri8 bosh3 heun``, implicit ``kvaerno3/4/5``; scipy:
         ``rk45 dop853 lsoda radau bdf``. A Runge-Kutta solver object of diffrax serves as well
         (``diffrax.Tsit5()``).
-    rtol : float
-        Relative tolerance. Local errors are kept below a share of it (``safety``), so that the
-        accumulated error usually stays below; an error bar comes from a second, tighter solve,
-        never from here.
-    atol : float, optional
-        Absolute tolerance in units of the state. Default: ``rtol`` times the size of the start,
-        component by component, so that starts of 1e-20 grow correctly.
+    rtol : float, optional
+        Relative tolerance; default 1e-8. Local errors are kept below a share of it (``safety``), so
+        that the accumulated error usually stays below; an error bar comes from a second, tighter
+        solve, never from here.
+    atol : float, array or pytree, optional
+        Absolute tolerance in units of the state; in the cartesian chart also one for each parameter
+        (an array like the raveled parameters, or a pytree shaped like them). Default: ``rtol``
+        times the size of the start, component by component, so that starts of 1e-20 grow correctly.
     save_at : sequence of times or ``gf.save...``, optional
         What to record; default: the solver's steps.
     max_steps : int
         Bound on attempted steps.
     throw : bool
-        Raise ``RuntimeError`` on numerical failure, and where the flow is not unique (a ``branch``
-        event); default: report it in ``result`` and ``events`` and keep what was computed.
+        Raise ``gf.IntegrationError``, which carries the ``path``, on numerical failure, and where
+        the flow is not unique (a ``branch`` event); default: a ``gf.IntegrationWarning`` on
+        failure, and ``result`` and ``events`` tell; what was computed is kept.
     progress : callable or False, optional
         Called now and then with a dict ``s, s_end, steps, events, seconds, steps_per_second, log_t,
         log_loss, loss``; ends the integration by returning False. Default: on a terminal or in a
@@ -95,90 +138,61 @@ def integrate(
     Raises
     ------
     ValueError
-        Bad input, naming the argument, its value and the fix.
+        Bad input, naming the argument, its value and the fix; values traced by ``jax.jit``,
+        ``jax.grad`` or ``jax.vmap`` among them.
+    IntegrationError
+        Only with ``throw=True``.
 
     Warns
     -----
+    IntegrationWarning
+        If the integration failed; once, with the remedy.
     SmallStartWarning
         If ``atol`` exceeds 1 % of the start's size.
     """
-    throw = check_bool("throw", throw)
-    settings = check_settings(
-        until=until, save_at=save_at, integrator=integrator, rtol=rtol, atol=atol,
-        max_steps=max_steps, progress=progress, max_seconds=max_seconds, safety=safety,
-    )  # fmt: skip
-    params = _start(risk, params)
-    flow = make_flow(risk, params, chart=chart, clock=_clock(risk, clock), metric=metric)
-    done = run(flow, params, settings)
-    trajectory = _assemble(risk, params, flow.clock.name, settings, done)
-    if throw and not trajectory.result.ok:
-        raise RuntimeError(
-            f"integration failed ({trajectory.result.name}): {trajectory.result.message}"
-        )
-    if throw and not trajectory.unique:
-        at = next(event for event in trajectory.events if event.kind == "branch")
-        raise RuntimeError(
-            f"the flow is not unique: at ln t = {at.log_t:.10g} neuron {at.neuron} can leave the "
-            f"surface of datum {at.datum} in more than one way; perturb the start, or pass "
-            "throw=False to follow one of them"
-        )
-    return trajectory
-
-
-def _assemble(risk: Any, params: Any, clock_name: str, settings: Settings, done: Run) -> Trajectory:
-    path = trajectory_of(risk, params, clock_name, settings, done)
-    if path.result.name != "stationary":
-        return path
-    detail = _why_not_separated(risk, path.final, path.result.detail)
-    return replace(path, result=Result("stationary", detail))
-
-
-def _why_not_separated(risk: Any, final: Any, detail: str) -> str:
-    """What can be said of data that a flow has not separated: which, and whether any net could."""
-    # Imported here: a linear program's libraries are needed in this case only.
-    from gradflow.certificates import contradictions
-
-    margins = np.asarray(risk.margins(final))
-    wrong = np.flatnonzero(margins <= 0)
-    said = [detail] if detail else []
-    if wrong.size:
-        shown = ", ".join(map(str, wrong[:5])) + (", ..." if wrong.size > 5 else "")
-        said.append(f"{wrong.size} of {margins.size} data have margin <= 0: {shown}")
-    X = np.asarray(risk.X)
-    if getattr(risk.net, "bias", False):
-        X = np.concatenate([X, np.ones((X.shape[0], 1))], axis=1)
-    for group in contradictions(X, np.asarray(risk.y))[:3]:
-        said.append(
-            f"rows {list(group.positive[:3])} (label +1) and {list(group.negative[:3])} (label -1) "
-            "have one direction: no positively homogeneous net separates them"
-        )
-    return "; ".join(said)
+    check_bool("throw", throw)
+    numerics = {
+        "until": until, "save_at": save_at, "integrator": integrator, "rtol": rtol, "atol": atol,
+        "max_steps": max_steps, "progress": progress, "max_seconds": max_seconds, "safety": safety,
+    }  # fmt: skip
+    if isinstance(risk, Trajectory):
+        course = _going_on(risk, params, t0, clock, chart, metric)
+        return _paths(risk.risk, [risk.final], [course], _as_before(risk, numerics), throw)[0]
+    course = _course(risk, params, t0, clock, chart, metric)
+    return _paths(risk, [course.params], [course], numerics, throw)[0]
 
 
 def integrate_many(
     risk: Any,
-    starts: Any,
+    starts: Sequence[Any],
     *,
     until: Any,
+    t0: Any = 0.0,
     clock: str = "auto",
+    chart: str = "auto",
+    metric: Metric = "euclidean",
     integrator: str | AbstractSolver = "auto",
-    rtol: float = 1e-8,
-    atol: float | None = None,
+    rtol: float | None = None,
+    atol: Any = None,
     save_at: Any = None,
     max_steps: int = 1_000_000,
+    throw: bool = False,
     progress: Progress | bool | None = None,
     max_seconds: float | None = None,
     safety: float | None = None,
 ) -> list[Trajectory]:
-    """Integrate a flow with kinks from many starts at once (one compiled, batched program).
+    """Integrate a flow from many starts at once.
+
+    The event-located integrator takes all starts in one compiled, batched program; with others they
+    are integrated one by one, in one program too.
 
     Parameters
     ----------
     risk : AbstractRisk
-        With kinks, so that the event-located integrator applies.
     starts : sequence of parameters
         Of equal shapes.
-    until, clock, integrator, rtol, atol, save_at, max_steps, progress, max_seconds, safety
+    until, t0, clock, chart, metric, integrator, rtol, atol, save_at, max_steps, throw, progress, \
+max_seconds, safety
         As in :func:`integrate`.
 
     Returns
@@ -190,38 +204,163 @@ def integrate_many(
     Raises
     ------
     ValueError
-        Bad input; a risk or an integrator without batches.
+        Bad input.
     """
-    settings = check_settings(
-        until=until, save_at=save_at, integrator=integrator, rtol=rtol, atol=atol,
-        max_steps=max_steps, progress=progress, max_seconds=max_seconds, safety=safety,
-    )  # fmt: skip
+    check_bool("throw", throw)
+    numerics = {
+        "until": until, "save_at": save_at, "integrator": integrator, "rtol": rtol, "atol": atol,
+        "max_steps": max_steps, "progress": progress, "max_seconds": max_seconds, "safety": safety,
+    }  # fmt: skip
     if not isinstance(starts, (list, tuple)) or not starts:
         raise fail("starts", starts, "holds no start", "pass a list of parameters")
-    params = [_start(risk, start) for start in starts]
-    flow = make_flow(risk, params[0], chart="cartesian", clock=_clock(risk, clock))
-    return [
-        _assemble(risk, one, flow.clock.name, settings, done)
-        for one, done in zip(params, run_many(flow, params, settings), strict=True)
-    ]
+    courses = [_course(risk, start, t0, clock, chart, metric) for start in starts]
+    return _paths(risk, [course.params for course in courses], courses, numerics, throw)
 
 
-def _start(risk: Any, params: Any) -> Any:
-    """Return ``params`` as a start of the risk's flow, or say what is wrong with either."""
+def _paths(
+    risk: AbstractRisk,
+    starts: list[Any],
+    courses: list[Course],
+    numerics: dict[str, Any],
+    throw: bool,
+) -> list[Trajectory]:
+    """Integrate along some courses of one kind."""
+    if numerics["rtol"] is None:
+        numerics["rtol"] = 1e-8
+    settings = check_settings(**numerics)
+    settings = replace(settings, until=settings.until.of(risk))
+    flow = courses[0].flow
+    atol = check_atol(settings.asked.atol, flow, starts[0])
+    settings = replace(settings, asked=replace(settings.asked, atol=atol))
+    resolved = settings.until.resolve(flow)
+    save, save_by = settings.save.resolve(flow)
+    # (the late phase counts no steps, and records at times only)
+    capped = resolved.step_cap is not None or (save is not None and save_by is None)
+    quantities = {event.quantity for event in resolved.events}
+    stages = [
+        course.stage(quantities, capped=capped, located=settings.locates)
+        for course in courses
+    ]  # fmt: skip
+    _check_metric(risk, flow, settings)
+    runs = run(stages, settings.stepper(stages[0].kinked), settings)
+    paths = []
+    for start, course, stage, done in zip(starts, courses, stages, runs, strict=True):
+        gone = course.gone(stage, [solution.end for _, solution in done.stages])
+        path = trajectory_of(risk, start, gone, settings, done)
+        paths.append(_told(replace(path, result=_explained(path)), throw))
+    return paths
+
+
+def _course(risk: Any, params: Any, t0: Any, clock: Any, chart: str, metric: Metric) -> Course:
+    """The course from a start, or what is wrong with the risk or the start."""
     if not isinstance(risk, AbstractRisk):
         raise fail(
             "risk", risk, "is not a risk",
-            "pass gf.PopulationRisk(...), gf.EmpiricalRisk(...) or gf.FunctionRisk(fn)",
+            "pass gf.PopulationRisk(...), gf.EmpiricalRisk(...), gf.FunctionRisk(fn), or a path to "
+            "go on from",
+        )  # fmt: skip
+    traced = [leaf for leaf in jax.tree.leaves((risk, params)) if isinstance(leaf, Tracer)]
+    if traced:
+        raise fail(
+            "params", traced[0], "is traced by jax.jit, jax.grad or jax.vmap",
+            "integrate outside of them: for many starts use gf.integrate_many; derivatives of the "
+            "end in the start (the variational equation) are not offered",
         )  # fmt: skip
     params = risk.as_params(params)
-    return params if risk.net is None else risk.net.check_start(params)
+    start = params if risk.net is None else risk.net.check_start(params)
+    if clock == "auto":
+        at = risk.arrangement
+        clock = "loss" if at is not None and at.margin_loss else "log"
+    course = Course.of(risk, start, clock=clock, chart=chart, metric=metric)
+    return course.begin(check_start_time(t0))
 
 
-def _clock(risk: Any, clock: Any) -> Any:
-    if not isinstance(clock, str) or clock != "auto":
-        return clock
-    arrangement = risk.arrangement
-    return "loss" if arrangement is not None and arrangement.margin_loss else "log"
+def _going_on(
+    path: Trajectory, params: Any, t0: Any, clock: str, chart: str, metric: Metric
+) -> Course:
+    """The course of a path, which cannot be changed on the way."""
+    taken = {"params": params is None, "t0": t0 == 0.0, "clock": clock in ("auto", path.clock_name),
+             "chart": chart == "auto", "metric": metric == "euclidean"}  # fmt: skip
+    for argument, left_out in taken.items():
+        if not left_out:
+            raise fail(
+                argument, "...", "is given by the path that goes on",
+                f"leave {argument} out, or start from path.risk, path.final and t0",
+            )  # fmt: skip
+    if path.course is None:
+        raise fail(
+            "risk", path, "does not know how it was integrated",
+            "pass its risk and its final parameters, with t0=path.t_final",
+        )  # fmt: skip
+    return path.course
 
 
-__all__ = ["integrate", "integrate_many"]
+def _as_before(path: Trajectory, numerics: dict[str, Any]) -> dict[str, Any]:
+    """The numerical choices of the path, where no others are passed."""
+    before = {"rtol": path.rtol, "atol": path.atol}
+    kept = {key: value for key, value in before.items() if numerics[key] is None}
+    if numerics["integrator"] == "auto":
+        kept["integrator"] = path.integrator
+    return {**numerics, **kept}
+
+
+def _check_metric(risk: AbstractRisk, flow: Flow, settings: Settings) -> None:
+    """Kinks are not passed over in silence in a metric in which they cannot be located."""
+    at = risk.arrangement
+    if at is None or not at.kinked or flow.arrangement is not None or settings.explicit:
+        return
+    if flow.chart.name == "cartesian":
+        raise fail(
+            "metric", "...", "moves neurons over kinks, which are located in the Euclidean metric",
+            "name an integrator that steps over them under error control, as integrator='dopri8', "
+            "or rescale: outer weights at the rate r are those of the Euclidean flow times sqrt(r) "
+            "on data sqrt(r) X",
+        )  # fmt: skip
+
+
+def _explained(path: Trajectory) -> Result:
+    """The result, with what can be said of data that the flow has not separated."""
+    result = path.result
+    if result.name != "stationary":
+        return result
+    # Imported here: a linear program's libraries are needed in this case only.
+    from gradflow.certificates import contradictions
+
+    risk: Any = path.risk
+    margins = np.asarray(risk.margins(path.final))
+    wrong = np.flatnonzero(margins <= 0)
+    said = [result.detail] if result.detail else []
+    if wrong.size:
+        shown = ", ".join(map(str, wrong[:5])) + (", ..." if wrong.size > 5 else "")
+        said.append(f"{wrong.size} of {margins.size} data have margin <= 0: {shown}")
+    X = np.asarray(risk.X)
+    if getattr(risk.net, "bias", False):
+        X = np.concatenate([X, np.ones((X.shape[0], 1))], axis=1)
+    for group in contradictions(X, np.asarray(risk.y))[:3]:
+        said.append(
+            f"rows {list(group.positive[:3])} (label +1) and {list(group.negative[:3])} (label -1) "
+            "have one direction: no positively homogeneous net separates them"
+        )
+    return Result("stationary", "; ".join(said))
+
+
+def _told(path: Trajectory, throw: bool) -> Trajectory:
+    """The path, after a warning or an error where it failed."""
+    result = path.result
+    failed = f"integration failed ({result.name}): {result.message}"
+    if throw and not result.ok:
+        raise IntegrationError(failed, path)
+    if throw and not path.unique:
+        at = next(event for event in path.events if event.kind == "branch")
+        raise IntegrationError(
+            f"the flow is not unique: at ln t = {at.log_t:.10g} neuron {at.neuron} can leave the "
+            f"surface of datum {at.datum} in more than one way; perturb the start, or pass "
+            "throw=False to follow one of them",
+            path,
+        )
+    if not result.ok:
+        warnings.warn(failed, IntegrationWarning, stacklevel=4)
+    return path
+
+
+__all__ = ["IntegrationError", "IntegrationWarning", "integrate", "integrate_many"]

@@ -27,7 +27,16 @@ from gradflow.validation import check_array, check_bool, check_traceable, fail
 
 
 class AbstractLoss(Described, eqx.Module):
-    """A loss ℓ(prediction, target), entry by entry."""
+    """A loss ℓ(prediction, target), entry by entry.
+
+    Attributes
+    ----------
+    vanishes : bool
+        Whether it is a loss of the margin that is zero where the margin is infinite, and nowhere
+        else.
+    """
+
+    vanishes: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -196,6 +205,7 @@ class Logistic(AbstractMarginLoss):
     """
 
     name: ClassVar[str] = "logistic"
+    vanishes: ClassVar[bool] = True
     neg_derivative_at_zero: ClassVar[float] = 0.5
     mass: ClassVar[float] = math.pi**2 / 12
 
@@ -219,6 +229,7 @@ class Exponential(AbstractMarginLoss):
     """
 
     name: ClassVar[str] = "exponential"
+    vanishes: ClassVar[bool] = True
     neg_derivative_at_zero: ClassVar[float] = 1.0
     mass: ClassVar[float] = 1.0
 

@@ -92,7 +92,8 @@ def class_of(kind: str) -> type:
 def describe(thing: object) -> dict[str, object]:
     """Describe an object by its kind and its constructor's arguments.
 
-    An object of an unregistered class gets the class's name as its kind (`unknown` finds it).
+    An object of an unregistered class gets the class's own ``kind``, or its name (`unknown` finds
+    it).
 
     Raises
     ------
@@ -101,7 +102,7 @@ def describe(thing: object) -> dict[str, object]:
         description can hold.
     """
     cls = type(thing)
-    found: dict[str, object] = {"kind": kind_of(cls) or cls.__name__}
+    found: dict[str, object] = {"kind": kind_of(cls) or str(vars(cls).get("kind", cls.__name__))}
     if not cls.__module__.startswith("gradflow."):
         found["class"] = _place(cls)
     for name in inspect.signature(cls).parameters:
@@ -175,7 +176,10 @@ def unknown(description: object) -> list[str]:
 
 def _fix(description: Mapping[str, object]) -> str:
     known = ", ".join(sorted(_ENTRIES))
-    return f'register its class first: gf.register("{description["kind"]}", Class); known: {known}'
+    return (
+        f'pass the risk, as gf.load(path, risk=...), or gf.register("{description["kind"]}", Class)'
+        f" first; known: {known}"
+    )
 
 
 __all__ = ["Described", "build", "class_of", "describe", "kind_of", "register", "unknown"]

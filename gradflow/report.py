@@ -6,21 +6,17 @@ import html
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 from gradflow.bibliography import SOURCES
-from gradflow.claims.base import ControlVerdict, Status, Verdict
+from gradflow.claims.evidence import ControlVerdict, Table, Verdict, Verdicts
 from gradflow.numerics.format import number
 
 WORDS = "Numerics support a statement; they never prove it."
-
-
-def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """Number of verdicts by status, in the order of `Status`, zeros left out."""
-    tally = {str(s): sum(v.status is s for v in verdicts) for s in Status}
-    return {name: n for name, n in tally.items() if n}
+#: Components of the evidence on the page; the JSON has all.
+SHOWN = 12
 
 
 def environment() -> dict[str, str]:
@@ -34,14 +30,14 @@ def environment() -> dict[str, str]:
     return found
 
 
-def to_json(verdicts: Sequence[Verdict], run: Mapping[str, Any] | None = None) -> str:
+def to_json(verdicts: Verdicts, run: Mapping[str, Any] | None = None) -> str:
     """All verdicts, the tally and the environment as JSON text."""
     return json.dumps(
         {
             "note": WORDS,
             "run": dict(run or {}),
             "environment": environment(),
-            "counts": counts(verdicts),
+            "counts": verdicts.counts(),
             "verdicts": [v.to_dict() for v in verdicts],
         },
         indent=2,
@@ -78,7 +74,7 @@ code { font-size:.88em }
 """
 
 
-def to_html(verdicts: Sequence[Verdict], run: Mapping[str, Any] | None = None) -> str:
+def to_html(verdicts: Verdicts, run: Mapping[str, Any] | None = None) -> str:
     """One page without scripts, fonts or links to load; opens anywhere, prints well."""
     out = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
@@ -88,7 +84,9 @@ def to_html(verdicts: Sequence[Verdict], run: Mapping[str, Any] | None = None) -
         f"<p class='soft'>{_esc(WORDS)} Every claim was held against a measurement with its "
         "numerical error, and against a negative control that must fail.</p><div class='tally'>",
     ]
-    out += [f"<span class='badge {name}'>{n} {name}</span>" for name, n in counts(verdicts).items()]
+    out += [
+        f"<span class='badge {name}'>{n} {name}</span>" for name, n in verdicts.counts().items()
+    ]
     out.append("</div>")
     if run:
         facts = " · ".join(f"{_esc(k)}: {_esc(v)}" for k, v in run.items())
@@ -120,6 +118,7 @@ def _row(v: Verdict) -> str:
         facts.append(("perturbed by", f"{v.perturb:g}"))
     facts.append(("citation", v.citation))
     body = "".join(f"<dt>{_esc(k)}</dt><dd>{_esc(t)}</dd>" for k, t in facts if t)
+    evidence = _evidence(v.evidence.table)
     name = v.id.partition("/")[2] or v.id
     cells = "".join(
         f"<td class='num'>{_esc(number(x, digits))}</td>"
@@ -132,10 +131,25 @@ def _row(v: Verdict) -> str:
         control = f"<span class='badge {good}'>{_esc(word)}</span>"
     return (
         f"<tr><td><details><summary><code>{_esc(name)}</code> {_esc(v.title)}</summary>"
-        f"<div><dl>{body}</dl></div></details></td>{cells}<td>{_esc(v.provenance)}</td>"
+        f"<div><dl>{body}</dl>{evidence}</div></details></td>{cells}<td>{_esc(v.provenance)}</td>"
         f"<td><span class='badge {v.status}'>{v.status}</span></td><td>{control}</td>"
         f"<td class='num'>{v.seconds:.2f}</td></tr>"
     )
+
+
+def _evidence(table: Table) -> str:
+    """The first components that were compared, where there are several."""
+    if len(table) < 2:
+        return ""
+    rows = "".join(
+        f"<tr><td>{_esc(row.label)}</td>"
+        + "".join(f"<td class='num'>{_esc(number(x))}</td>" for x in row[1:])
+        + "</tr>"
+        for row in table[:SHOWN]
+    )
+    more = f"<p class='soft'>and {len(table) - SHOWN} more</p>" if len(table) > SHOWN else ""
+    heads = "".join(f"<th class='num'>{name}</th>" for name in ("predicted", "measured", "error"))
+    return f"<table><tr><th>component</th>{heads}</tr>{rows}</table>{more}"
 
 
 def _control(control: ControlVerdict) -> str:

@@ -32,6 +32,7 @@ def _show(value: object) -> str:
         first = np.array2string(np.asarray(value).ravel()[:4], separator=", ")[:-1]
         return f"array of shape {shape}, dtype {dtype}, {first}, ...]"
     shown = np.array2string(value) if isinstance(value, np.ndarray) else repr(value)
+    shown = " ".join(shown.split())
     return shown[:200] + "..." if len(shown) > 200 else shown
 
 

@@ -90,7 +90,7 @@ def test_callers_ask_a_method_instead_of_the_type():
 
 
 def test_claims_read_public_names_only():
-    for path in (ROOT / "claims").glob("*.py"):
+    for path in (ROOT / "claims").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gradflow"):
                 if (node.module or "").startswith("gradflow.claims"):

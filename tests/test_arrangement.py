@@ -292,6 +292,16 @@ def test_the_linear_predictor_is_one_neuron_without_kinks() -> None:
     np.testing.assert_array_equal(at.join(*at.split(params)).weight, params.weight)
 
 
+def test_it_is_made_once_and_is_no_part_of_a_risk_s_structure() -> None:
+    """Risks on other data of one shape share compiled programs, whatever has been asked of them."""
+    X, y = np.random.default_rng(0).normal(size=(2, 5, 3)), np.ones(5)
+    one, other = (gf.EmpiricalRisk(gf.TwoLayer(3, 2, gf.relu), gf.squared, x, y) for x in X)
+    assert one.arrangement is one.arrangement
+    np.testing.assert_array_equal(one.arrangement.inputs, X[0])
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    assert [leaf.shape for leaf in jax.tree.leaves(one)] == [(5, 3), (5,)]
+
+
 def test_degree_and_losses() -> None:
     assert instance((7, 3, 2))[2].degree == 2
     assert instance((7, 3, 2), outer="fixed")[2].degree == 1

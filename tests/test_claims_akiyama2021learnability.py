@@ -5,21 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradflow.claims import Lab, Status, claims, weigh
-from gradflow.claims.akiyama2021learnability import (
-    dual_bound,
-    one_teacher,
-    recovery_slopes,
-    several_teachers,
-)
-from gradflow.claims.akiyama2021learnability_common import teacher_student
-from gradflow.claims.akiyama2021learnability_flow import (
+from gradflow.claims import Lab, Status, claims, statements, weigh
+from gradflow.claims.papers.akiyama2021learnability.flow import (
     conic_equations,
     descent_order,
     global_convergence,
     linear_rate,
     plain_descent_lags,
 )
+from gradflow.claims.papers.akiyama2021learnability.minimisers import (
+    dual_bound,
+    one_teacher,
+    recovery_slopes,
+    several_teachers,
+)
+from gradflow.claims.papers.akiyama2021learnability.setting import teacher_student
 from gradflow.symbolic import orthonormal_teachers as derived
 
 PATTERN = "akiyama2021learnability/*"
@@ -32,8 +32,9 @@ def lab():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("claim", claims(PATTERN), ids=lambda claim: claim.name)
+@pytest.mark.parametrize("claim", statements(PATTERN), ids=lambda claim: claim.name)
 def test_claim_is_supported_its_control_fails_and_no_perturbation_survives(claim, lab):
+    claim = claims(claim.id)[0]
     verdict = weigh(claim, lab)
     assert verdict.status is Status.SUPPORTED, verdict.message
     assert verdict.control is not None

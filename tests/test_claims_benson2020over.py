@@ -9,10 +9,9 @@ import pytest
 import sympy
 
 import gradflow as gf
-from gradflow.claims import REGISTRY, Lab, Status, weigh
-from gradflow.claims import benson2020over_antipodal as antipodal
-from gradflow.claims import benson2020over_flaws as flaws
-from gradflow.claims.benson2020over_common import partners, points
+from gradflow.claims import Lab, Status, claims, weigh
+from gradflow.claims.papers.benson2020over import antipodal, flaws
+from gradflow.claims.papers.benson2020over.setting import partners, points
 
 FLAWS = [
     "homogeneity",
@@ -33,7 +32,7 @@ def lab():
 
 
 def registered(name):
-    return REGISTRY[f"benson2020over/{name}"]
+    return claims(f"benson2020over/{name}")[0]
 
 
 @pytest.mark.parametrize("name", FLAWS)
@@ -216,9 +215,9 @@ def test_bad_input():
     with pytest.raises(ValueError, match="pass a Points"):
         antipodal.antipodal_rank([np.eye(2)], id="m/rank")
     with pytest.raises(ValueError, match="kernel="):
-        antipodal.antipodal_rank(kernel="cosine", id="m/rank")
+        antipodal.antipodal_rank(points(np.eye(2)), kernel="cosine", id="m/rank")
     with pytest.raises(ValueError, match="slope="):
-        antipodal.cannot_fit(slope=-0.1, id="m/fit")
+        antipodal.cannot_fit(points(np.eye(2)), slope=-0.1, id="m/fit")
     with pytest.raises(ValueError, match="activation"):
         flaws.probe(np.eye(2), [1.0, 1.0], np.eye(2), "relu")
     with pytest.raises(ValueError, match=r"(?s)X=.*dimension"):

@@ -11,13 +11,10 @@ import scipy.linalg
 import scipy.stats
 
 import gradflow as gf
-from gradflow.claims import REGISTRY, Lab, Status, weigh
-from gradflow.claims import benson2020over_kernels as kernels
-from gradflow.claims import benson2020over_last_layer as layers
-from gradflow.claims import benson2020over_spectra as spectra
-from gradflow.claims import benson2020over_square as square
-from gradflow.claims import benson2020over_width as width
-from gradflow.claims.benson2020over_common import LEVEL, interval, points
+from gradflow.claims import Lab, Status, claims, weigh
+from gradflow.claims.papers.benson2020over import kernels, spectra, square, width
+from gradflow.claims.papers.benson2020over import last_layer as layers
+from gradflow.claims.papers.benson2020over.setting import LEVEL, interval, points
 from gradflow.integrators.contract import integrator_names
 from gradflow.networks.activations import AbstractActivation
 
@@ -78,14 +75,14 @@ def reason(claim):
 
 @pytest.mark.parametrize("name", EQUALITIES)
 def test_supported_and_able_to_fail(name, lab):
-    verdict = check(REGISTRY[f"benson2020over/{name}"], lab)
+    verdict = check(claims(f"benson2020over/{name}")[0], lab)
     if verdict.kind == "equality":
         assert verdict.error <= verdict.tolerance / 10
 
 
 @pytest.mark.parametrize("name", QUALITATIVE)
 def test_qualitative_claims(name, lab):
-    check(REGISTRY[f"benson2020over/{name}"], lab, altered=Status.NOT_APPLICABLE)
+    check(claims(f"benson2020over/{name}")[0], lab, altered=Status.NOT_APPLICABLE)
 
 
 # --- width -------------------------------------------------------------------------------------
@@ -101,7 +98,7 @@ def test_clopper_pearson():
     assert interval(0, 50)[1] == pytest.approx(1 - tail ** (1 / 50))
 
 
-@pytest.mark.parametrize("one", width.WIDE, ids=str)
+@pytest.mark.parametrize("one", width.wide(), ids=str)
 def test_features_are_bounded_and_have_the_kernel_as_their_mean(one):
     A = one.draw(np.random.default_rng(0), 200, 500)
     assert np.max(np.sum(A**2, axis=1)) <= one.bound * (1 + 1e-12)
@@ -131,7 +128,7 @@ def test_width_needs_bounded_features_and_a_regular_kernel():
 
 def test_a_false_width_is_seen(lab):
     """A bound with a tenth of B does not pass."""
-    claim = REGISTRY["benson2020over/width-bound"]
+    claim = claims("benson2020over/width-bound")[0]
     wrong = claim._replace(bound=lambda lab, factor: claim.bound(lab, 40.0 * factor), control=None)
     assert wrong.weigh(lab).status == Status.VIOLATED
 
@@ -150,7 +147,7 @@ def test_two_planar_points_in_closed_form():
 def test_square_relu_on_own_points():
     three = points(np.random.default_rng(8).normal(size=(3, 2)))
     check(square.square_singular(three, trials=2_000_000, seed=4, id="m/square"), Lab())
-    leaky = square.square_singular(square.PLANAR[:1], slope=0.2, id="m/leaky")
+    leaky = square.square_singular(square.planar()[:1], slope=0.2, id="m/leaky")
     assert "never dependent" in reason(leaky)
     assert "in the plane" in reason(square.square_singular(points(np.eye(3)), id="m/3"))
     collinear = points([[1.0, 1.0], [2.0, 2.0]])
@@ -183,8 +180,8 @@ def test_what_float64_cannot_tell_is_left_open():
 
 
 def test_dependent_features_do_not_pass():
-    claim = square.square_invertible(square.GENERIC, gf.tanh, id="m/poly")
-    measure = square.square_invertible(square.GENERIC, gf.linear, id="m/l").measure
+    claim = square.square_invertible(square.generic(), gf.tanh, id="m/poly")
+    measure = square.square_invertible(square.generic(), gf.linear, id="m/l").measure
     assert claim._replace(measure=measure, control=None).weigh(Lab()).status != Status.SUPPORTED
 
 
@@ -193,7 +190,7 @@ def test_dependent_features_do_not_pass():
 
 @pytest.mark.slow
 def test_flow_by_every_integrator(lab):
-    claim = REGISTRY["benson2020over/last-layer-flow"]
+    claim = claims("benson2020over/last-layer-flow")[0]
     verdict = check(claim, lab)
     assert verdict.tolerance == 1e-8
     assert verdict.error <= 1e-9
@@ -202,7 +199,7 @@ def test_flow_by_every_integrator(lab):
 
 
 def test_prediction_is_the_sum_over_modes():
-    for one in layers.ONES:
+    for one in layers.defaults():
         rates, vectors = one.modes
         claim = layers.flow(one, "dop853", id="m/flow")
         start = vectors.T @ one.residual / np.linalg.norm(one.residual)
@@ -234,7 +231,7 @@ def test_last_layer_is_silent_where_it_must_be():
 
 
 def test_a_wrong_rate_is_seen():
-    one = layers.ONES[1]
+    one = layers.defaults()[1]
     claim = layers.flow(one, "dop853", id="m/flow")
     near = one.K * (1 + 1e-6)
 
@@ -333,11 +330,11 @@ def test_far_scales_are_left_open_or_right(scale):
 def test_bad_input():
     data = points(np.eye(2), [1.0, -1.0])
     with pytest.raises(ValueError, match="epsilon="):
-        width.width_bound(width.WIDE, epsilon=1.0, id="m/w")
+        width.width_bound(width.wide(), epsilon=1.0, id="m/w")
     with pytest.raises(ValueError, match="delta="):
-        width.width_bound(width.WIDE, delta=0.0, id="m/w")
+        width.width_bound(width.wide(), delta=0.0, id="m/w")
     with pytest.raises(ValueError, match="trials="):
-        width.width_bound(width.WIDE, trials=10, id="m/w")
+        width.width_bound(width.wide(), trials=10, id="m/w")
     with pytest.raises(ValueError, match=r"weights=.*leaky"):
         width.random_features(data, gf.tanh, "sphere")
     with pytest.raises(ValueError, match="pass points"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -13,6 +16,7 @@ import gradflow as gf
 from gradflow.claims import (
     SOURCES,
     Bound,
+    Claim,
     Control,
     Equality,
     Hypothesis,
@@ -23,7 +27,8 @@ from gradflow.claims import (
     Registry,
     Status,
     cite,
-    sharpest_factor,
+    claims,
+    statements,
     weigh,
 )
 from gradflow.claims.verification import Helpers
@@ -268,15 +273,6 @@ def test_a_bound_may_carry_an_error_of_its_own():
     assert status(blurred) is Status.INCONCLUSIVE
 
 
-def test_sharpest_factor():
-    assert sharpest_factor(lambda f: f <= 1.37) == pytest.approx(1.37, rel=2e-6)
-    assert sharpest_factor(lambda f: f >= 0.4, tighten="down") == pytest.approx(0.4, rel=2e-6)
-    with pytest.raises(ValueError, match="as stated"):
-        sharpest_factor(lambda f: f <= 0.9)
-    with pytest.raises(ValueError, match="says nothing"):
-        sharpest_factor(lambda f: True)
-
-
 # --- qualitative -------------------------------------------------------------------------------
 
 
@@ -388,6 +384,40 @@ def test_two_solves_give_the_error():
 def test_bad_construction(build, names):
     with pytest.raises((ValueError, TypeError), match=names):
         build()
+
+
+# --- evidence ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("claim", [equality(), bound(1.5), qualitative()])
+def test_the_evidence_holds_every_component_and_the_verdict_shows_the_deciding_one(claim):
+    verdict = weigh(claim, Lab())
+    table, evidence = verdict.evidence.table, verdict.evidence
+    assert len(table) == verdict.details.get("components", 1)
+    row = table[evidence.deciding]
+    np.testing.assert_array_equal(row[1:], (verdict.predicted, verdict.measured, verdict.error))
+    assert verdict.id == verdict.claim.id == claim.id
+    assert verdict.claim == claim.about
+    assert "predicted" in str(table)
+    assert table.to_xarray().sizes == {"component": len(table)}
+    shown = verdict.to_dict()["evidence"]
+    assert shown["measured"] == [row.measured for row in table]
+
+
+def test_labels_name_the_rows_of_the_evidence():
+    claim = equality(
+        predict=lambda lab: np.array([1.0, 2.0]),
+        measure=lambda lab: Measurement([1.0, 2.0], [1e-9, 0.0], labels=["a", "b"]),
+    )
+    table = weigh(claim, Lab()).evidence.table
+    assert [row.label for row in table] == ["a", "b"]
+    assert table[:1].labels == ("a",)
+    assert table[0].error == pytest.approx(1e-9)
+
+
+def test_a_claim_is_abstract():
+    with pytest.raises(TypeError, match="abstract"):
+        Claim(id="a/b", title="", statement="", provenance="derived", control=None)
 
 
 # --- lab ---------------------------------------------------------------------------------------
@@ -543,6 +573,61 @@ def test_registration_refuses_duplicates_strangers_and_claims_without_a_control(
         registry.register(equality(id="toy/blind", control=None))
     with pytest.raises(ValueError, match="not a Claim"):
         registry.register(["claim"])
+
+
+# --- verdicts ----------------------------------------------------------------------------------
+
+
+def test_verdicts_print_as_a_table_and_filter(registry):
+    found = registry.verify()
+    text = repr(found)
+    assert all(v.id in text for v in found)
+    assert text.endswith("3 SUPPORTED, 1 VIOLATED")
+    assert [v.id for v in found.status("VIOLATED")] == ["other/wrong"]
+    assert len(found.status("VIOLATED", "SUPPORTED")) == len(found) == 4
+    assert found.counts() == {"SUPPORTED": 3, "VIOLATED": 1}
+    assert found["toy/bound"] is found[1]
+    assert [v.id for v in found[2:]] == ["other/qualitative", "other/wrong"]
+    assert found.to_xarray()["status"].sel(claim="other/wrong") == "VIOLATED"
+    assert repr(found.status("ERROR")).endswith("no verdicts")
+    with pytest.raises(KeyError):
+        found["nobody/said-so"]
+    for bad in (("WRONG",), ()):
+        with pytest.raises(ValueError, match=r"status|names"):
+            found.status(*bad)
+
+
+# --- papers ------------------------------------------------------------------------------------
+
+
+def test_listing_claims_imports_nothing_heavy_and_builds_none():
+    code = (
+        "import sys; from gradflow.claims.registry import statements; print(len(statements()));"
+        "print([m for m in ('jax', 'scipy', 'sympy', 'xarray', 'diffrax') if m in sys.modules]);"
+        "print([m for m in sys.modules if m.startswith('gradflow.claims.papers.') "
+        "and m.count('.') > 3])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count, heavy, files = found.stdout.splitlines()
+    assert int(count) >= 138
+    assert (heavy, files) == ("[]", "[]")
+
+
+@pytest.mark.slow
+def test_every_statement_builds_a_claim_in_its_own_words():
+    for about in statements():
+        assert claims(about.id)[0].about == about
+        assert about.citation in SOURCES
+
+
+@pytest.mark.parametrize("key", ["lin2021directional", "lin2021faster", "lyu2021margin"])
+def test_a_paper_says_what_it_covers_and_what_it_does_not(key):
+    paper = importlib.import_module(f"gradflow.claims.papers.{key}").PAPER
+    assert paper.key == key
+    assert {s.source for s in paper.statements} == {key}
+    assert paper.uncovered
+    words = paper.words("norm-constant", "mine/norm") if key == "lin2021directional" else {}
+    assert words.get("id", "mine/norm") == "mine/norm"
 
 
 # --- sources -----------------------------------------------------------------------------------

@@ -11,17 +11,16 @@ import scipy.stats
 
 import gradflow as gf
 from gradflow.claims import Lab, Status, claims, verify, weigh
-from gradflow.claims import lin2021_bounds as published
-from gradflow.claims import lin2021directional as rates
-from gradflow.claims import lin2021directional_bounds as bounds
-from gradflow.claims import lin2021directional_descent as descent
-from gradflow.claims import lin2021directional_gradient as gradient
-from gradflow.claims.lin2021_common import (
+from gradflow.claims.papers.lin2021directional import bounds, descent, gradient, rates
+from gradflow.claims.papers.lin2021directional import formulas as published
+from gradflow.claims.papers.lin2021directional.setting import (
     balanced,
     derived_rate,
     horizon,
     instance,
     linear_path,
+    radial_pull,
+    turning_point,
 )
 
 PATTERN = "lin2021directional/*"
@@ -173,7 +172,7 @@ def test_unbalanced_layers_fail_the_hypothesis():
 def test_a_norm_that_grows_at_once_has_no_early_bound():
     one = instance(gf.Gaussian(3), [0.1, 0.0, 1.0])
     lab = Lab()
-    assert bounds.turning_time(lab, one) == 0
+    assert turning_point(lab, one).t == 0
     assert weigh(bounds.flow_early(one, id="mine/early"), lab).status == Status.NOT_APPLICABLE
     assert weigh(bounds.flow_late(one, id="mine/late"), lab).status == Status.SUPPORTED
 
@@ -321,13 +320,13 @@ def test_descent_by_two_routes():
 
 def test_the_turning_time_is_where_the_norm_is_least():
     lab = Lab()
-    turn = bounds.turning_time(lab, rates.CIRCLE)
+    turn = turning_point(lab, rates.CIRCLE).t
     times = turn * np.array([0.999, 1.0, 1.001])
     before, there, after = linear_path(lab, rates.CIRCLE, times=times).log_radius
     assert there < before
     assert there < after
     late = bounds.after_turn(lab, rates.CIRCLE)
-    speed = bounds.radial_speed(late, np.log([late.radius]), np.array([late.log_tan]))
+    speed = radial_pull(late, np.log([late.radius]), np.array([late.log_tan]))
     assert speed[0] == pytest.approx(0.0, abs=1e-7)
 
 

@@ -6,25 +6,29 @@ import numpy as np
 import pytest
 
 from gradflow import Gaussian, StudentT, UniformSphere
-from gradflow.claims import Lab, Status, claims, weigh
-from gradflow.claims.lin2021_common import instance
-from gradflow.claims.lin2021faster import balancedness_kept, exact_angle, growth, reduction_holds
-from gradflow.claims.lin2021faster_bounds import (
+from gradflow.claims import Lab, Status, claims, statements, weigh
+from gradflow.claims.papers.lin2021directional.setting import instance, turning_point
+from gradflow.claims.papers.lin2021faster.bounds import (
     early_angle_bound,
     late_angle_bound,
     norm_bound,
-    turning_point,
     upper_angle_bound,
 )
-from gradflow.claims.lin2021faster_identity import teacher_enters_linearly
-from gradflow.claims.lin2021faster_pairs import pair, pair_path, random_pairs
-from gradflow.claims.lin2021faster_slow_mode import leaky_angles, mode_mix
-from gradflow.claims.lin2021faster_two_neuron import (
+from gradflow.claims.papers.lin2021faster.deep import (
+    balancedness_kept,
+    exact_angle,
+    growth,
+    reduction_holds,
+)
+from gradflow.claims.papers.lin2021faster.identity import teacher_enters_linearly
+from gradflow.claims.papers.lin2021faster.leaky import leaky_angles, mode_mix
+from gradflow.claims.papers.lin2021faster.pairs import pair, pair_path, random_pairs
+from gradflow.claims.papers.lin2021faster.relu import relu_norms, trained_rates
+from gradflow.claims.papers.lin2021faster.two_neurons import (
     directional_convergence,
     sum_conserved,
     symmetric_time_change,
 )
-from gradflow.claims.lin2021faster_two_neuron_rates import relu_norms, trained_rates
 
 PATTERN = "lin2021faster/*"
 
@@ -36,8 +40,9 @@ def lab():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("claim", claims(PATTERN), ids=lambda claim: claim.name)
+@pytest.mark.parametrize("claim", statements(PATTERN), ids=lambda claim: claim.name)
 def test_claim_is_supported_its_control_fails_and_no_perturbation_survives(claim, lab):
+    claim = claims(claim.id)[0]
     verdict = weigh(claim, lab)
     assert verdict.status is Status.SUPPORTED, verdict.message
     assert verdict.control is not None

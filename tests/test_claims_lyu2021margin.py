@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.claims import Lab, Status, claims, weigh
-from gradflow.claims.lyu2021margin import PLANE
-from gradflow.claims.lyu2021margin_common import instance, limit, weights_at
-from gradflow.claims.lyu2021margin_limits import (
+from gradflow.claims import Lab, Status, claims, statements, weigh
+from gradflow.claims.papers.lyu2021margin.limits import (
     global_optimum,
     limit_function,
     limit_margin,
@@ -18,15 +16,18 @@ from gradflow.claims.lyu2021margin_limits import (
     same_sign_probability,
     unpolished_margin,
 )
-from gradflow.claims.lyu2021margin_phases import (
+from gradflow.claims.papers.lyu2021margin.phases import (
     phase_one_duration,
     phase_one_groups,
     phase_one_rate,
     phase_one_state,
     two_neuron_tracking,
 )
+from gradflow.claims.papers.lyu2021margin.setting import instance, limit, weights_at
+from gradflow.claims.papers.lyu2021margin.symmetric import plane
 
 PATTERN = "lyu2021margin/*"
+PLANE = plane()
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,9 @@ def lab():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("claim", claims(PATTERN), ids=lambda claim: claim.name)
+@pytest.mark.parametrize("claim", statements(PATTERN), ids=lambda claim: claim.name)
 def test_claim_is_supported_its_control_fails_and_no_perturbation_survives(claim, lab):
+    claim = claims(claim.id)[0]
     verdict = weigh(claim, lab)
     assert verdict.status is Status.SUPPORTED, verdict.message
     assert verdict.control is not None

@@ -7,10 +7,9 @@ import pytest
 
 import gradflow as gf
 from gradflow.claims import Lab, Status, weigh
-from gradflow.claims.lyu2021margin_branching import branch_time, branching
-from gradflow.claims.lyu2021margin_common import instance
-from gradflow.claims.lyu2021margin_hint import hint, read_hint
-from gradflow.claims.lyu2021margin_hinted import (
+from gradflow.claims.papers.lyu2021margin.branching import branch_time, branching
+from gradflow.claims.papers.lyu2021margin.hint import hint, read_hint
+from gradflow.claims.papers.lyu2021margin.hinted import (
     hinted_optimum,
     larger_starts,
     one_neuron_limit,
@@ -18,6 +17,7 @@ from gradflow.claims.lyu2021margin_hinted import (
     switch_location,
     switch_map,
 )
+from gradflow.claims.papers.lyu2021margin.setting import instance
 
 ALIGNING, SPLIT = hint(5.0, 0.9, 0.1), hint(5.0, 1.2, 0.1)
 _DRAW = {"slope": 0.5, "width": 8, "seed": 1}

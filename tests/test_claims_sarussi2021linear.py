@@ -6,40 +6,46 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.claims import Lab, Status, claims, weigh
-from gradflow.claims.sarussi2021linear import LARGEST_PULL, Schedule, reluctant, sgd, sgd_bound
-from gradflow.claims.sarussi2021linear_agreement import (
-    STARTS,
+from gradflow.claims import Lab, Status, claims, statements, weigh
+from gradflow.claims.papers.sarussi2021linear.agreement import (
     agreement_time,
     approach,
     reaches_agreement,
+    starts,
 )
-from gradflow.claims.sarussi2021linear_clusters import (
+from gradflow.claims.papers.sarussi2021linear.clusters import (
     cluster_rule,
     clusters,
     exactly_linear,
     random_clusters,
     worst_clusters,
 )
-from gradflow.claims.sarussi2021linear_common import random_student, student
-from gradflow.claims.sarussi2021linear_regimes import (
-    IMPERFECT,
-    PERFECT,
+from gradflow.claims.papers.sarussi2021linear.regimes import (
     agree,
     agree_perfectly,
     differences_kept,
     features,
+    imperfect,
     limit_of,
+    perfect,
     perfect_features,
     settled,
     svm_limit,
     trained,
     two_clusters,
 )
-from gradflow.claims.sarussi2021linear_scale import (
+from gradflow.claims.papers.sarussi2021linear.scale import (
     nonlinearity,
     nonlinearity_bounded,
     nonlinearity_falls,
+)
+from gradflow.claims.papers.sarussi2021linear.setting import random_student, student
+from gradflow.claims.papers.sarussi2021linear.sgd import (
+    LARGEST_PULL,
+    Schedule,
+    reluctant,
+    sgd,
+    sgd_bound,
 )
 
 PATTERN = "sarussi2021linear/*"
@@ -53,8 +59,9 @@ def lab():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("claim", claims(PATTERN), ids=lambda claim: claim.name)
+@pytest.mark.parametrize("claim", statements(PATTERN), ids=lambda claim: claim.name)
 def test_claim_is_supported_its_control_fails_and_no_perturbation_survives(claim, lab):
+    claim = claims(claim.id)[0]
     verdict = weigh(claim, lab)
     assert verdict.status is Status.SUPPORTED, verdict.message
     assert verdict.control is not None
@@ -225,7 +232,7 @@ def test_a_neuron_on_a_kink_agrees_with_none():
 
 
 def test_agreeing_neurons_are_one_linear_predictor_on_the_features(rng):
-    for one in (PERFECT[0], IMPERFECT):
+    for one in (perfect()[0], imperfect()):
         mean = rng.normal(size=2)
         W = np.where((one.a > 0)[:, None], mean, -mean) + 1e-6 * rng.normal(size=(8, 2))
         assert agree(one, W)
@@ -239,7 +246,7 @@ def test_agreeing_neurons_are_one_linear_predictor_on_the_features(rng):
 
 
 def test_the_limit_has_the_margin_that_is_predicted():
-    for one in PERFECT:
+    for one in perfect():
         _, inner, margin = limit_of(one)
         assert np.linalg.norm(inner) == pytest.approx(1.0, rel=1e-14)
         net = np.asarray(
@@ -272,11 +279,11 @@ def test_where_no_regime_is_reached_nothing_is_claimed(lab):
             verdict = weigh(claim, lab, factor)
             assert verdict.status is Status.NOT_APPLICABLE
             assert "4 pairs slide" in verdict.message
-    final = trained(lab, IMPERFECT).final.inner
-    assert agree(IMPERFECT, final)
-    assert not agree_perfectly(IMPERFECT, final)
+    final = trained(lab, imperfect()).final.inner
+    assert agree(imperfect(), final)
+    assert not agree_perfectly(imperfect(), final)
     for part in PARTS:
-        verdict = weigh(svm_limit([PERFECT[0], IMPERFECT], part, id="x/y"), lab)
+        verdict = weigh(svm_limit([perfect()[0], imperfect()], part, id="x/y"), lab)
         assert verdict.status is Status.NOT_APPLICABLE
         assert "perfect agreement" in verdict.message
 
@@ -292,7 +299,7 @@ def test_differences_too_small_to_resolve_are_left_undecided(lab):
 
 @pytest.mark.slow
 def test_equal_neurons_have_no_differences_to_keep(lab):
-    one = PERFECT[0]
+    one = perfect()[0]
     equal = one.but(inner=(one.inner[0],) * 4 + (one.inner[4],) * 4)
     verdict = weigh(differences_kept(equal, id="x/y"), lab)
     assert verdict.status is Status.NOT_APPLICABLE
@@ -301,17 +308,17 @@ def test_equal_neurons_have_no_differences_to_keep(lab):
 
 @pytest.mark.slow
 def test_entry_of_the_regime_is_where_the_last_neuron_crosses(lab):
-    one = STARTS[1]
+    one = starts()[1]
     run = approach(lab, one)
     worst = run.correct.min(axis=(1, 2))
     last = int(np.argmax(worst > 0))
     assert run.log_t[last - 1] < run.entry <= run.log_t[last]
-    assert settled(trained(lab, PERFECT[1])) > settled(trained(lab, PERFECT[0]))
+    assert settled(trained(lab, perfect()[1])) > settled(trained(lab, perfect()[0]))
 
 
 @pytest.mark.parametrize("make", [reaches_agreement, agreement_time])
 def test_data_that_are_not_orthogonally_separable_are_told(make):
-    verdict = weigh(make(IMPERFECT, id="x/y"), Lab())
+    verdict = weigh(make(imperfect(), id="x/y"), Lab())
     assert verdict.status is Status.NOT_APPLICABLE
     assert "for all pairs" in verdict.message
     assert "pair (" in verdict.message
@@ -324,13 +331,13 @@ def test_data_that_are_not_orthogonally_separable_are_told(make):
 def test_regimes_are_claimed_of_leaky_nets_only(make, slope):
     # (the sharpest factor of a bound takes a flow to find)
     for factor in (None,) if make is agreement_time else (None, 0.95):
-        verdict = weigh(make(STARTS[0].but(slope=slope), id="x/y"), Lab(), factor)
+        verdict = weigh(make(starts()[0].but(slope=slope), id="x/y"), Lab(), factor)
         assert verdict.status is Status.NOT_APPLICABLE
         assert "0 < α < 1" in verdict.message
 
 
 def test_a_start_in_the_regime_bounds_no_time():
-    one = STARTS[0]
+    one = starts()[0]
     star = np.where((one.a > 0)[:, None], one.svm.direction, -one.svm.direction)
     inside = student(one.X, one.y, star)
     verdict = weigh(agreement_time([one, inside], id="x/y"), Lab())
@@ -423,7 +430,7 @@ def test_nets_that_have_not_fitted_the_data_are_left_out(make):
             "nets",
         ),
         (lambda: cluster_rule(random_clusters(2, 2, 1.0), probes=0, id="x/y"), "probes"),
-        (lambda: svm_limit(PERFECT, "norm", id="x/y"), "part"),
+        (lambda: svm_limit(perfect(), "norm", id="x/y"), "part"),
         (lambda: differences_kept(BALLS, id="x/y"), "some"),  # type: ignore[arg-type]
         (lambda: nonlinearity_falls(BALLS, scales=(1.0, 0.1), id="x/y"), "scales"),
         (lambda: nonlinearity_falls(BALLS, scales=(1.0,), id="x/y"), "scales"),

@@ -185,6 +185,7 @@ def test_files(toys, tmp_path):
     assert "&lt;tags&gt;" in text
     assert "<tags>" not in text
     assert "as printed" in text
+    assert text.count("<th>component</th>") == 1  # of the bound; the others compare one number
     assert not list(tmp_path.glob("*.part"))
 
 

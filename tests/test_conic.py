@@ -17,7 +17,7 @@ from gradflow.certificates import (
 )
 from gradflow.flows.charts.chart import CartesianChart
 from gradflow.flows.charts.conic import ConicChart
-from gradflow.measures.arc_cosine import angles
+from gradflow.numerics.vectors import angles
 
 LAM, T = 0.1, 20.0
 
@@ -193,7 +193,7 @@ def test_files_keep_the_logarithms(tmp_path):
     path.save(tmp_path / "conic.nc")
     again = gf.load(tmp_path / "conic.nc")
     np.testing.assert_array_equal(again.exact["log_neuron_norms"], path.exact["log_neuron_norms"])
-    assert path.to_xarray()["log_neuron_norms"].dims == ("time", "neuron")
+    assert path.to_xarray()["log_neuron_norms"].dims == ("log_t", "neuron")
 
 
 @pytest.mark.parametrize("outer", ["fixed", "trained"])

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradflow.integrators import descent
-from gradflow.integrators.descent import descend
 from gradflow.losses import Squared, logistic, squared
 from gradflow.networks.activations import leaky_relu, tanh
 from gradflow.networks.networks import LinearPredictor, TwoLayer
+from gradflow.paths import descent
+from gradflow.paths.descent import descend
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.risks.function import FunctionRisk

@@ -244,7 +244,7 @@ def test_neurons_on_the_teachers_axis(second):
     assert np.all(path.observe("energy_defect") < 1e-8)
     tables = [v for v in path.to_xarray().data_vars.values() if v.ndim == 2]
     assert tables
-    assert all(v.dims == ("time", "neuron") for v in tables)
+    assert all(v.dims == ("log_t", "neuron") for v in tables)
 
 
 @pytest.mark.parametrize("across", [1e-200, 1e-170])

@@ -412,7 +412,10 @@ def test_a_flow_that_ends_in_a_cone_says_so():
     """d = 1, relu(wx) against −|x|: |w(t)| = (|w₀|+1)e^(−t/2) − 1 until 0, a minimum, is met."""
     one, V = np.ones(1), np.array([[1.0], [-1.0]])
     risk, params = make(gf.relu, gf.relu, 2 * one[None], one, V, -np.ones(2), outer="fixed")
-    path = gf.integrate(risk, params, until=gf.until.time(10.0), max_steps=500, clock="physical")
+    with pytest.warns(gf.IntegrationWarning, match="max_steps"):
+        path = gf.integrate(
+            risk, params, until=gf.until.time(10.0), max_steps=500, clock="physical"
+        )
     assert path.result.name == "max_steps"
     assert path.observe("neuron_norms")[-1, 0] < 1e-6
     np.testing.assert_allclose(path.t_final, 2 * np.log(3), rtol=1e-6)

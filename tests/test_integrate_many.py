@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -38,5 +39,16 @@ def test_bad_input():
     risk, starts = instance(2)
     with pytest.raises(ValueError, match=r"starts=.*no start"):
         gf.integrate_many(risk, [], until=gf.until.clock(1.0))
-    with pytest.raises(ValueError, match=r"integrator='tsit5'.*batch"):
-        gf.integrate_many(risk, starts, until=gf.until.clock(1.0), integrator="tsit5")
+    with pytest.raises(ValueError, match=r"metric=.*located"):
+        gf.integrate_many(risk, starts, until=gf.until.clock(1.0), metric={"outer": 2.0})
+
+
+def test_one_by_one_where_there_is_no_batch():
+    risk = gf.FunctionRisk(lambda p: 0.5 * jnp.sum(p**2), label="bowl")
+    starts = [np.array([1.0, 2.0]), np.array([-3.0, 0.5])]
+    options = {"until": 1.5, "clock": "physical", "integrator": "tsit5", "atol": 1e-12, "t0": 0.5}
+    for start, path in zip(starts, gf.integrate_many(risk, starts, **options), strict=True):
+        alone = gf.integrate(risk, start, **options)
+        np.testing.assert_array_equal(path.final, alone.final)
+        np.testing.assert_allclose(path.final, start * np.exp(-1.0), rtol=1e-8)
+        assert (path.t[0], path.t_final) == (0.5, 1.5)

@@ -10,12 +10,14 @@ import pytest
 
 import gradflow as gf
 from gradflow.flows.flow import make_flow
-from gradflow.integrators.contract import Result, Solution
-from gradflow.integrators.statistics import empty_stats
+from gradflow.flows.separation import EarlyStage
+from gradflow.flows.stage import Point
+from gradflow.integrators.contract import Problem
 from gradflow.integrators.steppers.late.integrator import late_phase
 from gradflow.integrators.steppers.late.margin import least_norm_weights
-from gradflow.integrators.steppers.late.stage import late_stage
+from gradflow.integrators.steppers.late.stepper import LateIntegrator
 from gradflow.integrators.steppers.piecewise.at_rest import is_at_rest
+from gradflow.integrators.tolerances import Asked, Tolerances
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(10, 3))
@@ -38,17 +40,14 @@ def path():
 
 @pytest.fixture(scope="module")
 def handed_over(path):
-    """The flow and solution at the end of the early stage."""
+    """The late stage that follows the early one."""
     flow, clock = path._stages[0].flow, path._stages[0]
     state = clock.Y[-1]
     at = flow.arrangement
     W = at.split(flow.chart.decode(flow.split(state)[0]))[0]
     sides = np.where(at.heights(W) < 0, -1, 1)
-    solution = Solution(
-        s=clock.s[-1:], Y=state[None], s_final=float(clock.s[-1]), Y_final=state,
-        stats=empty_stats(), result=Result("event"), sides=sides,
-    )  # fmt: skip
-    return flow, solution
+    early = EarlyStage(flow, Point(0.0, clock.Y[0]))
+    return early.following(Point(float(clock.s[-1]), state, sides))
 
 
 def _norm(params):
@@ -56,13 +55,19 @@ def _norm(params):
     return np.sqrt(np.sum(outer**2, axis=-1) + np.sum(inner**2, axis=(-2, -1)))
 
 
-def _on(handed_over, until, save=None):
-    flow, solution = handed_over
+def _on(stage, until, save=None, *, rtol=1e-8, max_steps=20_000):
+    flow, start = stage.flow, stage.start
     resolved = until.resolve(flow)
-    values = None if save is None else save.resolve(flow)[0]
-    _, late, _ = late_stage(flow, solution, resolved, rtol=1e-8, max_steps=20_000, save=values)
-    label = late.event.label if late.event is not None else ""
-    return late, label
+    problem = Problem(
+        flow, start.Y, start.s, resolved.s_end, Tolerances.of(flow, start.Y, Asked(rtol), "late"),
+        resolved.events, save=save, max_steps=max_steps, sides=start.sides,
+    )  # fmt: skip
+    late = LateIntegrator().solve(problem)
+    return late, late.event.label if late.event is not None else ""
+
+
+def _taus(log_t):
+    return np.logaddexp(0.0, log_t)
 
 
 def test_small_start_reaches_the_far_end(path):
@@ -96,7 +101,7 @@ def test_rows_at_chosen_times(path, handed_over):
     np.testing.assert_array_equal(few.log_t, TIMES)
     assert few.params.inner.shape == (5, 5, 3)
     directions = few.params.inner / _norm(few.params)[:, None, None]
-    late, _ = _on(handed_over, FAR, gf.save.log_times(TIMES[2:]))
+    late, _ = _on(handed_over, FAR, _taus(TIMES[2:]))
     np.testing.assert_allclose(late.Y[:, :15].reshape(-1, 5, 3), directions[2:], atol=1e-7)
     for i, log_t in enumerate(TIMES):
         at = int(np.argmin(np.abs(path.log_t - log_t)))
@@ -123,20 +128,16 @@ def test_each_condition_stops_where_it_says(handed_over):
 
 
 def test_nothing_asked_for_beyond_the_early_stage(handed_over):
-    late, _ = _on(handed_over, FAR, gf.save.log_times([1e9]))
+    late, _ = _on(handed_over, FAR, _taus([1e9]))
     assert len(late.s) == 1
-    flow, solution = handed_over
-    _, late, _ = late_stage(
-        flow, solution, FAR.resolve(flow), rtol=1e-6, max_steps=10_000, save=np.zeros(0)
-    )
+    late, _ = _on(handed_over, FAR, np.zeros(0), rtol=1e-6, max_steps=10_000)
     assert late.result.ok
     assert len(late.s) == 0
     assert late.Y_final[-1] == pytest.approx(1e10)
 
 
 def test_late_trouble_is_reported(handed_over):
-    flow, solution = handed_over
-    _, late, _ = late_stage(flow, solution, FAR.resolve(flow), rtol=1e-8, max_steps=30, save=None)
+    late, _ = _on(handed_over, FAR, max_steps=30)
     assert not late.result.ok
     assert late.result.name == "max_steps"
     assert len(late.s) > 10
@@ -148,7 +149,8 @@ def test_data_that_cannot_be_separated_end_at_rest():
     net = gf.TwoLayer(2, 1, activation=gf.leaky_relu(0.1))
     risk = gf.EmpiricalRisk(net, gf.logistic, inputs, [1.0, -1.0, -1.0, 1.0], reduction="mean")
     start = net.params(inner=[[0.0126, -0.0132]], outer=[0.12])
-    path = gf.integrate(risk, start, until=FAR)
+    with pytest.warns(gf.IntegrationWarning, match="has come to rest"):
+        path = gf.integrate(risk, start, until=FAR)
     assert not path.result.ok
     assert path.result.name == "stationary"
     assert path.stats["steps"] < 5000

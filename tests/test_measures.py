@@ -21,6 +21,7 @@ from gradflow.certificates import (
 from gradflow.measures import arc_cosine
 from gradflow.measures import tv_minimiser as m
 from gradflow.measures.dual import SECOND, THIRD
+from gradflow.numerics.vectors import angles
 from gradflow.symbolic import orthonormal_teachers as derived
 
 
@@ -52,7 +53,7 @@ def test_kernel_is_that_of_sympy_and_of_samples(rng):
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_planar_norm_is_the_double_sum_and_keeps_small_ones(count, rng):
     nu = random_measure(rng, count, 2)
-    gram = arc_cosine.kernel(arc_cosine.angles(nu.directions, nu.directions))
+    gram = arc_cosine.kernel(angles(nu.directions, nu.directions))
     assert nu.squared_norm() == pytest.approx(nu.weights @ gram @ nu.weights, rel=1e-13)
     # two neurons at an angle of 1e-9 that cancel: ½·½·1e-18, far below rounding of the sum
     turned = np.array([[1.0, 0.0], [math.cos(1e-9), math.sin(1e-9)]])
@@ -133,8 +134,8 @@ def test_a_convex_program_on_a_grid_finds_the_same_minimum():
     lam, found = 0.1, tv_minimiser(orthonormal_teachers(2, 2), 0.1)
     phi = np.deg2rad(np.arange(-10.0, 100.0, 0.5))
     grid = np.stack([np.cos(phi), np.sin(phi)], axis=1)
-    gram = arc_cosine.kernel(arc_cosine.angles(grid, grid))
-    pull = arc_cosine.kernel(arc_cosine.angles(grid, np.eye(2))) @ np.ones(2) - lam
+    gram = arc_cosine.kernel(angles(grid, grid))
+    pull = arc_cosine.kernel(angles(grid, np.eye(2))) @ np.ones(2) - lam
     factor = np.linalg.cholesky(gram + 1e-13 * np.eye(len(grid)))
     c, _ = nnls(factor.T, np.linalg.solve(factor, pull), maxiter=10_000)
     nu = AtomicMeasure(c, grid)
@@ -213,7 +214,7 @@ def test_the_bound_away_from_the_atoms_is_one(rng):
     certificate = dual_certificate(found)
     assert certificate.accepted, certificate.reason
     u = directions(rng, 20_000, 3)
-    outside = np.all(arc_cosine.angles(u, found.measure.directions) > certificate.radius, axis=1)
+    outside = np.all(angles(u, found.measure.directions) > certificate.radius, axis=1)
     assert np.max(np.abs(found.eta(u[outside]))) <= certificate.elsewhere
 
 

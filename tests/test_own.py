@@ -250,7 +250,7 @@ def test_a_neuron_of_absolute_value_is_two_of_relu() -> None:
         ("trained", gf.logistic, False, 1.0),
         ("trained", gf.squared, True, 2.0),
         ("fixed", gf.squared, False, 2.0),
-        ("trained", gf.logistic, False, 60.0),
+        pytest.param("trained", gf.logistic, False, 60.0, marks=pytest.mark.slow),
     ],
     ids=["logistic", "bias", "fixed", "late"],
 )

@@ -9,13 +9,15 @@ import pytest
 
 import gradflow.integrators.save as save
 import gradflow.integrators.until as until
-from gradflow.integration import integrate
+from gradflow.integration import IntegrationError, IntegrationWarning, integrate
 from gradflow.losses import logistic
 from gradflow.networks.activations import leaky_relu
 from gradflow.networks.networks import TwoLayer
 from gradflow.numerics.files import replace_file
-from gradflow.paths.file import describe_tree, rebuild_tree
-from gradflow.paths.trajectory import Trajectory, load
+from gradflow.paths.file import load
+from gradflow.paths.saving import NeedsRiskWarning
+from gradflow.paths.trajectory import Trajectory
+from gradflow.paths.tree import describe_tree, rebuild_tree
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.risks.function import FunctionRisk
 
@@ -77,7 +79,8 @@ def test_save_load_round_trip(trajectory, trained, tmp_path):
     np.testing.assert_array_equal(back.observe("loss"), trained.observe("loss"))
     np.testing.assert_array_equal(back.observe("margin"), trained.observe("margin"))
     # A function cannot be read back.
-    trajectory.save(path)
+    with pytest.warns(NeedsRiskWarning, match=r"gf\.load\(path, risk=\.\.\.\)"):
+        trajectory.save(path)
     with pytest.raises(ValueError, match="risk="):
         load(path)
     again = load(path, risk=SADDLE)
@@ -85,9 +88,9 @@ def test_save_load_round_trip(trajectory, trained, tmp_path):
     np.testing.assert_array_equal(again.final["x"], trajectory.final["x"])
 
 
-def test_an_interrupted_write_leaves_the_old_file(trajectory, tmp_path):
+def test_an_interrupted_write_leaves_the_old_file(trained, tmp_path):
     path = tmp_path / "flow.nc"
-    trajectory.save(path)
+    trained.save(path)
     before = path.read_bytes()
 
     def dies(temporary):
@@ -121,8 +124,8 @@ def test_trees_round_trip():
 
 def test_xarray_view(trained):
     data = trained.to_xarray()
-    assert data["inner"].dims == ("time", "neuron", "input")
-    assert data["outer"].dims == ("time", "neuron")
+    assert data["inner"].dims == ("log_t", "neuron", "input")
+    assert data["outer"].dims == ("log_t", "neuron")
     assert data["inner"].shape == (3, 3, 2)
     assert all({"units", "long_name"} <= set(data[name].attrs) for name in [*data, *data.coords])
     assert data.attrs["gradflow_version"]
@@ -141,7 +144,7 @@ BAD = [
     ({"clock": "sidereal"}, "clock"),
     ({"chart": "mercator"}, "chart"),
     ({"chart": "log-angle"}, "chart"),
-    ({"until": 10.0}, "until"),
+    ({"until": -10.0}, "until"),
     ({"save_at": [-1.0]}, "save_at"),
     ({"save_at": [3.0]}, "save_at"),
     ({"max_steps": 0}, "max_steps"),
@@ -162,12 +165,17 @@ def test_bad_starts_are_refused(start):
 
 
 def test_numerical_failure_is_a_result_or_an_error():
-    kept = integrate(SADDLE, START, until=until.time(20.0), max_steps=5)
+    with pytest.warns(IntegrationWarning, match="Raise max_steps") as warned:
+        kept = integrate(SADDLE, START, until=until.time(20.0), max_steps=5)
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
     assert (kept.result.name, kept.result.ok) == ("max_steps", False)
     assert 1 < len(kept) <= 6
     assert kept.t_final < 20.0
-    with pytest.raises(RuntimeError, match="max_steps"):
+    with pytest.raises(IntegrationError, match="max_steps") as raised:
         integrate(SADDLE, START, until=until.time(20.0), max_steps=5, throw=True)
+    assert isinstance(raised.value, RuntimeError)
+    assert raised.value.path.t_final == kept.t_final
 
 
 def test_saving_by_clock():
@@ -200,7 +208,8 @@ def test_data_that_contradict_each_other_are_named():
 
     X = np.array([[1.0, 0.2], [0.5, -1.0], [-0.3, 0.8], [1.0, -2.0]])
     risk = gf.EmpiricalRisk(gf.LinearPredictor(2), gf.logistic, X, [1.0, 1.0, -1.0, -1.0])
-    path = gf.integrate(risk, risk.net.params([0.3, 0.1]), until=gf.until.log_time(1e10))
+    with pytest.warns(gf.IntegrationWarning, match="has come to rest"):
+        path = gf.integrate(risk, risk.net.params([0.3, 0.1]), until=gf.until.log_time(1e10))
     assert path.result.name == "stationary"
     assert not path.result.ok
     assert "rows [1] (label +1) and [3] (label -1)" in path.result.message

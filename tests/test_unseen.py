@@ -137,7 +137,8 @@ def test_a_net_that_sees_nothing_rests():
     X, y = np.array([[1.0, 0.2], [1.0, -0.3], [0.8, 0.1]]), np.array([1.0, -1.0, 1.0])
     net = gf.TwoLayer(2, 2, gf.relu)
     start = net.params(inner=np.array([[-1.0, 0.0], [-1.0, 0.1]]), outer=np.array([1.0, -1.0]))
-    path = gf.integrate(gf.EmpiricalRisk(net, gf.logistic, X, y), start, until=FAR)
+    with pytest.warns(gf.IntegrationWarning, match="has come to rest"):
+        path = gf.integrate(gf.EmpiricalRisk(net, gf.logistic, X, y), start, until=FAR)
     assert path.result.name == "stationary"
     np.testing.assert_array_equal(np.asarray(path.final.inner), np.asarray(start.inner))
 
@@ -157,8 +158,9 @@ def test_the_late_phase_stops_where_a_datum_is_seen_again():
 
 
 def test_out_of_stages_says_so(seen_again, monkeypatch):
-    monkeypatch.setattr(driver, "_MAX_STAGES", 1)
-    path = gf.integrate(seen_again.risk, seen_again.initial, until=FAR)
+    monkeypatch.setattr(driver, "MAX_STAGES", 3)
+    with pytest.warns(gf.IntegrationWarning, match="seen again"):
+        path = gf.integrate(seen_again.risk, seen_again.initial, until=FAR)
     assert (path.result.name, path.result.ok) == ("seen", False)
     assert path.chart_names == ("cartesian", "direction", "cartesian")
     assert "seen again" in path.result.message

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gradflow as gf
 import gradflow.integrators.save as save
 import gradflow.integrators.until as until
 from gradflow.integration import integrate
@@ -119,3 +121,78 @@ def test_steps():
 def test_save_point_beyond_the_end_is_a_mistake():
     with pytest.raises(ValueError, match="save_at"):
         run(until=until.time(1.0), save_at=[2.0])
+
+
+def test_a_number_is_a_physical_time():
+    one, other = run(until=5), run(until=until.time(5.0))
+    assert (one.stopped_by, one.t_final) == ("time(5.0)", other.t_final)
+    for value in (-1.0, True, "1e6"):
+        with pytest.raises(ValueError, match="pass"):
+            run(until=value)
+
+
+@pytest.mark.parametrize("integrator", ["tsit5", "kvaerno3", "lsoda"])
+def test_a_function_of_ones_own_stops(integrator):
+    reaches = until.when(lambda p: p["w"], at=2.0)
+    trajectory = run(until=reaches | until.time(1e6), integrator=integrator)
+    assert trajectory.stopped_by == "when(<lambda>, at=2.0)"
+    assert trajectory.final["w"] == pytest.approx(2.0, abs=1e-9)
+    assert trajectory.t_final == pytest.approx(np.exp(2.0) - C, rel=1e-7)
+
+
+def test_an_accuracy_and_a_norm_stop_a_net_with_kinks():
+    """Steps stop where they jump; the risk is there for those who ask for it."""
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(10, 2))
+    held_out = X + 0.02 * rng.normal(size=(10, 2))
+    net = gf.TwoLayer(2, 4, gf.leaky_relu(0.3))
+    risk = gf.EmpiricalRisk(net, gf.logistic, X, np.sign(X[:, 0]))
+    start = net.init(jax.random.key(2), 0.01, scheme="balanced")
+
+    def accuracy(risk, params):
+        right = risk.net(params, jnp.asarray(held_out)) * jnp.asarray(held_out[:, 0]) > 0
+        return jnp.mean(right.astype(jnp.float64))
+
+    stop = until.when(accuracy, at=0.9) | until.time(1e3)
+    path = gf.integrate(risk, start, until=stop)
+    assert path.stopped_by == "when(accuracy, at=0.9)"
+    assert float(accuracy(risk, path.final)) >= 0.9
+    assert float(accuracy(risk, jax.tree.map(lambda leaf: leaf[-2], path.params))) < 0.9
+    norm = until.when(lambda p: jnp.max(jnp.linalg.norm(p.inner, axis=1)), at=1.0)
+    path = gf.integrate(risk, start, until=norm | until.time(1e3))
+    assert float(jnp.max(jnp.linalg.norm(path.final.inner, axis=1))) == pytest.approx(1.0)
+
+
+def test_a_function_of_ones_own_in_a_log_angle_chart():
+    risk = gf.PopulationRisk(
+        gf.LinearPredictor(3), gf.logistic, gf.Gaussian(3), teacher=gf.LinearTeacher([0, 0, 1.0])
+    )
+    reaches = until.when(lambda p: p.weight[2], at=2.0)
+    path = gf.integrate(risk, risk.net.params([0.3, 0.0, 0.1]), until=reaches | until.time(1e6))
+    assert path.chart == "log-angle"
+    assert path.final.weight[2] == pytest.approx(2.0, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("fn", "words"),
+    [
+        (lambda p: float(p["w"]), "cannot be traced"),
+        (lambda p: jnp.stack([p["w"]] * 2), r"shape \(2,\)"),
+        (3.0, "callable"),
+    ],
+    ids=["not traceable", "vector", "no function"],
+)
+def test_senseless_functions_are_refused(fn, words):
+    with pytest.raises(ValueError, match=words):
+        run(until=until.when(fn) | until.time(1.0))
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.grad, jax.vmap], ids=lambda f: f.__name__)
+def test_transformations_get_a_message(transform):
+    risk = FunctionRisk(lambda p: jnp.sum(p**2), label="bowl")
+
+    def end(p):
+        return jnp.sum(integrate(risk, p, until=1.0).final)
+
+    with pytest.raises(ValueError, match=r"gf\.integrate_many"):
+        transform(end)(jnp.ones(2))

@@ -8,8 +8,6 @@ the sums A^± as in :mod:`.arrangement`. Source: `clarke1983`.
 
 from __future__ import annotations
 
-from typing import cast
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -90,9 +88,8 @@ class Forces(eqx.Module):
         """Return ``(−ω_i ∂ℓ/∂f_i [/ L], ln L)``."""
         log_risk = log_sum_exp(self.loss.log(f, self.y) + self.log_weights)
         relative = log_risk if per_loss else jnp.zeros(())
-        if self.loss.margin:
-            logs = cast(AbstractMarginLoss, self.loss).log_neg_derivative(self.y * f)
-            logs = logs + self.log_weights
+        if isinstance(self.loss, AbstractMarginLoss):
+            logs = self.loss.log_neg_derivative(self.y * f) + self.log_weights
             return self.y * jnp.exp(logs - relative), log_risk
         return -self.loss.derivative(f, self.y) * jnp.exp(self.log_weights - relative), log_risk
 

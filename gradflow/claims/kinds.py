@@ -12,19 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from gradflow.claims.base import (
-    Claim,
-    Control,
-    Evidence,
-    Measurement,
-    Outcome,
-    Status,
-    check_factor,
-)
+from gradflow.claims.claim import Claim, Control, Measurement, Outcome, check_factor
+from gradflow.claims.evidence import Evidence, Status, Table
 from gradflow.claims.lab import Lab
 from gradflow.validation import check_choice, check_positive, fail
 
@@ -51,7 +44,7 @@ class Equality(Claim):
     measure: Callable[[Lab], Measurement]
     tolerance: float
     relative: bool = True
-    kind = "equality"
+    kind: ClassVar[str] = "equality"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,31 +68,12 @@ class Equality(Claim):
         supported = (gap + error <= self.tolerance) & (error <= self.tolerance / 10)
         violated = gap - error > self.tolerance
         status, worst = _worst(supported, violated, gap + error)
-        where = _where(labels, worst, gap.size)
-        sort = "relative" if self.relative else "absolute"
-        if status is Status.SUPPORTED:
-            message = f"{sort} gap {gap[worst]:.2g} within {self.tolerance:.2g}"
-        elif status is Status.VIOLATED:
-            message = (
-                f"{sort} gap {gap[worst]:.2g} exceeds the tolerance {self.tolerance:.2g} "
-                f"by more than the numerical error {error[worst]:.1g}"
-            )
-        elif error[worst] > self.tolerance / 10:
-            message = (
-                f"numerical error {error[worst]:.1g} too large to judge at the tolerance "
-                f"{self.tolerance:.2g}"
-            )
-        else:
-            message = (
-                f"{sort} gap {gap[worst]:.2g} is at the tolerance {self.tolerance:.2g}, "
-                f"within the numerical error {error[worst]:.1g}"
-            )
         return Evidence(
             status,
-            message + where,
-            float(predicted[worst]),
-            float(measured[worst]),
-            float(error[worst]),
+            self._words(status, float(gap[worst]), float(error[worst]))
+            + _where(labels, worst, gap.size),
+            _table(labels, predicted, measured, error),
+            worst,
             self.tolerance,
             {
                 "gap": float(gap[worst]),
@@ -107,6 +81,25 @@ class Equality(Claim):
                 "component": labels[worst] if labels else worst,
                 "components": int(gap.size),
             },
+        )
+
+    def _words(self, status: Status, gap: float, error: float) -> str:
+        sort = "relative" if self.relative else "absolute"
+        if status is Status.SUPPORTED:
+            return f"{sort} gap {gap:.2g} within {self.tolerance:.2g}"
+        if status is Status.VIOLATED:
+            return (
+                f"{sort} gap {gap:.2g} exceeds the tolerance {self.tolerance:.2g} "
+                f"by more than the numerical error {error:.1g}"
+            )
+        if error > self.tolerance / 10:
+            return (
+                f"numerical error {error:.1g} too large to judge at the tolerance "
+                f"{self.tolerance:.2g}"
+            )
+        return (
+            f"{sort} gap {gap:.2g} is at the tolerance {self.tolerance:.2g}, "
+            f"within the numerical error {error:.1g}"
         )
 
     def perturbed(self, factor: float, lab: Lab) -> Equality:
@@ -158,7 +151,7 @@ class Bound(Claim):
     tighten: str = ""
     tolerance: float = 0.0
     factor: float = 1.0
-    kind = "bound"
+    kind: ClassVar[str] = "bound"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -189,30 +182,25 @@ class Bound(Claim):
         if not np.all(merely):
             badness = np.where(merely, -np.inf, badness)
         status, worst = _worst(supported, violated, badness)
-        where = _where(labels, worst, slack.size)
+        least = float(slack[worst])
         relation = ">=" if self.side == "lower" else "<="
         if status is Status.SUPPORTED:
-            message = f"{relation} bound on all samples, least slack {slack[worst]:.2g}"
+            message = f"{relation} bound on all samples, least slack {least:.2g}"
         elif status is Status.VIOLATED:
             message = (
-                f"bound fails by {-slack[worst]:.2g}, numerical error {error[worst]:.1g}, "
+                f"bound fails by {-least:.2g}, numerical error {error[worst]:.1g}, "
                 f"on {int(np.count_nonzero(violated))} of {slack.size} samples"
             )
         else:
-            message = (
-                f"slack {slack[worst]:.2g} is not ten times the numerical error {error[worst]:.1g}"
-            )
+            message = f"slack {least:.2g} is not ten times the numerical error {error[worst]:.1g}"
         return Evidence(
             status,
-            message + where,
-            float(bound[worst]),
-            float(measured[worst]),
-            float(error[worst]),
-            float(max(self.tolerance, slack[worst]))
-            if status is Status.SUPPORTED
-            else self.tolerance,
+            message + _where(labels, worst, slack.size),
+            _table(labels, bound, measured, error),
+            worst,
+            max(self.tolerance, least) if status is Status.SUPPORTED else self.tolerance,
             {
-                "slack": float(slack[worst]),
+                "slack": least,
                 "side": self.side,
                 "factor": self.factor,
                 "component": labels[worst] if labels else worst,
@@ -245,7 +233,7 @@ class Qualitative(Claim):
 
     measure: Callable[[Lab], Sequence[Outcome]]
     broken: Control | None = None
-    kind = "qualitative"
+    kind: ClassVar[str] = "qualitative"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -281,8 +269,8 @@ class Qualitative(Claim):
         return Evidence(
             status,
             message,
-            measured=float(margin[worst]),
-            error=float(error[worst]),
+            Table(tuple(o.name for o in outcomes), np.full(margin.shape, np.nan), margin, error),
+            worst,
             details={
                 "component": name,
                 "components": len(outcomes),
@@ -299,28 +287,9 @@ class Qualitative(Claim):
         return self._replace(control=None, broken=None, **variant.changes)
 
 
-def sharpest_factor(
-    holds: Callable[[float], bool], *, tighten: str = "up", limit: float = 1e6, rtol: float = 1e-6
-) -> float:
-    """Bisect for the best factor of a bound: ``holds(1)`` is true, and stronger ones fail.
-
-    Use it with samples of a solve other than the one that the claim measures.
-    """
-    check_choice("tighten", tighten, ("up", "down"))
-    if not holds(1.0):
-        raise ValueError("the bound does not hold as stated, so no factor is the sharpest one")
-    good, bad = 1.0, 1.0
-    while holds(bad):
-        good, bad = bad, (bad * 2 if tighten == "up" else bad / 2)
-        if not 1 / limit < bad < limit:
-            raise ValueError(f"the bound holds up to the factor {bad:g}: it says nothing")
-    while abs(bad / good - 1) > rtol:
-        middle = math.sqrt(good * bad)
-        good, bad = (middle, bad) if holds(middle) else (good, middle)
-    return good
-
-
-def _aligned(predicted, measurement, name):
+def _aligned(
+    predicted: Any, measurement: Any, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Flat float64 arrays predicted, measured, error of one shape, and labels."""
     if not isinstance(measurement, Measurement):
         raise TypeError(f"measure returned {type(measurement).__name__}, not a Measurement")
@@ -345,12 +314,17 @@ def _aligned(predicted, measurement, name):
     return predicted, measured, error, labels
 
 
+def _table(labels: list[str], *columns: np.ndarray) -> Table:
+    named = labels or [str(i) for i in range(columns[0].size)]
+    return Table(tuple(named), *(np.array(column) for column in columns))
+
+
 def _check_errors(error: np.ndarray) -> None:
     if not np.all(np.isfinite(error)) or np.any(error < 0):
         raise ValueError("a numerical error is not finite, or is negative")
 
 
-def _worst(supported, violated, badness) -> tuple[Status, int]:
+def _worst(supported: np.ndarray, violated: np.ndarray, badness: np.ndarray) -> tuple[Status, int]:
     """Overall status and the component that decides it, the worst among its kind."""
     if np.any(violated):
         status, among = Status.VIOLATED, violated

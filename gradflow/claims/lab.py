@@ -14,15 +14,9 @@ class Lab:
 
     A result is built once, also when several threads ask for it. A failure is remembered too,
     since it would only fail again.
-
-    Parameters
-    ----------
-    quick : bool
-        Whether this is a quick run.
     """
 
-    def __init__(self, quick: bool = False) -> None:
-        self.quick = quick
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._locks: dict[Hashable, threading.RLock] = {}
         self._results: dict[Hashable, tuple[bool, Any]] = {}

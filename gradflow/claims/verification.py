@@ -1,8 +1,7 @@
 """Verification on several cores: helper processes weigh families of claims beside this one.
 
 Tracing and computer algebra hold Python's lock, so threads would not help. A family is the claims
-of one file, which share trajectories. Helpers are started before the claims are loaded, so that
-they load theirs at the same time; this process takes families from the same queue.
+of one file, which share trajectories. This process takes families from the same queue.
 """
 
 from __future__ import annotations
@@ -14,9 +13,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gradflow._cache import enable_compilation_cache
-from gradflow.claims.base import Claim, Verdict
+from gradflow.claims.evidence import Verdict, Verdicts
 from gradflow.claims.lab import Lab
-from gradflow.claims.registry import Progress, discover, weigh
+from gradflow.claims.registry import Progress, discover
+from gradflow.claims.statement import Statement
+from gradflow.claims.weighing import weigh_built
 from gradflow.validation import check_integer
 
 #: Seconds between looks at whether the helpers are still alive.
@@ -24,16 +25,16 @@ _HEARTBEAT = 0.5
 
 
 def _help(tasks: Any, results: Any) -> None:
-    """A helper's life: load the claims, then weigh families until told to stop."""
+    """A helper's life: weigh families until told to stop."""
     enable_compilation_cache()
     registry = discover()
-    labs: dict[bool, Lab] = {}
+    lab = Lab()
     while (task := tasks.get()) is not None:
-        ids, perturb, quick = task
-        lab = labs.setdefault(quick, Lab(quick))
-        for name in ids:
-            results.put((name, None))
-            results.put((name, weigh(registry[name], lab, perturb)))
+        family, perturb = task
+        for about in family:
+            results.put((about.id, None))
+            verdict = weigh_built(about, lambda id=about.id: registry[id], lab, perturb)
+            results.put((about.id, verdict))
 
 
 class Helpers:
@@ -72,15 +73,14 @@ class Helpers:
 
     def weigh(
         self,
-        families: list[list[Claim]],
-        own: list[Claim],
-        lab: Lab,
+        families: list[list[Statement]],
+        own: list[Statement],
         perturb: float | None,
         tell: Progress,
-        weigh_one: Callable[[Claim], Verdict],
+        weigh_one: Callable[[Statement], Verdict],
     ) -> dict[str, Verdict]:
         """Verdicts by id: ``families`` are shared with the helpers, ``own`` are weighed here."""
-        claims = {claim.id: claim for family in families for claim in family}
+        claims = {about.id: about for family in families for about in family}
         remote: dict[str, Verdict] = {}
         here: dict[str, Verdict] = {}
         finished = threading.Event()
@@ -98,12 +98,12 @@ class Helpers:
         listener = threading.Thread(target=listen, daemon=True)
         listener.start()
         for family in sorted(families, key=len, reverse=True):
-            self._tasks.put(([claim.id for claim in family], perturb, lab.quick))
+            self._tasks.put((family, perturb))
         for _ in range(len(self._processes) + 1):
             self._tasks.put(None)
-        here.update((claim.id, weigh_one(claim)) for claim in own)
+        here.update((about.id, weigh_one(about)) for about in own)
         while (task := self._tasks.get()) is not None:
-            here.update((name, weigh_one(claims[name])) for name in task[0])
+            here.update((about.id, weigh_one(about)) for about in task[0])
         while any(process.is_alive() for process in self._processes):
             self._processes[0].join(_HEARTBEAT)
             if len(remote) + len(here) >= len(claims) + len(own):
@@ -111,9 +111,9 @@ class Helpers:
         finished.set()
         listener.join()
         # A helper that died (killed, out of memory) loses nothing: its claims are weighed here.
-        for name, claim in claims.items():
+        for name, about in claims.items():
             if name not in remote and name not in here:
-                here[name] = weigh_one(claim)
+                here[name] = weigh_one(about)
         return remote | here
 
 
@@ -124,7 +124,7 @@ def verify(
     quick: bool = False,
     progress: Progress | None = None,
     workers: int = 1,
-) -> list[Verdict]:
+) -> Verdicts:
     """Derive the predictions, integrate the flows and weigh every matching claim.
 
     Parameters
@@ -138,16 +138,16 @@ def verify(
     quick : bool
         Only the claims marked quick.
     progress : callable, optional
-        Called as ``progress(claim, None)`` when a claim starts and ``progress(claim, verdict)``
-        when it is done.
+        Called as ``progress(statement, None)`` when a claim starts and
+        ``progress(statement, verdict)`` when it is done.
     workers : int
         Processes, this one included. Scripts that ask for more than one need the usual
         ``if __name__ == "__main__":`` guard.
 
     Returns
     -------
-    list of Verdict
-        In order of registration.
+    Verdicts
+        In order of registration; prints as a table, and filters.
     """
     workers = check_integer("workers", workers, minimum=1)
     asked = {"perturb": perturb, "quick": quick, "progress": progress}

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradflow.flows.charts.chart import AbstractChart
 from gradflow.numerics.logs import log_expm1
 
 
@@ -42,6 +43,14 @@ class AbstractClock(eqx.Module):
     def of_time(self, t: float) -> float | None:
         """Clock value of a physical time, None where time is a state."""
 
+    @abc.abstractmethod
+    def begin(self, log1p_t: float) -> tuple[float, np.ndarray]:
+        """Clock value and extra states (host) where ln(1+t) = ``log1p_t`` and the clock starts."""
+
+    @abc.abstractmethod
+    def field(self, chart: AbstractChart, s: Array, y: Array, extra: Array) -> Array:
+        """d/ds of (chart state, energy, extra states) (JAX)."""
+
     def log_time(self, s: np.ndarray, extra: np.ndarray) -> np.ndarray:
         """ln t on the host; -inf at t = 0."""
         return log_expm1(self.log1p_time(s, extra))
@@ -62,6 +71,12 @@ class PhysicalClock(AbstractClock):
     def of_time(self, t):
         return float(t)
 
+    def begin(self, log1p_t):
+        return float(np.expm1(log1p_t)), np.zeros(0)
+
+    def field(self, chart, s, y, extra):
+        return _with_energy(chart, y)
+
 
 class LogClock(AbstractClock):
     """s = ln(1+t)."""
@@ -78,6 +93,12 @@ class LogClock(AbstractClock):
     def of_time(self, t):
         return float(np.log1p(t))
 
+    def begin(self, log1p_t):
+        return float(log1p_t), np.zeros(0)
+
+    def field(self, chart, s, y, extra):
+        return jnp.exp(s) * _with_energy(chart, y)
+
 
 class LossClock(AbstractClock):
     """ds = L dt, with tau = ln(1+t) carried as a state, so that t itself may exceed any float."""
@@ -93,6 +114,22 @@ class LossClock(AbstractClock):
 
     def of_time(self, t):
         return None
+
+    def begin(self, log1p_t):
+        return 0.0, np.array([log1p_t])
+
+    def field(self, chart, s, y, extra):
+        log_risk = chart.log_risk(y)
+        dy = chart.log_velocity(y)
+        # dtau/ds = (1/L) / (1+t), and d(energy)/ds = L |grad ln L|^2
+        tail = [chart.speed_squared(y, dy) * jnp.exp(log_risk), jnp.exp(-log_risk - extra[-1])]
+        return jnp.concatenate([dy, jnp.stack(tail)])
+
+
+def _with_energy(chart: AbstractChart, y: Array) -> Array:
+    """Velocity in physical time, and the rate at which the energy grows."""
+    dy = chart.velocity(y)
+    return jnp.concatenate([dy, chart.speed_squared(y, dy)[None]])
 
 
 CLOCKS: dict[str, AbstractClock] = {

@@ -15,21 +15,20 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from gradflow.cells.arrangement import Arrangement
-from gradflow.flows.charts.chart import AbstractChart, CartesianChart
-from gradflow.flows.charts.conic import METRICS, ConicChart
-from gradflow.flows.charts.linear import LinearLogAngleChart
-from gradflow.flows.charts.two_neuron import TwoNeuronChart
-from gradflow.flows.clocks import CLOCKS, AbstractClock, LogClock
-from gradflow.networks.networks import TwoLayer
+from gradflow.flows.charts.chart import AbstractChart, AbstractCoordinates, CartesianChart
+from gradflow.flows.charts.conic import ConicChart
+from gradflow.flows.charts.offers import chart_names, chosen_chart
+from gradflow.flows.clocks import CLOCKS, AbstractClock
+from gradflow.flows.event import AbstractHandover
+from gradflow.flows.metrics import Euclidean, make_metric
 from gradflow.risks.base import AbstractRisk
-from gradflow.risks.population.population import PopulationRisk
 from gradflow.validation import check_choice, fail
 
 
 class Flow(eqx.Module):
     """A vector field dY/ds, ready for an integrator."""
 
-    chart: AbstractChart
+    chart: AbstractCoordinates
     clock: AbstractClock
 
     @property
@@ -50,17 +49,18 @@ class Flow(eqx.Module):
         """The flow without host-only data: pass this to compiled code."""
         return Flow(self.chart.core(), self.clock)
 
-    def with_chart(self, chart: AbstractChart) -> Flow:
+    def initial(self, params: Any, log1p_t: float = 0.0) -> np.ndarray:
+        """Integrated vector of parameters at ln(1+t) = ``log1p_t``, where the clock begins."""
+        extra = self.clock.begin(log1p_t)[1]
+        return np.concatenate([self.chart.encode(params), np.zeros(1), extra])
+
+    def with_chart(self, chart: AbstractCoordinates) -> Flow:
         """The same clock in another chart."""
         return Flow(chart, self.clock)
 
-    def initial(self, params: Any) -> np.ndarray:
-        """Integrated vector at time 0."""
-        return np.concatenate([self.chart.encode(params), np.zeros(1 + self.clock.states)])
-
     def restart(self, Y: np.ndarray, chart_state: np.ndarray) -> np.ndarray:
         """Integrated vector with another chart's state, energy and clock carried over."""
-        return np.concatenate([chart_state, Y[-1 - self.clock.states :]])
+        return np.concatenate([np.asarray(chart_state, np.float64), Y[-self.extras :]])
 
     def split(self, Y):
         """(chart state, energy, clock states), over any leading axes."""
@@ -99,22 +99,46 @@ class Flow(eqx.Module):
         """Clock value of a physical time; None where time is a state."""
         return self.clock.of_time(t)
 
+    def params(self, Y: Array) -> Any:
+        """Parameters at one integrated vector (JAX)."""
+        return self.chart.params(self.split(Y)[0])
+
+    def log_risk(self, Y: Array) -> Array:
+        """ln L (JAX)."""
+        return self.chart.log_risk(self.split(Y)[0])
+
+    def gradient_norm(self, Y: Array) -> Array:
+        """Norm of the risk's gradient (JAX)."""
+        return self.chart.gradient_norm(self.split(Y)[0])
+
     def field(self, s: Array, Y: Array) -> Array:
         """dY/ds."""
-        y, _, _ = self.split(Y)
-        if self.clock.states:
-            log_risk = self.chart.log_risk(y)
-            dy = self.chart.log_velocity(y)
-            # dtau/ds = (1/L) / (1+t), and d(energy)/ds = L |grad ln L|^2
-            tail = [self.chart.speed_squared(y, dy) * jnp.exp(log_risk), jnp.exp(-log_risk - Y[-1])]
-            return jnp.concatenate([dy, jnp.stack(tail)])
-        dy = self.chart.velocity(y)
-        rate = jnp.exp(s) if isinstance(self.clock, LogClock) else 1.0
-        return rate * jnp.concatenate([dy, self.chart.speed_squared(y, dy)[None]])
+        y, _, extra = self.split(Y)
+        return self.clock.field(self._dynamics, s, y, extra)
 
-    def stage_end(self, s: Array, Y: Array) -> Array | None:
-        """Negative while the chart serves; None when it serves for ever."""
-        return self.chart.stage_end(self.split(Y)[0], self.t(s, Y))
+    def turning(self, s: Array, Y: Array) -> Array:
+        """Rate at which the direction of the parameters turns, per unit of ln(1+t) (JAX)."""
+        return self._dynamics.turning(self.split(Y)[0], self.t(s, Y))
+
+    def least_margin(self, Y: Array) -> Array | None:
+        """The least margin, of a loss that vanishes only where it is infinite; else None (JAX)."""
+        return self.chart.least_margin(self.split(Y)[0])
+
+    def describe(self, s: float, Y: np.ndarray) -> dict[str, float]:
+        """What the flow tells of itself to who watches: ln t and ln L (host)."""
+        log_t = float(np.asarray(self.log_t(np.array([s]), Y[None]))[0])
+        log_loss = float(self.log_risk(jnp.asarray(Y)))
+        with np.errstate(over="ignore"):
+            return {"log_t": log_t, "log_loss": log_loss, "loss": float(np.exp(log_loss))}
+
+    def handover(self) -> AbstractHandover | None:
+        """Where another chart takes over; None where this one serves for ever."""
+        return self._dynamics.handover()
+
+    @property
+    def _dynamics(self) -> AbstractChart:
+        assert isinstance(self.chart, AbstractChart), f"{self.chart.name} has its own stepper"
+        return self.chart
 
 
 def make_flow(
@@ -123,7 +147,7 @@ def make_flow(
     *,
     chart: str = "auto",
     clock: str = "log",
-    metric: str = "euclidean",
+    metric: Any = "euclidean",
 ) -> Flow:
     """The flow of ``risk`` from ``params``.
 
@@ -132,39 +156,37 @@ def make_flow(
     risk : AbstractRisk
     params : pytree
         The start; it fixes frames and signs.
-    chart : {"auto", "cartesian", "log-angle", "conic"}
-        ``"auto"`` takes the log-angle chart where the risk has one (population risks of the linear
-        predictor, balanced deep linear nets and two opposed or like neurons with logistic loss),
-        and the conic chart in the conic metric.
+    chart : {"auto", "cartesian", "log-angle", "conic"} or a registered name
+        ``"auto"`` takes the first chart that the risk offers (``risk.charts``) and this start has:
+        the log-angle chart for population risks of the linear predictor, balanced deep linear nets
+        and two opposed or like neurons with logistic loss; the conic chart in the conic metric.
     clock : {"physical", "log", "loss"}
-    metric : {"euclidean", "conic"}
-        ``"conic"``: neuron k moves by -|w_k| times its gradient (:mod:`.charts.conic`).
+    metric : {"euclidean", "conic"}, mapping or callable
+        ``"conic"``: neuron k moves by -|w_k| times its gradient (:mod:`.charts.conic`); rates by
+        name or a function that returns a matrix: :mod:`.metrics`, in cartesian coordinates.
 
     Raises
     ------
     ValueError
         Unknown names; a chart or a metric asked of a risk or a start that has none.
     """
-    check_choice("chart", chart, ("auto", "cartesian", "log-angle", "conic"))
-    check_choice("clock", clock, CLOCKS)
-    check_choice("metric", metric, METRICS)
-    if metric == "conic" and chart not in ("auto", "conic"):
+    check_choice("chart", chart, chart_names())
+    clocked = CLOCKS[check_choice("clock", clock, CLOCKS)]
+    if isinstance(metric, str) and metric == "conic":
+        return Flow(_conic(risk, params, chart), clocked)
+    made = make_metric(metric, params)
+    if isinstance(made, Euclidean):
+        return Flow(chosen_chart(risk, params, chart), clocked)
+    if chart not in ("auto", "cartesian"):
+        raise fail("chart", chart, "does not serve this metric", "pass chart='cartesian'")
+    return Flow(CartesianChart(risk, params, made), clocked)
+
+
+def _conic(risk: AbstractRisk, params: Any, chart: str) -> ConicChart:
+    """The chart of the conic metric."""
+    if chart not in ("auto", "conic"):
         raise fail("chart", chart, "does not serve the conic metric", "pass chart='conic'")
-    if metric == "conic" or chart == "conic":
-        argument, value = ("metric", metric) if metric == "conic" else ("chart", chart)
-        reason = ConicChart.refusal(risk, params, metric)
-        if reason is not None:
-            raise fail(argument, value, reason, f"leave {argument} out")
-        return Flow(ConicChart(risk, params), CLOCKS[clock])
-    made: AbstractChart | None = None
-    reason = "the log-angle chart exists for population risks only"
-    if chart != "cartesian" and isinstance(risk, PopulationRisk):
-        kind = TwoNeuronChart if isinstance(risk.net, TwoLayer) else LinearLogAngleChart
-        reason = kind.refusal(risk, params)
-        if reason is None:
-            made = kind.of(risk, params)
-    if made is None:
-        if chart == "log-angle":
-            raise fail("chart", chart, str(reason), "pass chart='cartesian'")
-        made = CartesianChart(risk, params)
-    return Flow(made, CLOCKS[clock])
+    reason = ConicChart.metric_refusal(risk)
+    if reason is not None:
+        raise fail("metric", "conic", reason, "leave metric out")
+    return ConicChart(risk, params)

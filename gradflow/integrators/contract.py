@@ -9,12 +9,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-import equinox as eqx
 import numpy as np
-from jax import Array
 
+from gradflow.flows.event import AbstractEvent
+from gradflow.flows.stage import Point
 from gradflow.integrators.tolerances import Tolerances
 from gradflow.integrators.watch import Describe, Watch
 from gradflow.validation import fail
@@ -114,37 +114,6 @@ class Result:
         return self.name
 
 
-class AbstractEvent(eqx.Module):
-    """``g(flow, s, Y)``: negative before the event, >= 0 from it on.
-
-    Attributes
-    ----------
-    role : {"stop", "handover"}
-        Whether it ends the integration, or the stage only.
-    label : str
-        What it is called where it stops; made from the event's own values, so that events which
-        differ by them share compiled programs.
-    """
-
-    role: ClassVar[Literal["stop", "handover"]] = "stop"
-
-    @property
-    @abc.abstractmethod
-    def label(self) -> str:
-        """What happened, in the words in which it was asked for."""
-
-    @abc.abstractmethod
-    def __call__(self, flow: Any, s: Array, Y: Array) -> Array:
-        """Value of g."""
-
-    def in_cell(self, flow: Any, s: Array, Y: Array, speed: Callable[[], Array]) -> Array:
-        """Value of g where a stepper knows the speed |dθ/dt| better than the risk's gradient does.
-
-        Neurons that slide on kinks have one, at which no side's gradient is.
-        """
-        return self(flow, s, Y)
-
-
 @dataclass(frozen=True)
 class Happening:
     """Something that happened inside a stage.
@@ -197,6 +166,8 @@ class Problem:
         Asked now and then whether to go on (progress, a time limit, Ctrl-C).
     describe : callable or None
         ``describe(s, Y)``: what the flow tells of itself to who watches.
+    sides : (m, G) ints or None
+        As in :class:`Solution`, where a stage goes on from one that located them.
     """
 
     flow: Any
@@ -212,6 +183,7 @@ class Problem:
     dense: bool = False
     watch: Watch = field(default_factory=Watch)
     describe: Describe | None = None
+    sides: np.ndarray | None = None
 
     def look(
         self, s: float, Y: Callable[[], np.ndarray], *, steps: int, events: int = 0
@@ -269,6 +241,8 @@ class Solution:
         Surfaces met on the way, for integrators that locate them.
     sides : (m, G) ints or None
         The side of each surface on which each neuron ended, 0 where it slides.
+    seen : (n,) bools or None
+        With the result "seen": the data that a neuron has come to see again.
     dense : AbstractDense or None
         The solution between the steps, where it was asked for and the method keeps it.
     """
@@ -282,30 +256,53 @@ class Solution:
     event: AbstractEvent | None = None
     happenings: tuple[Happening, ...] = ()
     sides: np.ndarray | None = None
+    seen: np.ndarray | None = None
     dense: AbstractDense | None = None
+
+    @property
+    def end(self) -> Point:
+        """Where the stage stopped, with what another one goes on from."""
+        return Point(self.s_final, self.Y_final, self.sides, self.seen)
 
 
 class AbstractIntegrator(abc.ABC):
-    """Solves a :class:`Problem`; knows nothing of risks and networks."""
+    """Solves a :class:`Problem`; knows nothing of risks and networks.
+
+    Attributes
+    ----------
+    name : str
+    locates : bool
+        Whether it goes from kink to kink.
+    """
 
     name: str
+    locates: ClassVar[bool] = False
 
     @abc.abstractmethod
     def solve(self, problem: Problem) -> Solution:
         """Integrate until the end, an event, a cap or a failure; never raise for the latter."""
 
+    def solve_many(self, problems: list[Problem]) -> list[Solution]:
+        """Solve problems that differ by their starts; one by one where there is no batch."""
+        return [self.solve(problem) for problem in problems]
+
 
 @dataclass
 class _Registry:
     factories: dict[str, Callable[[], AbstractIntegrator]] = field(default_factory=dict)
+    hidden: set[str] = field(default_factory=set)
     types: dict[type, Callable[[Any], AbstractIntegrator]] = field(default_factory=dict)
 
 
 _REGISTRY = _Registry()
 
 
-def register_integrator(name: str, factory: Callable[[], AbstractIntegrator]) -> None:
+def register_integrator(
+    name: str, factory: Callable[[], AbstractIntegrator], *, hidden: bool = False
+) -> None:
     """Make an integrator available under ``name``: ``factory()`` returns it.
+
+    A hidden one serves a stage of its own and is not asked for by users.
 
     Raises
     ------
@@ -316,6 +313,8 @@ def register_integrator(name: str, factory: Callable[[], AbstractIntegrator]) ->
     if known is not None and known is not factory:
         raise ValueError(f"name={name!r}: an integrator of this name exists; choose another name")
     _REGISTRY.factories[name] = factory
+    if hidden:
+        _REGISTRY.hidden.add(name)
 
 
 def register_solver_type(kind: type, wrap: Callable[[Any], AbstractIntegrator]) -> None:
@@ -324,8 +323,8 @@ def register_solver_type(kind: type, wrap: Callable[[Any], AbstractIntegrator]) 
 
 
 def integrator_names() -> list[str]:
-    """Return the names of all registered integrators, sorted."""
-    return sorted(_REGISTRY.factories)
+    """Return the names of the integrators that may be asked for, sorted."""
+    return sorted(_REGISTRY.factories.keys() - _REGISTRY.hidden)
 
 
 def make_integrator(choice: object) -> AbstractIntegrator:

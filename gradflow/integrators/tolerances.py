@@ -38,8 +38,9 @@ class Asked:
     Attributes
     ----------
     rtol : float
-    atol : float, (D,) array or None
-        In units of the integrated state; None = ``rtol`` times the size of each component.
+    atol : float, (P,) array or None
+        In units of the state; an array holds in cartesian coordinates, one number for each
+        parameter. None = ``rtol`` times the size of each component.
     safety : float or None
         Share of the tolerances that a local error may take; None = the method's own.
     """
@@ -47,6 +48,20 @@ class Asked:
     rtol: float
     atol: float | np.ndarray | None = None
     safety: float | None = None
+
+    def given(self, size: int, extras: int) -> np.ndarray | None:
+        """``atol`` of an integrated vector of ``size``, whose last ``extras`` are no coordinates.
+
+        None where it is scaled: by default, and in coordinates for which none were given.
+        """
+        if self.atol is None:
+            return None
+        own = np.asarray(self.atol, np.float64)
+        if own.ndim == 0:
+            return np.full(size, own)
+        if own.size != size - extras:
+            return None
+        return np.concatenate([own, np.full(extras, np.min(own))])
 
     def share(self, method: str) -> float:
         """The safety of a method."""
@@ -92,10 +107,11 @@ class Tolerances:
         """Tolerances of the stage of ``flow`` that starts at ``Y0``."""
         rtol = asked.rtol_local(method)
         noise = np.asarray(flow.rounding(Y0), np.float64)
-        if asked.atol is None:
+        given = asked.given(Y0.shape[0], flow.extras)
+        if given is None:
             atol = np.maximum(np.maximum(rtol * _sizes(flow, Y0), noise), _TINY)
         else:
-            atol = np.broadcast_to(asked.share(method) * np.asarray(asked.atol), Y0.shape).copy()
+            atol = asked.share(method) * given
         return cls(asked.rtol, rtol, atol, np.asarray(flow.error_mask(Y0)), noise)
 
     def atol_with(self, uncontrolled: float) -> np.ndarray:

@@ -13,19 +13,22 @@ lost again within one step goes unseen.
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
-from typing import Any
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradflow.integrators.contract import AbstractEvent
-from gradflow.losses import Exponential, Logistic
+from gradflow.flows.event import AbstractEvent
 from gradflow.numerics.logs import log1p_exp
 from gradflow.validation import (
     check_integer,
+    check_nonnegative,
     check_positive,
     check_real,
     fail,
@@ -35,7 +38,25 @@ from gradflow.validation import (
 _LARGEST_LOG_TIME = 709.0
 
 
-class TimeEvent(AbstractEvent):
+class AbstractThreshold(AbstractEvent):
+    """A quantity that a stepper may know by other means reaches a value.
+
+    Attributes
+    ----------
+    threshold : Array
+        The value of the quantity.
+    asked : Array
+        As it was given.
+    """
+
+    threshold: eqx.AbstractVar[Array]
+    asked: eqx.AbstractVar[Array]
+
+    def limit(self, quantity: str) -> float | None:
+        return float(self.threshold) if quantity == self.quantity else None
+
+
+class TimeEvent(AbstractThreshold):
     """ln(1+t) - ln(1+t_stop), for clocks in which time is a state.
 
     Attributes
@@ -48,6 +69,7 @@ class TimeEvent(AbstractEvent):
         Which of the two.
     """
 
+    quantity: ClassVar[str] = "time"
     threshold: Array
     asked: Array
     logarithmic: bool = eqx.field(static=True)
@@ -60,9 +82,10 @@ class TimeEvent(AbstractEvent):
         return flow.log1p_t(s, Y) - self.threshold
 
 
-class LossEvent(AbstractEvent):
+class LossEvent(AbstractThreshold):
     """ln L_stop - ln L."""
 
+    quantity: ClassVar[str] = "loss"
     threshold: Array
     asked: Array
 
@@ -71,7 +94,7 @@ class LossEvent(AbstractEvent):
         return f"loss({float(self.asked)!r})"
 
     def __call__(self, flow, s, Y):
-        return self.threshold - flow.chart.log_risk(flow.split(Y)[0])
+        return self.threshold - flow.log_risk(Y)
 
 
 class GradientEvent(AbstractEvent):
@@ -85,19 +108,20 @@ class GradientEvent(AbstractEvent):
         return f"gradient({float(self.asked)!r})"
 
     def __call__(self, flow, s, Y):
-        return self.threshold - jnp.log(flow.chart.gradient_norm(flow.split(Y)[0]))
+        return self.threshold - jnp.log(flow.gradient_norm(Y))
 
     def in_cell(self, flow, s, Y, speed):
         return self.threshold - jnp.log(speed())
 
 
-class DirectionEvent(AbstractEvent):
+class DirectionEvent(AbstractThreshold):
     """ln tol - ln(rate of turning of the direction per unit of ln(1+t)).
 
     With a loss that vanishes only at infinity, parameters have a limit direction only where the
     data are separated; so there it is also negative while some margin is.
     """
 
+    quantity: ClassVar[str] = "direction"
     threshold: Array
     asked: Array
 
@@ -106,25 +130,56 @@ class DirectionEvent(AbstractEvent):
         return f"direction({float(self.asked)!r})"
 
     def __call__(self, flow, s, Y):
-        chart, state = flow.chart, flow.split(Y)[0]
-        slow = self.threshold - jnp.log(chart.turning(state, flow.t(s, Y)))
-        risk: Any = getattr(chart, "risk", None)
-        if hasattr(risk, "margins") and isinstance(risk.loss, (Exponential, Logistic)):
-            return jnp.minimum(slow, jnp.min(risk.margins(chart.params(state))))
-        return slow
+        slow = self.threshold - jnp.log(flow.turning(s, Y))
+        margin = flow.least_margin(Y)
+        return slow if margin is None else jnp.minimum(slow, margin)
 
 
-class StageEndEvent(AbstractEvent):
-    """The end of the chart's validity, not a stop of the user's."""
+class WhenEvent(AbstractEvent):
+    """fn(params) - at, or fn(risk, params) - at.
 
-    role = "handover"
+    Attributes
+    ----------
+    fn : callable
+    takes_risk : bool
+    risk : AbstractRisk or None
+    chart : AbstractCoordinates
+        In full, to give parameters where compiled code carries less.
+    at : Array
+    name : str
+    """
+
+    fn: Callable[..., Any]
+    takes_risk: bool = eqx.field(static=True)
+    risk: Any
+    chart: Any
+    at: Array
+    name: str = eqx.field(static=True)
 
     @property
     def label(self) -> str:
-        return "chart"
+        return _when_label(self.name, float(self.at))
 
     def __call__(self, flow, s, Y):
-        return flow.stage_end(s, Y)
+        params = self.chart.params(flow.split(Y)[0])
+        value = self.fn(self.risk, params) if self.takes_risk else self.fn(params)
+        gap = jnp.asarray(value, jnp.float64) - self.at
+        # A step function that lands on `at` has crossed it: the stop is where it did.
+        return jnp.where(gap == 0, jnp.finfo(jnp.float64).tiny, gap)
+
+    def check(self, flow, Y):
+        fix = "write it with jax.numpy, and return one number of the parameters"
+        try:
+            out = jax.eval_shape(lambda at: self(flow, jnp.zeros(()), at), jnp.asarray(Y))
+        except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
+            problem = f"cannot be traced by JAX ({type(error).__name__})"
+            raise fail("until", self.name, problem, fix) from error
+        if out.shape != ():
+            raise fail("until", self.name, f"returns shape {out.shape}", fix)
+
+
+def _when_label(name: str, at: float) -> str:
+    return f"when({name})" if at == 0 else f"when({name}, at={at!r})"
 
 
 class LogTimeMeasure(eqx.Module):
@@ -161,6 +216,10 @@ class AbstractUntil(abc.ABC):
     def resolve(self, flow: Any) -> Resolved:
         """Translate into an end of the clock, events and a cap on steps."""
 
+    def of(self, risk: Any) -> AbstractUntil:
+        """The condition for the flow of a risk."""
+        return self
+
     def __or__(self, other: AbstractUntil) -> AbstractUntil:
         if not isinstance(other, AbstractUntil):
             return NotImplemented
@@ -177,6 +236,9 @@ class FirstOf(AbstractUntil):
     """The first of several conditions; made by ``|``."""
 
     parts: tuple[AbstractUntil, ...]
+
+    def of(self, risk: Any) -> FirstOf:
+        return FirstOf(tuple(part.of(risk) for part in self.parts))
 
     def resolve(self, flow: Any) -> Resolved:
         s_end, end_label, step_cap = np.inf, "", None
@@ -268,6 +330,44 @@ _EVENTS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
+class When(AbstractUntil):
+    """A function of the user's rises to a value."""
+
+    fn: Callable[..., Any]
+    at: float
+    risk: Any = None
+
+    def of(self, risk: Any) -> When:
+        return replace(self, risk=risk)
+
+    def resolve(self, flow: Any) -> Resolved:
+        takes_risk = _takes_two(self.fn)
+        event = WhenEvent(
+            self.fn, takes_risk, self.risk if takes_risk else None, flow.chart,
+            jnp.asarray(np.float64(self.at)), self._name,
+        )  # fmt: skip
+        return Resolved(events=(event,))
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.fn, "__name__", type(self.fn).__name__)
+
+    def __repr__(self) -> str:
+        return _when_label(self._name, self.at)
+
+
+def _takes_two(fn: Callable[..., Any]) -> bool:
+    """Whether a function must be given two arguments."""
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):  # (some built-in functions tell nothing)
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in positional and p.default is p.empty]
+    return len(needed) >= 2
+
+
+@dataclass(frozen=True)
 class Steps(AbstractUntil):
     """A number of accepted steps."""
 
@@ -315,18 +415,53 @@ def direction(tol: float) -> AbstractUntil:
     return Threshold("direction", check_positive("tol", tol))
 
 
+def when(fn: Callable[..., Any], at: float = 0.0) -> AbstractUntil:
+    """Stop where a function of one's own rises to ``at``.
+
+    Parameters
+    ----------
+    fn : callable
+        ``fn(params)`` or ``fn(risk, params)``, a scalar JAX function; below ``at`` before the stop.
+        It is located as an event, by every integrator; a step function, as an accuracy, where it
+        jumps. (A stop of this kind is not looked for in the late phase of separated data, so the
+        flow then stays in cartesian coordinates.)
+    at : float
+
+    Examples
+    --------
+    >>> import gradflow as gf, jax.numpy as jnp
+    >>> gf.until.when(lambda p: jnp.max(jnp.abs(p.inner)), at=1.0) | gf.until.time(1e6)
+    when(<lambda>, at=1.0) | time(1000000.0)
+    """
+    if not callable(fn):
+        raise fail("fn", fn, "is not callable", "pass a function of the parameters")
+    return When(fn, check_real("at", at))
+
+
 def steps(n: int) -> AbstractUntil:
     """Stop after ``n`` >= 1 accepted steps."""
     return Steps(check_integer("n", n, minimum=1))
 
 
+def check_start_time(value: Any) -> float:
+    """Return ln(1+t) of a time at which to start: a number, or ``log_time(...)``."""
+    if isinstance(value, Time):
+        return float(np.logaddexp(0.0, value.asked) if value.logarithmic else np.log1p(value.asked))
+    return float(np.log1p(check_nonnegative("t0", value)))
+
+
 def check_until(value: Any) -> AbstractUntil:
-    """Return ``value`` if it is a stopping condition."""
+    """Return ``value`` as a stopping condition; a number is a physical time."""
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        return time(float(value))
     if not isinstance(value, AbstractUntil):
         raise fail(
-            "until", value, "is not a stopping condition", "pass for example gf.until.time(1e6)"
-        )
+            "until",
+            value,
+            "is not a stopping condition",
+            "pass a time, or for example gf.until.loss(1e-6)",
+        )  # fmt: skip
     return value
 
 
-__all__ = ["clock", "direction", "gradient", "log_time", "loss", "steps", "time"]
+__all__ = ["clock", "direction", "gradient", "log_time", "loss", "steps", "time", "when"]

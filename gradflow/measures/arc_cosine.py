@@ -9,12 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradflow.numerics.vectors import angle
-
-
-def angles(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Angles (..., n) of unit vectors u (..., d) and v (n, d), accurate near 0 and π."""
-    return angle(u[..., None, :], v)
+from gradflow.numerics.vectors import angles
 
 
 def kernel(phi: ArrayLike) -> np.ndarray:

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradflow.measures.arc_cosine import angles
 from gradflow.measures.tv_minimiser import AtomicMeasure, TVMinimiser
+from gradflow.numerics.vectors import angles
 from gradflow.validation import check_integer, check_positive, fail
 
 SECOND = 0.5 + 0.5 / np.pi

@@ -27,8 +27,9 @@ import numpy as np
 from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
-from gradflow.measures.arc_cosine import angles, bregman, frames, kernel, planar_norm
+from gradflow.measures.arc_cosine import bregman, frames, kernel, planar_norm
 from gradflow.numerics import vectors
+from gradflow.numerics.vectors import angles
 from gradflow.validation import check_array, check_integer, check_positive, fail
 
 #: Newton: steps at most, and the residual (relative to λ) that counts as solved.

@@ -113,6 +113,12 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
         """D with f(x; cθ) = c^D f(x; θ), c > 0, θ the trained parameters; None if there is none."""
 
     @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Kinds of charts (:mod:`gradflow.flows.charts.offers`) that its flows have by themselves,
+        besides the cartesian one."""
+        return ()
+
+    @property
     @abstractmethod
     def name(self) -> str:
         """A short readable name."""

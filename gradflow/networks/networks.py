@@ -311,6 +311,10 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         return None if p is None else p + int(self.outer == "trained")
 
     @property
+    def coordinates(self) -> tuple[str, ...]:
+        return ("conic",) if self.activation.homogeneous and not self.bias else ()
+
+    @property
     def name(self) -> str:
         parts = f"dim={self.dim}, width={self.width}, {self.activation.name}, outer={self.outer}"
         scaling = "" if self.scaling is None else f", scaling={self.scaling}"

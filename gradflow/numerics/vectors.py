@@ -48,9 +48,24 @@ def rejection(x: np.ndarray, axis: np.ndarray) -> np.ndarray:
     return across - np.sum(across * axis, axis=-1, keepdims=True) * axis
 
 
+def perpendicular(w: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Part of ``w`` perpendicular to the unit vector ``v``; rounding-sized parts count as zero.
+
+    If ``v`` is a coordinate axis the result is exact, however small.
+    """
+    across = rejection(w, v)
+    floor = 0.0 if np.count_nonzero(v) == 1 else 4 * np.finfo(float).eps
+    return across if length(across) > floor * length(w) else np.zeros_like(w)
+
+
 def angle(u: np.ndarray, e: np.ndarray) -> np.ndarray:
     r"""Angle of unit vectors, :math:`2\,\mathrm{atan2}(|u-e|,|u+e|)`: no cancellation at 0 or π."""
     return 2.0 * np.arctan2(lengths(u - e), lengths(u + e))
+
+
+def angles(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Angles (..., n) of unit vectors u (..., d) and v (n, d), accurate near 0 and π."""
+    return angle(u[..., None, :], v)
 
 
 def log_tan_half(along: ArrayLike, across: ArrayLike) -> np.ndarray:

@@ -1,31 +1,33 @@
 r"""Named observables of a trajectory: what to read, in which units, by which formula.
 
-An observable reads a *path*: anything with ``params`` (a pytree whose arrays carry time first) and
-``risk``. A :class:`gradflow.Trajectory` also offers quantities that its chart knows
-more exactly than cartesian parameters can say (angles of e^{-10000}); these are read first.
+An observable reads a *path* (:mod:`gradflow.paths.path`): ``risk``, and ``params``, a pytree whose
+arrays carry time first. A path also offers quantities that its chart knows more exactly than
+cartesian parameters can say (angles of e^{-10000}); these are read first.
 
 A new observable is one function decorated with :func:`observable`. Those that come with the package
-stand in ``of_risk`` (loss, energy, what is conserved), ``of_neurons`` (sizes, angles, clusters) and
-``of_data`` (margins, activations).
+stand in ``of_risk`` (loss, energy, what is conserved), ``of_neurons`` (sizes, angles, clusters),
+``of_data`` (margins, activations, who is alive) and ``of_curvature``.
 """
 
 from __future__ import annotations
 
 from gradflow.numerics.rows import map_rows
 
-# Importing the three modules enters their functions in the register.
-from gradflow.observables import of_data, of_neurons, of_risk
-from gradflow.observables.paths import neuron_vectors
+# Importing these modules enters their functions in the register.
+from gradflow.observables import of_curvature, of_data, of_neurons, of_risk
+from gradflow.observables.paths import log_t_since, neuron_vectors
 from gradflow.observables.registry import Observable, get, names, observable, observe
 
 __all__ = [
     "Observable",
     "get",
+    "log_t_since",
     "map_rows",
     "names",
     "neuron_vectors",
     "observable",
     "observe",
+    "of_curvature",
     "of_data",
     "of_neurons",
     "of_risk",

@@ -8,16 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow.networks.random_features import RandomFeatures
 from gradflow.numerics.rows import map_rows
 from gradflow.numerics.vectors import lengths, scaled
-from gradflow.observables.paths import inputs_of, labelled_data, neuron_vectors
+from gradflow.observables.paths import (
+    inputs_of,
+    labelled_data,
+    neuron_vectors,
+    outer_weights,
+    risk_on,
+)
 from gradflow.observables.registry import observable
+from gradflow.paths.path import AbstractPath
 from gradflow.validation import check_choice, check_nonnegative, fail
 
 
 def _margins(risk: Any, params: Any) -> Any:
     return risk.y * risk.net(params, risk.X)
+
+
+def _accuracy(risk: Any, params: Any) -> Any:
+    return jnp.mean(jnp.where(_margins(risk, params) > 0, 1.0, 0.0))
 
 
 def _margin(risk: Any, params: Any) -> Any:
@@ -39,13 +49,29 @@ def _normalised_margin(risk: Any, params: Any) -> Any:
 
 
 @observable("margin", long_name="smallest margin over the data")
-def margin(path: Any) -> np.ndarray:
+def margin(path: AbstractPath) -> np.ndarray:
     """min_i y_i f(x_i; theta(t)) (finite data with labels -1 and +1 only)."""
     return map_rows(_margin, labelled_data(path, "margin"), path.params)
 
 
+@observable("accuracy", long_name="share of data of positive margin")
+def accuracy(path: AbstractPath, X: Any = None, y: Any = None) -> np.ndarray:
+    """Share of the data with y_i f(x_i; theta(t)) > 0 (labels -1 and +1 only).
+
+    Parameters
+    ----------
+    X, y : (n, d) and (n,) arrays
+        Other data; default: those of the risk.
+    """
+    own = X is None and y is None
+    risk = labelled_data(path, "accuracy") if own else risk_on(path, "accuracy", X, y)
+    if not np.all(np.abs(np.asarray(risk.y)) == 1):
+        raise fail("y", np.asarray(risk.y), "holds other labels than -1 and +1", "pass 2*y - 1")
+    return map_rows(_accuracy, risk, path.params)
+
+
 @observable("margins", long_name="margin of each datum", dims=("time", "datum"))
-def margins(path: Any) -> np.ndarray:
+def margins(path: AbstractPath) -> np.ndarray:
     """q_i = y_i f(x_i; theta(t)), shape (time, n) (labels -1 and +1 only)."""
     return map_rows(_margins, labelled_data(path, "margins"), path.params)
 
@@ -54,7 +80,7 @@ def margins(path: Any) -> np.ndarray:
     "normalised_margin", long_name="smallest margin over |theta|^degree",
     source="lyu2020homogeneous",
 )  # fmt: skip
-def normalised_margin(path: Any) -> np.ndarray:
+def normalised_margin(path: AbstractPath) -> np.ndarray:
     """min_i y_i f(x_i; theta) / |theta|^D, D the net's degree in its trained weights theta."""
     risk = labelled_data(path, "normalised_margin")
     if risk.net.degree is None:
@@ -69,7 +95,7 @@ def normalised_margin(path: Any) -> np.ndarray:
     "activation_pattern", long_name="side of each datum's surface",
     dims=("time", "neuron", "datum"),
 )  # fmt: skip
-def activation_pattern(path: Any, tolerance: float = 1e-12) -> np.ndarray:
+def activation_pattern(path: AbstractPath, tolerance: float = 1e-12) -> np.ndarray:
     """Sign of h_ki = w_k.x_i [+ b_k], shape (time, K, n), +1, -1 or 0 (8-bit integers).
 
     Parameters
@@ -80,11 +106,7 @@ def activation_pattern(path: Any, tolerance: float = 1e-12) -> np.ndarray:
         reads as 0.
     """
     tolerance = check_nonnegative("tolerance", tolerance)
-    W = neuron_vectors(path, bias=True)
-    X = inputs_of(path, "activation_pattern", bias=True)
-    if isinstance(path.risk.net, RandomFeatures):
-        problem = f"{path.risk.net.name} has no trained neurons that meet the data"
-        raise fail("name", "activation_pattern", problem, "read the pattern of net.features(X) > 0")
+    W, X = _neurons_and_data(path, "activation_pattern")
     sizes = tolerance * lengths(X)
     out = np.empty((W.shape[0], W.shape[1], X.shape[0]), np.int8)
     # One time after the other: a float array of this shape may not fit.
@@ -95,8 +117,55 @@ def activation_pattern(path: Any, tolerance: float = 1e-12) -> np.ndarray:
     return out
 
 
+def _neurons_and_data(path: AbstractPath, name: str) -> tuple[np.ndarray, np.ndarray]:
+    W, X = neuron_vectors(path, bias=True), inputs_of(path, name, bias=True)
+    if W.shape[-1] != X.shape[-1]:
+        problem = f"{path.risk.net.name} has no trained neurons that meet the data"
+        raise fail("name", name, problem, "read the pattern of net.features(X) > 0")
+    return W, X
+
+
+@observable("alive", long_name="neurons that have mass and see data", dims=("time", "neuron"))
+def alive(path: AbstractPath, tolerance: float = 1e-12) -> np.ndarray:
+    """Whether a_k and w_k are not 0 and phi'(h_ki) is not 0 for some datum i, shape (time, K).
+
+    A neuron that is not alive is dead: no datum moves it. A ReLU neuron is alive while some
+    h_ki = w_k.x_i [+ b_k] > 0, a leaky one while it has mass.
+
+    Parameters
+    ----------
+    tolerance : float
+        As in ``activation_pattern``: |h_ki| <= tolerance |w_k| |x_i| counts as 0.
+    """
+    tolerance = check_nonnegative("tolerance", tolerance)
+    W, X = _neurons_and_data(path, "alive")
+    out = np.empty(W.shape[:2], bool)
+    sizes = tolerance * lengths(X)
+    for row, w in enumerate(W):
+        h = w @ X.T
+        h = np.where(np.abs(h) <= lengths(w)[:, None] * sizes, 0.0, h)
+        out[row] = np.any(_slopes(path.risk.net, h) != 0, axis=1) & np.any(w != 0, axis=1)
+    return out & (outer_weights(path) != 0)
+
+
+def _slopes(net: Any, h: np.ndarray) -> np.ndarray:
+    """phi'(h) of a net's neurons; linear nets have 1."""
+    activation = getattr(net, "activation", None)
+    return (
+        np.ones(h.shape)
+        if activation is None
+        else np.asarray(activation.derivative(jnp.asarray(h)))
+    )
+
+
+@observable("dead", long_name="neurons that no datum moves", dims=("time", "neuron"))
+def dead(path: AbstractPath, tolerance: float = 1e-12) -> np.ndarray:
+    """Whether a neuron has no mass or sees no datum, shape (time, K): not ``alive``."""
+    return ~alive(path, tolerance)
+
+
 @observable("active_data", long_name="number of data a neuron sees", dims=("time", "neuron"))
-def active_data(path: Any, tolerance: float = 1e-12) -> np.ndarray:
+def active_data(path: AbstractPath, tolerance: float = 1e-12) -> np.ndarray:
     """Number of data i with h_ki = w_k.x_i [+ b_k] > 0, shape (time, K); 0 for a dead ReLU neuron.
 
     Parameters
@@ -108,7 +177,7 @@ def active_data(path: Any, tolerance: float = 1e-12) -> np.ndarray:
 
 
 @observable("kkt_residual", long_name="KKT residual", source="lyu2020homogeneous")
-def kkt_residual(path: Any, part: str = "total") -> np.ndarray:
+def kkt_residual(path: AbstractPath, part: str = "total") -> np.ndarray:
     r"""Distance from the KKT conditions of :math:`\min\frac12|\theta|^2` s.t. :math:`q_i\ge 1`.
 
     A pure number: parameters are scaled to unit norm and the multipliers are the best ones; see

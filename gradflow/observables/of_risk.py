@@ -11,8 +11,9 @@ import numpy as np
 from gradflow.cells.clarke import speeds
 from gradflow.cells.forces import Forces
 from gradflow.numerics.rows import map_rows
-from gradflow.observables.paths import from_chart, tree_norm
+from gradflow.observables.paths import risk_on, tree_norm
 from gradflow.observables.registry import observable, observe
+from gradflow.paths.path import AbstractPath
 from gradflow.validation import fail
 
 
@@ -41,17 +42,25 @@ def _balancedness(risk: Any, params: Any) -> Any:
 
 
 @observable("log_loss", long_name="logarithm of the risk")
-def log_loss(path: Any) -> np.ndarray:
+def log_loss(path: AbstractPath) -> np.ndarray:
     """ln L(theta(t)), where L itself may underflow."""
-    exact = from_chart(path, "log_loss")
+    exact = path.chart_value("log_loss")
     return map_rows(_risk_log, path.risk, path.params) if exact is None else exact
 
 
 @observable("loss", long_name="risk")
-def loss(path: Any) -> np.ndarray:
-    """L(theta(t))."""
+def loss(path: AbstractPath, X: Any = None, y: Any = None) -> np.ndarray:
+    """L(theta(t)), or the mean loss on other data.
+
+    Parameters
+    ----------
+    X, y : (n, d) and (n,) arrays
+        Other data, for a risk of a net and a loss.
+    """
+    if X is not None or y is not None:
+        return map_rows(_risk_value, risk_on(path, "loss", X, y), path.params)
     # One source for both, also after a round trip through a file.
-    if "log_loss" in getattr(path, "exact", {}) or from_chart(path, "log_loss") is not None:
+    if "log_loss" in path.exact or path.chart_value("log_loss") is not None:
         logarithm = observe(path, "log_loss")
         # (a function of the user's may be negative, where it has no logarithm)
         if not np.any(np.isnan(logarithm)):
@@ -60,7 +69,7 @@ def loss(path: Any) -> np.ndarray:
 
 
 @observable("gradient_norm", unit="1/time^0.5", long_name="norm of the risk's gradient")
-def gradient_norm(path: Any) -> np.ndarray:
+def gradient_norm(path: AbstractPath) -> np.ndarray:
     """|grad L(theta(t))| over the trained entries, the speed of the flow.
 
     Where neurons stand on kinks it is the norm of the Clarke gradient that the flow follows
@@ -68,7 +77,7 @@ def gradient_norm(path: Any) -> np.ndarray:
     """
     at = path.risk.arrangement
     if at is None or not at.kinked:
-        exact = from_chart(path, "gradient_norm")
+        exact = path.chart_value("gradient_norm")
         return map_rows(_gradient_norm, path.risk, path.params) if exact is None else exact
     W, a = at.split(path.params)
     f = np.array([at.outputs(*row) for row in zip(W, a, strict=True)]).reshape(-1, len(at.y))
@@ -80,7 +89,7 @@ def gradient_norm(path: Any) -> np.ndarray:
 
 
 @observable("norm", unit="weight", long_name="norm of the parameters")
-def norm(path: Any) -> np.ndarray:
+def norm(path: AbstractPath) -> np.ndarray:
     """|theta(t)|, the Euclidean norm of all parameters (fixed ones included)."""
     return tree_norm(path.params)
 
@@ -89,7 +98,7 @@ def norm(path: Any) -> np.ndarray:
     "balancedness", unit="weight^2", long_name="conserved balance",
     dims=("time", "layer_or_neuron"), source="du2018balanced",
 )  # fmt: skip
-def balancedness(path: Any) -> np.ndarray:
+def balancedness(path: AbstractPath) -> np.ndarray:
     """What the flow conserves, by the network's definition (a_k^2 - |w_k|^2 for two layers)."""
     net = path.risk.net
     row = jax.tree.map(lambda leaf: leaf[0], path.params)
@@ -102,7 +111,7 @@ def balancedness(path: Any) -> np.ndarray:
 
 
 @observable("energy", long_name="integral of the squared speed")
-def energy(path: Any) -> np.ndarray:
+def energy(path: AbstractPath) -> np.ndarray:
     r""":math:`\int_0^t\|\dot\theta\|^2`, in the units of the risk: what the flow has spent of it.
 
     Integrated beside the flow; on the exact one it is L(0) - L(t).
@@ -110,21 +119,20 @@ def energy(path: Any) -> np.ndarray:
     return np.asarray(_energy(path, "energy"))
 
 
-def _energy(path: Any, name: str) -> Any:
-    spent = getattr(path, "energy", None)
-    if spent is None:
+def _energy(path: AbstractPath, name: str) -> Any:
+    if path.energy is None:
         raise fail("name", name, "this path carries no energy", "use gf.integrate")
-    return spent
+    return path.energy
 
 
 @observable("energy_defect", long_name="relative energy defect")
-def energy_defect(path: Any) -> np.ndarray:
+def energy_defect(path: AbstractPath) -> np.ndarray:
     r""":math:`|L(0)-L(t)-\int_0^t\|\dot\theta\|^2| / |L(0)|`, zero on the exact flow
     (not divided where L(0) = 0).
 
     A free monitor of the integration error; it sees errors of the energy integral too.
     """
-    spent, initial = _energy(path, "energy_defect"), getattr(path, "initial", None)
+    spent, initial = _energy(path, "energy_defect"), path.initial
     if initial is None:
         raise fail("name", "energy_defect", "this path carries no start", "use gf.integrate")
     first = float(np.asarray(path.risk(initial)))

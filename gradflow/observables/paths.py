@@ -8,21 +8,17 @@ import jax
 import numpy as np
 
 from gradflow.numerics.vectors import lengths
+from gradflow.paths.path import AbstractPath
+from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.validation import fail
 
 
-def leaf_of(path: Any, name: str) -> Any:
+def leaf_of(path: AbstractPath, name: str) -> Any:
     """The array of that name among the parameters; None where there is none."""
     return getattr(path.params, name, None)
 
 
-def from_chart(path: Any, name: str) -> np.ndarray | None:
-    """The chart's own value of an observable; None where it has none."""
-    reader = getattr(path, "chart_value", None)
-    return None if reader is None else reader(name)
-
-
-def neuron_vectors(path: Any, *, bias: bool = False) -> np.ndarray:
+def neuron_vectors(path: AbstractPath, *, bias: bool = False) -> np.ndarray:
     """Vectors that play the part of neurons, shape (time, K, d).
 
     The inner weights of a two-layer net; the weight of a linear predictor and the end-to-end vector
@@ -48,18 +44,18 @@ def neuron_vectors(path: Any, *, bias: bool = False) -> np.ndarray:
     )  # fmt: skip
 
 
-def outer_weights(path: Any) -> np.ndarray:
+def outer_weights(path: AbstractPath) -> np.ndarray:
     """Outer weights a_k, shape (time, K) (or (1, 1): linear nets have a = 1)."""
     outer = leaf_of(path, "outer")
     return np.ones((1, 1)) if outer is None else np.asarray(outer)
 
 
-def outer_signs(path: Any) -> np.ndarray:
+def outer_signs(path: AbstractPath) -> np.ndarray:
     """Signs of the outer weights; a_k = 0 counts as +1."""
     return np.where(outer_weights(path) >= 0, 1.0, -1.0)
 
 
-def teacher_sides(path: Any, name: str) -> np.ndarray:
+def teacher_sides(path: AbstractPath, name: str) -> np.ndarray:
     """Own target of each neuron: sign(a_k) v, shape (time or 1, K, d)."""
     teacher = getattr(path.risk, "teacher", None)
     if teacher is None or not hasattr(teacher, "direction"):
@@ -71,7 +67,12 @@ def teacher_sides(path: Any, name: str) -> np.ndarray:
     return outer_signs(path)[..., None] * np.asarray(teacher.direction)
 
 
-def inputs_of(path: Any, name: str, *, bias: bool = False) -> np.ndarray:
+def has_data(path: AbstractPath) -> bool:
+    """Whether the risk is one of finite data."""
+    return getattr(path.risk, "X", None) is not None
+
+
+def inputs_of(path: AbstractPath, name: str, *, bias: bool = False) -> np.ndarray:
     """Data (n, d); with ``bias`` a one is appended where the net has a bias."""
     X = getattr(path.risk, "X", None)
     if X is None:
@@ -84,7 +85,47 @@ def inputs_of(path: Any, name: str, *, bias: bool = False) -> np.ndarray:
     return X
 
 
-def labelled_data(path: Any, name: str) -> Any:
+def risk_on(path: AbstractPath, name: str, X: Any, y: Any) -> EmpiricalRisk:
+    """The mean loss of the path's net on other data."""
+    for argument, value in (("X", X), ("y", y)):
+        if value is None:
+            raise fail(argument, None, "is missing", "pass X and y together")
+    risk = getattr(path.risk, "risk", path.risk)  # (what a penalty was added to)
+    loss = getattr(risk, "loss", None)
+    if risk.net is None or loss is None:
+        raise fail(
+            "name", name, f"on other data needs a net and a loss, and {risk.name} has none",
+            "use an EmpiricalRisk or a PopulationRisk, or observe a function of (risk, params)",
+        )  # fmt: skip
+    return EmpiricalRisk(risk.net, loss, X, y)
+
+
+def log_t_since(path: AbstractPath, holds: Any) -> np.ndarray:
+    """ln t of the first recorded time from which something holds to the end; inf where it does not.
+
+    When neurons have aligned: ``log_t_since(path, path.observe("cluster_spread") < 0.05)``; when
+    each died: ``log_t_since(path, path.observe("dead"))``.
+
+    Parameters
+    ----------
+    path : path
+    holds : (time, ...) array of bools
+
+    Returns
+    -------
+    array of shape (...)
+    """
+    holds = np.asarray(holds, bool)
+    if holds.shape[:1] != path.log_t.shape:
+        raise fail(
+            "holds", holds, f"has shape {holds.shape}", f"pass {len(path.log_t)} times first"
+        )
+    kept = np.logical_and.accumulate(holds[::-1], axis=0)[::-1]
+    log_t = path.log_t.reshape(-1, *(1,) * (holds.ndim - 1))
+    return np.min(np.where(kept, log_t, np.inf), axis=0, initial=np.inf)
+
+
+def labelled_data(path: AbstractPath, name: str) -> Any:
     """The path's risk, if its data have labels -1 and +1."""
     risk = path.risk
     if getattr(risk, "X", None) is None or getattr(risk, "y", None) is None:

@@ -7,8 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from gradflow.numerics.rows import map_rows
+from gradflow.paths.path import AbstractPath, as_path
 from gradflow.validation import check_choice, fail
 
 
@@ -74,34 +78,60 @@ def get(name: str) -> Observable:
     return _REGISTRY[name]
 
 
-def observe(path: Any, name: str, **options: Any) -> np.ndarray:
+def observe(path: Any, what: str | Callable[..., Any], **options: Any) -> np.ndarray:
     """Value of an observable along ``path``, time first.
 
     Parameters
     ----------
-    path : object with ``params`` and ``risk``
-    name : str
-        A registered name, or a quantity the path's chart offers (``path.exact``).
+    path : AbstractPath, or an object with ``params`` and ``risk``
+    what : str or callable
+        A registered name, a quantity the path's chart offers (``path.exact``), or any function
+        ``fn(risk, params)`` written in JAX that returns an array.
     **options
         Passed to the observable; with options the chart's value is not used.
 
     Raises
     ------
     ValueError
-        Unknown name; an observable the risk or the network has no meaning for.
+        Unknown name; an observable the risk or the network has no meaning for; a function that JAX
+        cannot trace.
     """
-    exact = getattr(path, "exact", {})
-    if name in exact and not options:
-        return np.asarray(exact[name])
-    check_choice("name", name, {*_REGISTRY, *exact})
-    if name not in _REGISTRY:
+    path = as_path(path)
+    if callable(what):
+        return _of_function(path, what, options)
+    if what in path.exact and not options:
+        return np.asarray(path.exact[what])
+    check_choice("name", what, {*_REGISTRY, *path.exact})
+    if what not in _REGISTRY:
         raise fail(
-            "options", options, f"are not taken by {name!r}, which the chart knows exactly",
+            "options", options, f"are not taken by {what!r}, which the chart knows exactly",
             "leave them out",
         )  # fmt: skip
-    known = list(inspect.signature(_REGISTRY[name].function).parameters)[1:]
+    known = list(inspect.signature(_REGISTRY[what].function).parameters)[1:]
     for option, value in options.items():
         if option not in known:
             fix = "choose one of " + ", ".join(known) if known else "it takes none: leave it out"
-            raise fail(option, value, f"is not an option of observe({name!r})", fix)
-    return np.asarray(_REGISTRY[name].function(path, **options))
+            raise fail(option, value, f"is not an option of observe({what!r})", fix)
+    return np.asarray(_REGISTRY[what].function(path, **options))
+
+
+def _of_function(path: AbstractPath, fn: Callable[..., Any], options: Any) -> np.ndarray:
+    if options:
+        raise fail("options", options, "are not taken by a function", "close over them instead")
+    try:
+        return map_rows(_Asked(fn), path.risk, path.params)
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, TypeError) as error:
+        raise fail(
+            "what", fn, f"is no function of (risk, params) that JAX can trace ({error})"[:300],
+            "write fn(risk, params) with jax.numpy, returning an array",
+        ) from error  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A function of the user's, whose number becomes an array."""
+
+    fn: Callable[..., Any]
+
+    def __call__(self, risk: Any, params: Any) -> jax.Array:
+        return jnp.asarray(self.fn(risk, params))

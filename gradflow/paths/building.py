@@ -2,76 +2,82 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow import observables
-from gradflow.integrators.driver import Run, Settings
+from gradflow.flows.course import Course
+from gradflow.flows.flow import Flow
+from gradflow.integrators.contract import Happening, Result
+from gradflow.integrators.driver import Run
 from gradflow.integrators.save import Points
-from gradflow.paths.trajectory import Event, Stage, Trajectory
+from gradflow.integrators.settings import Settings
+from gradflow.paths.events import Event, Events
+from gradflow.paths.stages import Stage, join, read
+from gradflow.paths.trajectory import Trajectory
 
 
 def trajectory_of(
-    risk: Any, params: Any, clock_name: str, settings: Settings, done: Run
+    risk: Any, params: Any, course: Course, settings: Settings, done: Run
 ) -> Trajectory:
     """Join the stages of an integration from ``params`` into one path."""
-    save = settings.save
-    by_steps = not isinstance(save, Points)
+    by_steps = not isinstance(settings.save, Points)
     stages: list[Stage] = []
     for index, (flow, solution) in enumerate(done.stages):
         # Recording steps, each stage repeats the last point of the one before in its own chart.
         skip = 1 if by_steps and index else 0
-        stages.append(Stage(flow, solution.s[skip:], solution.Y[skip:]))
+        stages.append(Stage(flow, solution.s[skip:], solution.Y[skip:], solution.dense))
     kept = [stage for stage in stages if stage.s.shape[0]]
-    pieces = [_read(stage.flow, stage.s, stage.Y) for stage in (kept or stages[:1])]
-    merged = {
-        key: np.concatenate([p[key] for p in pieces]) for key in ("t", "log_t", "clock", "energy")
-    }
-    if isinstance(save, Points):
-        # The times asked for, not their round trip through the clock.
-        asked = np.array(save.values)[: merged["t"].shape[0]]
-        name = {"t": "t", "log_t": "log_t", "clock": "clock"}[save.kind]
-        merged[name] = asked
-        if save.kind == "t":
-            with np.errstate(divide="ignore"):
-                merged["log_t"] = np.log(asked)
-    all_params = jax.tree.map(
-        lambda *leaves: np.concatenate(leaves), *[p["params"] for p in pieces]
-    )
+    pieces = [read(stage.flow, stage.s, stage.Y) for stage in (kept or stages[:1])]
+    rows = _as_asked(join(risk, pieces), settings)
     last_flow, last = done.stages[-1]
-    end = _read(last_flow, np.array([last.s_final]), last.Y_final[None])
+    end = read(last_flow, np.array([last.s_final]), last.Y_final[None])
     events = _events(done)
-    final = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), end["params"])
     return Trajectory(
-        risk=risk, **merged, params=all_params, initial=params,
-        final=final,
+        risk=risk, **rows, initial=params,
+        final=jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), end["params"]),
         t_final=float(end["t"][0]), log_t_final=float(end["log_t"][0]),
-        clock_final=last.s_final, exact=_merge_exact(risk, pieces), events=events,
-        stats=done.stats, result=done.result, stopped_by=done.stopped_by, rtol=settings.asked.rtol,
-        atol=settings.asked.atol, clock_name=clock_name,
+        clock_final=last.s_final, events=events,
+        stats=done.stats, result=_said(done.result, events), stopped_by=done.stopped_by,
+        rtol=settings.asked.rtol, atol=settings.asked.atol, clock_name=course.flow.clock.name,
         chart_names=tuple(flow.chart.name for flow, _ in done.stages),
-        integrator=done.integrator, _stages=tuple(kept),
+        integrator=done.integrator, course=course, _stages=tuple(kept),
     )  # fmt: skip
 
 
-def _read(flow: Any, s: np.ndarray, Y: np.ndarray) -> dict[str, Any]:
-    y, energy, _ = flow.split(Y)
-    with np.errstate(over="ignore"):
-        t = np.array(flow.t(s, Y), np.float64)
-    return {
-        "t": t, "log_t": np.asarray(flow.log_t(s, Y)), "clock": s, "energy": energy,
-        "params": flow.chart.decode(y), "exact": flow.chart.exact(y),
-    }  # fmt: skip
+def _said(result: Result, events: Events) -> Result:
+    """The result, which also says where the flow could have gone on otherwise."""
+    branches = events.kind("branch")
+    if not branches:
+        return result
+    first = branches[0]
+    said = (
+        f"unique=False: at ln t = {first.log_t:.10g} neuron {first.neuron} can leave the surface "
+        f"of datum {first.datum} in more than one way, and one was followed"
+    )
+    return replace(result, detail=f"{result.detail}; {said}" if result.detail else said)
 
 
-def _events(done: Run) -> tuple[Event, ...]:
-    out = []
+def _as_asked(rows: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """The times asked for, not their round trip through the clock."""
+    save = settings.save
+    if not isinstance(save, Points):
+        return rows
+    asked = np.array(save.values)[: rows["t"].shape[0]]
+    rows = {**rows, save.kind: asked}
+    if save.kind == "t":
+        with np.errstate(divide="ignore"):
+            rows["log_t"] = np.log(asked)
+    return rows
+
+
+def _events(done: Run) -> Events:
+    out: list[Event] = []
     for index, (flow, solution) in enumerate(done.stages):
-        out += _happenings(flow, solution.happenings)
+        out += _at_surfaces(flow, solution.happenings)
         one = np.array([solution.s_final])
         with np.errstate(over="ignore"):
             t = float(np.asarray(flow.t(one, solution.Y_final[None]))[0])
@@ -82,18 +88,19 @@ def _events(done: Run) -> tuple[Event, ...]:
             out.append(Event(t, log_t, solution.s_final, "stage", label))
         elif done.result.name == "event":
             out.append(Event(t, log_t, solution.s_final, "stop", done.stopped_by))
-    return tuple(out)
+    return Events(out)
 
 
-def _happenings(flow: Any, happenings: Any) -> list[Event]:
-    if not happenings:
+def _at_surfaces(flow: Flow, happenings: tuple[Happening, ...]) -> list[Event]:
+    arrangement = flow.arrangement
+    if not happenings or arrangement is None:
         return []
     s = np.array([event.s for event in happenings])
     extra = np.array([[event.tau] for event in happenings])
     with np.errstate(over="ignore"):
         t = np.asarray(flow.clock.time(s, extra)).tolist()
     log_t = flow.clock.log_time(s, extra).tolist()
-    data = flow.arrangement.representatives.tolist()
+    data = arrangement.representatives.tolist()
     return [
         Event(
             t=t[i], log_t=log_t[i], clock=event.s, kind=event.kind,
@@ -104,35 +111,11 @@ def _happenings(flow: Any, happenings: Any) -> list[Event]:
     ]  # fmt: skip
 
 
-def _datum(event: Any, representatives: list[int]) -> int | None:
+def _datum(event: Happening, representatives: list[int]) -> int | None:
     if event.surface < 0:
         return None
     # The support consists of data, not of surfaces.
     return event.surface if event.kind.startswith("support") else representatives[event.surface]
-
-
-@dataclass(frozen=True)
-class _Path:
-    risk: Any
-    params: Any
-
-
-def _merge_exact(risk: Any, pieces: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Join the charts' exact values; a stage without one falls back on its parameters."""
-    keys = {key: None for piece in pieces for key in piece["exact"]}
-    out: dict[str, np.ndarray] = {}
-    for key in keys:
-        parts = []
-        for piece in pieces:
-            if key in piece["exact"]:
-                parts.append(np.asarray(piece["exact"][key]))
-            elif key in observables.names():
-                parts.append(observables.observe(_Path(risk, piece["params"]), key))
-            else:
-                break
-        else:
-            out[key] = np.concatenate(parts)
-    return out
 
 
 __all__ = ["trajectory_of"]

@@ -1,11 +1,13 @@
-"""Pytrees and risks as descriptions, and rebuilt from them. No pickle."""
+"""Paths read from the files that :mod:`gradflow.paths.saving` writes."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import json
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 # Importing these registers what files may hold.
@@ -16,73 +18,120 @@ import gradflow.risks.function
 import gradflow.risks.population.population
 import gradflow.risks.regularised  # noqa: F401
 from gradflow import registry
+from gradflow.flows.course import Course
+from gradflow.integrators.contract import Result
+from gradflow.paths import view
+from gradflow.paths.descent import Descent
+from gradflow.paths.events import KINDS, Events
+from gradflow.paths.saving import FORMAT
+from gradflow.paths.trajectory import Trajectory
+from gradflow.paths.tree import leaf_names, rebuild_tree
 from gradflow.validation import fail
 
+if TYPE_CHECKING:
+    import xarray as xr
 
-def describe_tree(tree: Any) -> tuple[Any, list[np.ndarray]]:
-    """Split a pytree of arrays into a JSON-able structure and its arrays.
+_OLD = "gradflow-trajectory-1"
 
-    Dicts, lists, tuples, None and registered dataclasses are known.
+
+def _course_of(risk: Any, data: xr.Dataset, header: dict[str, Any]) -> Course | None:
+    if "course" not in header:
+        return None
+    kept = [str(name) for name in data.data_vars if str(name).startswith("course_")]
+    arrays = {name.removeprefix("course_"): np.asarray(data[name].values) for name in kept}
+    structure = header["course_params"]
+    leaves = [arrays[f"params_{k}"] for k in range(len(leaf_names(structure)))]
+    return Course.read(risk, _tree(structure, leaves, jnp.asarray), header["course"], arrays)
+
+
+def _events_of(data: xr.Dataset, header: dict[str, Any]) -> Events:
+    if "event_kind" not in data:
+        return Events()
+    columns: dict[str, Any] = {
+        name: data[f"event_{name}"].values for name in ("t", "log_t", "clock", "neuron", "datum")
+    }
+    columns["kind"] = [KINDS[code] for code in data["event_kind"].values]
+    columns["label"] = [header["labels"].get(str(i), "") for i in range(data.sizes["event"])]
+    return Events.of_columns(columns)
+
+
+def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory | Descent:
+    """Read a path written by its ``save``: the same numbers to the bit.
+
+    Parameters
+    ----------
+    path : path-like
+    risk : AbstractRisk, optional
+        Needed for a risk made of a function, which no file can hold, or of a class that is not
+        registered here (``gf.register``); else rebuilt from the file.
+
+    Raises
+    ------
+    ValueError
+        No such file, not a path, or a risk that must be passed.
     """
-    arrays: list[np.ndarray] = []
+    data, header = _opened(path)
+    take = lambda name: np.asarray(data[name].values)
+    rows: dict[str, Any] = {
+        "risk": _risk_of(path, header["risk"]) if risk is None else risk,
+        "params": _tree(header["params"], [take(name) for name in header["names"]], np.asarray),
+        "t": take("time"), "log_t": take("log_t"), "events": _events_of(data, header),
+        "exact": {name: take(variable) for name, variable in header["exact"].items()},
+    }  # fmt: skip
+    kept: dict[str, Any] = header["fields"]
+    cls = {"trajectory": Trajectory, "descent": Descent}[header["path"]]
+    for name in cls.trees:
+        structure = header[f"tree_{name}"]
+        arrays = [take(f"{name}_tree_{k}") for k in range(len(leaf_names(structure)))]
+        rows[name] = _tree(structure, arrays, jnp.asarray)
+    rows |= {name: take(name) for name in cls.arrays}
+    if cls is Descent:
+        return Descent(**rows, **kept, step=take("step").astype(np.int64))
+    kept["result"] = Result(*kept["result"])
+    kept["chart_names"] = tuple(kept["chart_names"])
+    kept["atol"] = np.asarray(kept["atol"]) if isinstance(kept["atol"], list) else kept["atol"]
+    asked = {name: take(name) for name in view.CHART_VALUES if name not in header["exact"]}
+    return Trajectory(
+        **rows, **kept, clock=take("clock"), energy=take("energy"), _asked=asked,
+        course=_course_of(rows["risk"], data, header),
+    )  # fmt: skip
 
-    def walk(node: Any) -> Any:
-        if node is None:
-            return {"kind": "none"}
-        if isinstance(node, dict):
-            return {"kind": "dict", "keys": list(node), "items": [walk(v) for v in node.values()]}
-        if isinstance(node, (list, tuple)) and not hasattr(node, "_fields"):
-            kind = "list" if isinstance(node, list) else "tuple"
-            return {"kind": kind, "items": [walk(v) for v in node]}
-        if hasattr(node, "__array__"):
-            arrays.append(np.asarray(node))
-            return {"kind": "array"}
-        name = registry.kind_of(type(node))
-        if name is not None and dataclasses.is_dataclass(node):
-            fields = [f.name for f in dataclasses.fields(node)]
-            items = [walk(getattr(node, f)) for f in fields]
-            return {"kind": "module", "name": name, "keys": fields, "items": items}
+
+def _opened(path: Any) -> tuple[xr.Dataset, dict[str, Any]]:
+    import xarray as xr
+
+    fix = "pass a file written by the save of a path"
+    if not isinstance(path, (str, os.PathLike)):
+        raise fail("path", path, "is not a path", fix)
+    if not os.path.isfile(path):
+        raise fail("path", str(path), "is not a file", fix)
+    try:
+        with xr.open_dataset(
+            path, engine="scipy", decode_times=False, mask_and_scale=False
+        ) as opened:
+            data = opened.load()
+        header = json.loads(data.attrs["gradflow"])
+        found = header["format"]
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise fail("path", str(path), f"is not a readable trajectory ({error})", fix) from error
+    if found != FORMAT:
+        old = "is of an old format" if found == _OLD else "is of an unknown format"
+        raise fail("path", str(path), f"{old}, {found!r}", "integrate again and save the path")
+    return data, header
+
+
+def _tree(structure: Any, arrays: list[np.ndarray], convert: Callable[[np.ndarray], Any]) -> Any:
+    return rebuild_tree(structure, [convert(array) for array in arrays])
+
+
+def _risk_of(path: Any, description: dict[str, Any]) -> Any:
+    missing = registry.unknown(description)
+    if missing:
         raise fail(
-            "params", node, "cannot be stored",
-            "use dicts, lists and tuples of arrays, or a dataclass registered by gf.register",
+            "path", str(path), f"holds a risk that cannot be rebuilt: {missing[0]}",
+            "pass the risk: gf.load(path, risk=...), or register its class: gf.register(kind, cls)",
         )  # fmt: skip
-
-    return walk(tree), arrays
-
-
-def rebuild_tree(structure: Mapping[str, Any], arrays: list[Any]) -> Any:
-    """Inverse of :func:`describe_tree`."""
-    rest = iter(arrays)
-
-    def walk(node: Mapping[str, Any]) -> Any:
-        kind = node["kind"]
-        if kind == "none":
-            return None
-        if kind == "array":
-            return next(rest)
-        items = [walk(item) for item in node["items"]]
-        if kind == "dict":
-            return dict(zip(node["keys"], items, strict=True))
-        if kind == "list":
-            return items
-        if kind == "tuple":
-            return tuple(items)
-        return registry.class_of(node["name"])(**dict(zip(node["keys"], items, strict=True)))
-
-    return walk(structure)
+    return registry.build(description)
 
 
-def leaf_names(structure: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Path of every array of :func:`describe_tree`, in order."""
-    out: list[tuple[str, ...]] = []
-
-    def walk(node: Mapping[str, Any], path: tuple[str, ...]) -> None:
-        if node["kind"] == "array":
-            out.append(path)
-        elif node["kind"] != "none":
-            keys = node.get("keys") or [str(i) for i in range(len(node["items"]))]
-            for key, item in zip(keys, node["items"], strict=True):
-                walk(item, (*path, str(key)))
-
-    walk(structure, ())
-    return out
+__all__ = ["load"]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gradflow import observables as registry
+from gradflow.paths.path import AbstractPath, as_path
 from gradflow.validation import check_array, check_choice, fail
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def plot(
     names = [observables] if isinstance(observables, str) else list(observables)
     if not names:
         raise fail("observables", observables, "is empty", "name at least one observable")
-    known = {*registry.names(), *getattr(traj, "exact", {})}
+    traj = as_path(traj)
+    known = {*registry.names(), *traj.exact}
     for name in names:
         check_choice("observables", name, known)
     # Everything is computed before a figure exists: a bad request leaves no half-drawn picture.
@@ -155,13 +157,14 @@ def panel(
         Of the flow, in the legend.
     markers : int
     """
+    traj = as_path(traj)
     check_choice("observable", observable, {*registry.names(), *traj.exact})
     time, value = _time(traj, x), _values(traj, observable)
     sign = -1.0 if observable in _MIRRORED else 1.0
     everything = [value[:, :1]]
     axis.plot(time, value[:, 0], label=label, **STYLES["flow"])
     if descent is not None:
-        at, steps = _time(descent, x), _values(descent, observable)[:, 0]
+        at, steps = _time(as_path(descent), x), _values(descent, observable)[:, 0]
         some = _spread(at, markers, log=_wants_log(time))
         axis.plot(at[some], steps[some], label="gradient descent", **STYLES["descent"])
     for curve in curves:
@@ -196,9 +199,9 @@ def tidy(axis: Axes) -> None:
 # What to draw
 
 
-def _time(path: Any, x: str) -> np.ndarray:
+def _time(path: AbstractPath, x: str) -> np.ndarray:
     check_choice("x", x, _X)
-    time = np.asarray(getattr(path, x), np.float64)
+    time = np.asarray(path.t if x == "t" else path.log_t, np.float64)
     if time.size == 0:
         raise fail("traj", path, "holds no points", "record some: save_at=gf.save.steps()")
     if np.any(np.isposinf(time)):

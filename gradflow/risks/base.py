@@ -51,6 +51,20 @@ class AbstractRisk(Described, eqx.Module):
         """The surfaces of its data that neurons meet (host); None where none are known."""
         return None
 
+    def least_margin(self, params: PyTree) -> jax.Array | None:
+        """Return the least margin on finite data, where the loss vanishes only if it is infinite.
+
+        Until it is positive there is no limit direction. None for other risks.
+        """
+        return None
+
+    def charts(self, params: PyTree) -> tuple[str, ...]:
+        """Return the kinds of charts in which the flow from ``params`` may be integrated.
+
+        The best first; :mod:`gradflow.flows.charts.offers` says what the names stand for.
+        """
+        return ("cartesian", *(() if self.net is None else self.net.coordinates))
+
     def as_params(self, value: PyTree) -> PyTree:
         """Return ``value`` as parameters of this risk; a ``ValueError`` when it cannot be."""
         return value if self.net is None else self.net.as_params(value)

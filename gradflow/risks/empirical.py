@@ -204,6 +204,9 @@ class EmpiricalRisk(AbstractRisk):
             )
         return self.y * self.net(self.net.as_params(params), self.X)
 
+    def least_margin(self, params: PyTree) -> jax.Array | None:
+        return jnp.min(self.margins(params)) if self.loss.vanishes else None
+
     def sample(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
         """Draw n independent data with replacement: ``(X, y)``.
 

@@ -7,6 +7,7 @@ importing the package stays light.
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gradflow.validation import check_choice, fail
@@ -90,7 +91,9 @@ def _derive(name: str, options: tuple[tuple[str, type, object], ...]) -> Derivat
 
 
 def __getattr__(attribute: str) -> Any:
-    """Load the result types on first use (they need sympy)."""
+    """Load the result types, and `orthonormal_teachers`, on first use (they need sympy)."""
+    if attribute == "orthonormal_teachers":
+        return import_module("gradflow.symbolic.orthonormal_teachers")
     if attribute in ("Derivation", "Rate", "Step"):
         from gradflow.symbolic import derivation
 

@@ -1,8 +1,8 @@
 """Charts: coordinates in which a flow is integrated.
 
-A chart turns parameters into a flat float64 state and back, and knows the velocity of the flow in
-its coordinates. Encoding and decoding happen on the host (NumPy, batched over leading axes);
-everything that enters an integrator is JAX.
+Coordinates turn parameters into a flat float64 state and back, and know the risk there. A chart is
+coordinates in which the flow has a velocity. Encoding and decoding happen on the host (NumPy,
+batched over leading axes); everything that enters an integrator is JAX.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from gradflow.cells.arrangement import Arrangement
+from gradflow.flows.event import AbstractHandover
+from gradflow.flows.metrics import AbstractMetric, Euclidean
 from gradflow.risks.base import AbstractRisk
 
 
-class AbstractChart(eqx.Module):
-    """Coordinates of a flow; see the module's docstring for the split between host and JAX."""
+class AbstractCoordinates(eqx.Module):
+    """Coordinates of parameters; see the module's docstring for the split between host and JAX."""
 
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """The chart's public name."""
+        """The public name of the coordinates."""
 
     @abc.abstractmethod
     def encode(self, params: Any) -> np.ndarray:
@@ -38,6 +40,10 @@ class AbstractChart(eqx.Module):
         """Parameters at the states ``y`` (..., n), stacked over the leading axes (host)."""
 
     @abc.abstractmethod
+    def params(self, y: Array) -> Any:
+        """Parameters at one state (JAX)."""
+
+    @abc.abstractmethod
     def exact(self, y: np.ndarray) -> dict[str, np.ndarray]:
         """What cartesian parameters cannot represent, by observable name (host)."""
 
@@ -46,8 +52,34 @@ class AbstractChart(eqx.Module):
         """Sizes to which absolute tolerances are relative, one for each state (host)."""
 
     def rounding(self, y: np.ndarray) -> np.ndarray:
-        """Absolute errors that rounding in the chart makes unavoidable (host)."""
+        """Absolute errors that rounding in the coordinates makes unavoidable (host)."""
         return np.zeros_like(y)
+
+    @abc.abstractmethod
+    def log_risk(self, y: Array) -> Array:
+        """ln L (JAX)."""
+
+    @abc.abstractmethod
+    def gradient_norm(self, y: Array) -> Array:
+        """Norm of the risk's gradient (JAX)."""
+
+    def core(self) -> AbstractCoordinates:
+        """The same without data used on the host only, so that compiled programs are shared."""
+        return self
+
+    @property
+    def arrangement(self) -> Arrangement | None:
+        """The surfaces of the data that the flow meets, where the coordinates keep neurons apart
+        (host); else None."""
+        return None
+
+    def least_margin(self, y: Array) -> Array | None:
+        """The least margin, of a loss that vanishes only where it is infinite; else None (JAX)."""
+        return None
+
+
+class AbstractChart(AbstractCoordinates):
+    """Coordinates with the velocity of a flow in them."""
 
     @abc.abstractmethod
     def velocity(self, y: Array) -> Array:
@@ -55,14 +87,9 @@ class AbstractChart(eqx.Module):
 
     @abc.abstractmethod
     def speed_squared(self, y: Array, dy: Array) -> Array:
-        r""":math:`\\|d\\theta/dt\\|^2` in the metric of the parameters (JAX)."""
-
-    @abc.abstractmethod
-    def log_risk(self, y: Array) -> Array:
-        """ln L (JAX)."""
+        r""":math:`\|d\theta/dt\|^2` in the metric of the flow, at which L is spent (JAX)."""
 
     def gradient_norm(self, y: Array) -> Array:
-        """Norm of the risk's gradient (JAX)."""
         return jnp.sqrt(self.speed_squared(y, self.velocity(y)))
 
     def log_velocity(self, y: Array) -> Array:
@@ -73,33 +100,22 @@ class AbstractChart(eqx.Module):
     def turning(self, y: Array, t: Array) -> Array:
         """Rate at which the direction of the parameters turns, per unit of ln(1+t) (JAX)."""
 
-    @property
-    def arrangement(self) -> Arrangement | None:
-        """The surfaces of the risk's data, where these coordinates keep neurons apart (host)."""
+    def handover(self) -> AbstractHandover | None:
+        """Where another chart takes over; None where this one serves for ever."""
         return None
-
-    def core(self) -> AbstractChart:
-        """The chart without data used on the host only, so that compiled programs are shared."""
-        return self
-
-    def stage_end(self, y: Array, t: Array) -> Array | None:
-        """Negative while these coordinates serve, crossing to >= 0 where the next stage begins."""
-        return None
-
-    def next_stage(self, y: np.ndarray, t: float) -> tuple[AbstractChart, np.ndarray]:
-        """The next stage's chart and state (host)."""
-        raise ValueError(f"the {self.name} chart has no later stage")
 
 
 class CartesianChart(AbstractChart):
-    """The parameters themselves, raveled; frozen entries are left out of the state."""
+    """The parameters themselves, raveled; the metric says how the gradient moves them."""
 
     risk: AbstractRisk
     template: Any
     trained: Array
+    metric: AbstractMetric
 
-    def __init__(self, risk: AbstractRisk, params: Any):
+    def __init__(self, risk: AbstractRisk, params: Any, metric: AbstractMetric | None = None):
         self.risk = risk
+        self.metric = Euclidean() if metric is None else metric
         self.template = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=jnp.float64), params)
         flat, _ = ravel_pytree(self.template)
         self.trained = jnp.ones_like(flat, dtype=bool)
@@ -113,10 +129,12 @@ class CartesianChart(AbstractChart):
 
     @property
     def arrangement(self) -> Arrangement | None:
-        return self.risk.arrangement
+        return self.risk.arrangement if self.metric.meets_kinks else None
+
+    def least_margin(self, y: Array) -> Array | None:
+        return self.risk.least_margin(self.params(y))
 
     def params(self, y: Array) -> Any:
-        """Parameters at one state (JAX)."""
         return ravel_pytree(self.template)[1](y)
 
     def encode(self, params: Any) -> np.ndarray:
@@ -139,14 +157,18 @@ class CartesianChart(AbstractChart):
         return np.full(y.shape, largest if largest > 0 else 1.0)
 
     def velocity(self, y: Array) -> Array:
-        return -ravel_pytree(self.risk.gradient(self.params(y)))[0]
+        return self.metric.velocity(y, ravel_pytree(self.risk.gradient(self.params(y)))[0])
 
     def log_velocity(self, y: Array) -> Array:
         gradient = jax.grad(lambda state: self.risk.log(self.params(state)))(y)
-        return jnp.where(self.trained, -gradient, 0.0)
+        return self.metric.velocity(y, jnp.where(self.trained, gradient, 0.0))
 
     def speed_squared(self, y: Array, dy: Array) -> Array:
-        return jnp.dot(dy, dy)
+        return self.metric.square(y, dy)
+
+    def gradient_norm(self, y: Array) -> Array:
+        gradient = ravel_pytree(self.risk.gradient(self.params(y)))[0]
+        return jnp.sqrt(jnp.dot(gradient, gradient))
 
     def log_risk(self, y: Array) -> Array:
         return self.risk.log(self.params(y))

@@ -85,17 +85,22 @@ class ConicChart(AbstractChart):
         self.balanced = net.outer == "trained"
         self.outer = jnp.sign(params.outer) if self.balanced else params.outer
 
-    @classmethod
-    def refusal(cls, risk: AbstractRisk, params: Any, metric: str) -> str | None:
-        """Why the chart does not serve the flow of the risk in a metric; None where it does."""
-        net = risk.net
-        if not isinstance(net, TwoLayer) or not net.activation.homogeneous or net.bias:
-            return "needs a two-layer net with a positively homogeneous activation and no bias"
+    @staticmethod
+    def metric_refusal(risk: AbstractRisk) -> str | None:
+        """Why the chart does not serve the flow of the risk in the conic metric, or None."""
         if risk.arrangement is not None and risk.arrangement.kinked:
             return "does not locate the kinks of a (leaky) ReLU net on data"
-        if metric == "conic":
-            return conic_metric_refusal(risk)
-        if net.outer == "fixed":
+        net = risk.net
+        if net is None or "conic" not in net.coordinates:
+            return "needs a two-layer net with a positively homogeneous activation and no bias"
+        return conic_metric_refusal(risk)
+
+    @staticmethod
+    def refusal(risk: AbstractRisk, params: TwoLayerParams) -> str | None:
+        """Why the chart does not serve the plain gradient flow from a start, or None."""
+        if risk.arrangement is not None and risk.arrangement.kinked:
+            return "does not locate the kinks of a (leaky) ReLU net on data"
+        if risk.net.outer == "fixed":  # type: ignore[union-attr]
             return "needs trained outer weights (for fixed ones see metric='conic')"
         norms = np.asarray(row_norms(params.inner))
         off = np.abs(np.abs(np.asarray(params.outer)) / norms - 1)
@@ -113,10 +118,16 @@ class ConicChart(AbstractChart):
         return np.concatenate([np.log(lengths(inner)), directions(inner).ravel()])
 
     def decode(self, y: np.ndarray) -> Any:
-        log_norm, u = self._split(np.asarray(y), np)
-        norm = np.exp(log_norm)
-        outer = np.asarray(self.outer) * (norm if self.balanced else np.ones_like(norm))
-        return TwoLayerParams(norm[..., None] * u, outer)
+        return self._params(np.asarray(y), np.asarray(self.outer), np)
+
+    def params(self, y: Array) -> Any:
+        return self._params(y, self.outer, jnp)
+
+    def _params(self, y: Any, outer: Any, xp: Any) -> TwoLayerParams:
+        log_norm, u = self._split(y, xp)
+        norm = xp.exp(log_norm)
+        scale = norm if self.balanced else xp.ones_like(norm)
+        return TwoLayerParams(norm[..., None] * u, outer * scale)
 
     def _split(self, y: Any, xp: Any) -> tuple[Any, Any]:
         """ln ‖w_k‖ and unit vectors: what integration adds to their length is divided out."""
@@ -129,6 +140,9 @@ class ConicChart(AbstractChart):
         log_norm, u = self._split(y, jnp)
         log_mass = jnp.maximum(2 * log_norm if self.balanced else log_norm, _LEAST_LOG_MASS)
         return TwoLayerParams(jnp.exp(log_mass)[:, None] * u, self.outer), log_norm, u
+
+    def least_margin(self, y: Array) -> Array | None:
+        return self.risk.least_margin(self.params(y))
 
     def exact(self, y: np.ndarray) -> dict[str, np.ndarray]:
         """``log_neuron_norms``, ln ‖w_k‖, also where the norms underflow."""

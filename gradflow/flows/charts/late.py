@@ -15,12 +15,12 @@ import numpy as np
 from jax import Array
 
 from gradflow.cells.arrangement import Arrangement
-from gradflow.flows.charts.chart import AbstractChart, CartesianChart
+from gradflow.flows.charts.chart import AbstractCoordinates, CartesianChart
 from gradflow.risks.base import AbstractRisk
 
 
-class LateChart(AbstractChart):
-    """Direction and logarithms; for reading only, the late phase brings its own integrator."""
+class LateChart(AbstractCoordinates):
+    """Direction and logarithms; the late phase has a system and a stepper of its own."""
 
     risk: AbstractRisk
     cartesian: CartesianChart
@@ -53,17 +53,20 @@ class LateChart(AbstractChart):
         return y[..., :-3] * xp.where(trained, xp.exp(y[..., -3:-2]), 1.0)
 
     def encode(self, params: Any) -> np.ndarray:
-        flat = self.cartesian.encode(params)
-        trained = np.asarray(self.cartesian.trained)
-        rho = float(np.linalg.norm(flat[trained]))
-        log_loss = float(self.risk.log(params))
-        margin = float(np.min(np.asarray(self.risk.margins(params))))  # type: ignore[attr-defined]
+        # ln ρ = 0: the weights as they are, to the last bit.
+        state = self.cartesian.encode(params)
+        log_loss = float(self.cartesian.log_risk(jnp.asarray(state)))
+        margin = self.risk.least_margin(params)
+        rho = float(np.linalg.norm(state[np.asarray(self.cartesian.trained)]))
         degree = getattr(self.risk.net, "degree", None) or 1
-        head = np.where(trained, flat / rho, flat)
-        return np.concatenate([head, [np.log(rho), log_loss, margin / rho**degree]])
+        least = np.nan if margin is None else float(margin) / rho**degree
+        return np.concatenate([state, [0.0, log_loss, least]])
 
     def decode(self, y: np.ndarray) -> Any:
         return self.cartesian.decode(self._scaled(np.asarray(y), np))
+
+    def params(self, y: Array) -> Any:
+        return self.cartesian.params(self._scaled(y, jnp))
 
     def exact(self, y: np.ndarray) -> dict[str, np.ndarray]:
         """ln L, ln ρ and the normalised margin; the last two where cartesian numbers overflow."""
@@ -76,20 +79,11 @@ class LateChart(AbstractChart):
     def scales(self, y: np.ndarray) -> np.ndarray:
         return np.ones(y.shape)
 
-    def velocity(self, y: Array) -> Array:
-        raise NotImplementedError("the late phase has an integrator of its own")
-
-    def speed_squared(self, y: Array, dy: Array) -> Array:
-        raise NotImplementedError("the late phase has an integrator of its own")
-
-    def turning(self, y: Array, t: Array) -> Array:
-        raise NotImplementedError("the late phase has an integrator of its own")
-
     def log_risk(self, y: Array) -> Array:
         return y[-2]
 
     def gradient_norm(self, y: Array) -> Array:
-        """|∇L| = L |∇ ln L|, zero where L underflows."""
+        """L |∇ ln L|, zero where L underflows."""
         flat = jax.grad(lambda state: self.cartesian.log_risk(state))(self._scaled(y, jnp))
         flat = jnp.where(self.cartesian.trained, flat, 0.0)
         return jnp.exp(y[-2]) * jnp.sqrt(jnp.dot(flat, flat))

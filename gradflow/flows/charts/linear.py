@@ -22,8 +22,7 @@ from jax import Array
 from gradflow.flows.charts.chart import AbstractChart
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.parameters import DeepLinearParams, LinearParams
-from gradflow.numerics import vectors
-from gradflow.numerics.vectors import length, log_tan_half
+from gradflow.numerics.vectors import length, log_tan_half, perpendicular
 from gradflow.risks.population.linear_reduction import AbstractLinearReduction
 from gradflow.risks.population.population import PopulationRisk
 from gradflow.validation import fail
@@ -32,16 +31,6 @@ from gradflow.validation import fail
 BALANCE_TOLERANCE = 1e-12
 #: Closer to angle pi the passage of a linear predictor by the origin is too short for float64 time.
 _CLOSEST_TO_PI = 1e-15
-
-
-def rejection(w: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Part of ``w`` perpendicular to the unit vector ``v``; rounding-sized parts count as zero.
-
-    If ``v`` is a coordinate axis the result is exact, however small.
-    """
-    across = vectors.rejection(w, v)
-    floor = 0.0 if np.count_nonzero(v) == 1 else 4 * np.finfo(float).eps
-    return across if length(across) > floor * length(w) else np.zeros_like(w)
 
 
 class LinearLogAngleChart(AbstractChart):
@@ -73,7 +62,7 @@ class LinearLogAngleChart(AbstractChart):
             if defect > BALANCE_TOLERANCE:
                 return f"the layers are not balanced (relative defect {defect:.3g})"
         v, w = np.asarray(risk.direction), np.asarray(risk.end_to_end(params))
-        if w @ v > 0 and not rejection(w, v).any():
+        if w @ v > 0 and not perpendicular(w, v).any():
             return "the start is on the teacher's axis, where ln tan(theta/2) is -infinity"
         return None
 
@@ -88,7 +77,7 @@ class LinearLogAngleChart(AbstractChart):
                 "params", w, "the end-to-end vector is zero or underflows",
                 "start from a vector of norm > 1e-300",
             )  # fmt: skip
-        across = rejection(w, v)
+        across = perpendicular(w, v)
         # A linear predictor passes the origin within this share of the time it takes to get there.
         floor = _CLOSEST_TO_PI if isinstance(params, LinearParams) else 0.0
         if w @ v < 0 and length(across) <= floor * radius:
@@ -131,25 +120,31 @@ class LinearLogAngleChart(AbstractChart):
         else:
             w = np.asarray(params.weight, dtype=np.float64)
         v = self.frame[0]
-        across = length(rejection(w, v))
+        across = length(perpendicular(w, v))
         return np.array([np.log(length(w)), float(log_tan_half(w @ v, across))])
 
     def decode(self, y: np.ndarray) -> Any:
+        return self._params(y, np)
+
+    def params(self, y: Array) -> Any:
+        return self._params(y, jnp)
+
+    def _params(self, y: Any, xp: Any) -> Any:
         assert self.frame is not None
         log_radius, lam = y[..., 0, None], y[..., 1, None]
         # cos = -tanh(lam), sin = sech(lam)
-        decay = np.exp(-np.abs(lam))
+        decay = xp.exp(-xp.abs(lam))
         sine = 2 * decay / (1 + decay**2)
-        unit = -np.tanh(lam) * self.frame[0] + sine * self.frame[1]
-        if self.depth == 1 and self.outer_vectors is None:
-            return LinearParams(np.exp(log_radius) * unit)
-        assert self.outer_vectors is not None
-        sigma = np.exp(log_radius / float(self.depth))[..., None]
-        if self.depth == 1:
+        unit = -xp.tanh(lam) * self.frame[0] + sine * self.frame[1]
+        if self.outer_vectors is None:
+            return LinearParams(xp.exp(log_radius) * unit)
+        # (a layer an outer vector, and the first)
+        sigma = xp.exp(log_radius / (len(self.outer_vectors) + 1.0))[..., None]
+        if not self.outer_vectors:
             return DeepLinearParams((sigma * unit[..., None, :],))
         rows = self.outer_vectors
         first = sigma * rows[0][:, None] * unit[..., None, :]
-        middle = tuple(sigma * np.outer(b, a) for a, b in pairwise(rows))
+        middle = tuple(sigma * (b[:, None] * a[None, :]) for a, b in pairwise(rows))
         layers: Any = (first, *middle, sigma * rows[-1][None, :])
         return DeepLinearParams(layers)
 

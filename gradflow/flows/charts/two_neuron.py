@@ -11,7 +11,7 @@ chart (`gradflow.flows.charts.two_neuron_tail`). Derived here for the setting of
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -26,11 +26,15 @@ from gradflow.flows.charts.two_neuron_tail import (
     log_norm,
     slow_mode,
 )
+from gradflow.flows.event import AbstractHandover
 from gradflow.networks.parameters import TwoLayerParams
 from gradflow.numerics.vectors import length, log_tan_half
 from gradflow.risks.population.population import PopulationRisk
 from gradflow.risks.population.two_neuron import PlanarState, TwoNeuronReduction, planar_frame
 from gradflow.validation import fail
+
+if TYPE_CHECKING:
+    from gradflow.flows.flow import Flow
 
 #: The tail begins when (angle^2 R^3), the wedges' size relative to h, is below exp(-2 * this).
 TAIL_LOG_ANGLE = 20.0
@@ -47,6 +51,17 @@ def _log_half_angle(z: np.ndarray, log_p: np.ndarray) -> np.ndarray:
         direct = log_tan_half(z, p)
         small = np.where(z > 0, log_p - np.log(2 * np.abs(z)), np.log(2 * np.abs(z)) - log_p)
     return np.where(tiny, small, direct)
+
+
+class TailHandover(AbstractHandover):
+    """From the general chart to the tail."""
+
+    def __call__(self, flow: Flow, s: Array, Y: Array) -> Array:
+        chart: Any = flow.chart
+        return chart.tail_gap(flow.split(Y)[0], flow.t(s, Y))
+
+    def successor(self, chart: Any, y: np.ndarray, t: float) -> tuple[Any, np.ndarray]:
+        return chart.next_stage(y, t)
 
 
 class TwoNeuronChart(AbstractChart):
@@ -178,6 +193,10 @@ class TwoNeuronChart(AbstractChart):
         b = np.broadcast_to(np.asarray(b), z.shape)
         return self._place().params(z, np.exp(-lam)[..., None, None] * q, b)
 
+    def params(self, y: Array) -> TwoLayerParams:
+        z, q, lam, b = self._unpack(y)
+        return self._place().params(z, jnp.exp(-lam) * q, b)
+
     def exact(self, y: np.ndarray) -> dict[str, np.ndarray]:
         z, q, lam, b = self._unpack(y)
         log_p = log_norm(q) - lam[..., None]
@@ -253,12 +272,14 @@ class TwoNeuronChart(AbstractChart):
         across = moved - jnp.dot(point, moved) / size**2 * point
         return jnp.sqrt(jnp.dot(across, across)) * (1 + t) / size
 
-    def stage_end(self, y: Array, t: Array) -> Array | None:
+    def handover(self) -> TailHandover | None:
         # A symmetric leaky pair has no slow mode, which the tail follows; nor is it stiff.
         if self.trained or not self.opposed or self.slope == 1.0:
             return None
-        if self.symmetric and self.paired:
-            return None
+        return None if self.symmetric and self.paired else TailHandover()
+
+    def tail_gap(self, y: Array, t: Array) -> Array:
+        """Negative while the wedges, or the fast mode, count; >= 0 from where the tail serves."""
         z, q, lam, b = self._unpack(y)
         ahead = jnp.all(z > 0)
         z = jnp.where(ahead, z, 1.0)
@@ -272,7 +293,8 @@ class TwoNeuronChart(AbstractChart):
             small = jnp.minimum(small, gap * t / (TAIL_FAST_DECAY + self.head_start) - 1)
         return jnp.where(ahead, small, -1.0)
 
-    def next_stage(self, y: np.ndarray, t: float) -> tuple[AbstractChart, np.ndarray]:
+    def next_stage(self, y: np.ndarray, t: float) -> tuple[TwoNeuronTailChart, np.ndarray]:
+        """The tail's chart and state (host)."""
         place = self._place()
         z, q, lam, b = (np.asarray(part) for part in self._unpack(y))
         forms = np.asarray(self.reduction.forms)

@@ -36,10 +36,10 @@ class Placement(eqx.Module):
     signs: np.ndarray
     outer: np.ndarray
 
-    def params(self, z: np.ndarray, p: np.ndarray, b: np.ndarray) -> TwoLayerParams:
-        """Parameters from v-parts (..., 2), perpendicular parts (..., 2, 2) and weights (...,
-        2)."""
-        omega = z[..., None] * self.frame[0] + p @ self.frame[1:]
+    def params(self, z: Any, p: Any, b: Any) -> TwoLayerParams:
+        """Parameters from v-parts (..., 2), perpendicular parts (..., 2, 2) and weights (..., 2),
+        on the host or in JAX."""
+        omega = z[..., None] * self.frame[:1] + p @ self.frame[1:]
         inner: Any = self.signs[:, None] * omega
         outer: Any = self.signs * b
         return TwoLayerParams(inner, outer, None)
@@ -137,6 +137,17 @@ class TwoNeuronTailChart(AbstractChart):
         p = (sign * np.exp(log_p))[..., None] * self.directions
         return self.placement.params(z, p, np.broadcast_to(np.asarray(self.b), z.shape))
 
+    def params(self, y: Array) -> TwoLayerParams:
+        assert self.placement is not None
+        caps = jnp.stack([y[0] + 0.5 * y[1], y[0] - 0.5 * y[1]])
+        z = jnp.linalg.solve(self.forms[:2], caps) / self.b
+        if self.leaky:
+            angle = -0.25 * np.pi + _adiabatic_offset(self, y)
+            p = jnp.exp(y[2]) * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+        else:
+            p = jnp.exp(y[2:4])
+        return self.placement.params(z, p[:, None] * self.directions, self.b)
+
     def exact(self, y: np.ndarray) -> dict[str, np.ndarray]:
         z, log_p, offset = self._parts(y)
         if self.leaky:
@@ -202,21 +213,23 @@ class TwoNeuronTailChart(AbstractChart):
         return jnp.sqrt(across**2 + frozen) / size**2 * (1 + t)
 
 
+def _adiabatic_offset(chart: TwoNeuronTailChart, state: Array) -> Array:
+    """Offset of the slow eigenvector at one state, adiabatic correction included."""
+
+    def offset(s, d):
+        return slow_mode(chart.forms, chart.b, chart.radial, s, d)[2]
+
+    _, gap, here = slow_mode(chart.forms, chart.b, chart.radial, state[0], state[1])
+    dy = chart.velocity(state)
+    _, turn = jax.jvp(offset, (state[0], state[1]), (dy[0], dy[1]))
+    return here - turn / gap
+
+
 @eqx.filter_jit
 def _offsets(chart: TwoNeuronTailChart, y: Array) -> Array:
-    """Offset of the slow eigenvector at the states ``y`` (n, 3), adiabatic correction included."""
+    """The same at the states ``y`` (n, 3)."""
     core = chart.core()
-
-    def one(state):
-        def offset(s, d):
-            return slow_mode(core.forms, core.b, core.radial, s, d)[2]
-
-        _, gap, here = slow_mode(core.forms, core.b, core.radial, state[0], state[1])
-        dy = core.velocity(state)
-        _, turn = jax.jvp(offset, (state[0], state[1]), (dy[0], dy[1]))
-        return here - turn / gap
-
-    return jax.vmap(one)(y)
+    return jax.vmap(lambda state: _adiabatic_offset(core, state))(y)
 
 
 def _padded(y: np.ndarray) -> Array:

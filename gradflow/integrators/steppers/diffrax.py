@@ -57,21 +57,21 @@ Flow = Any  # a pytree with ``field(s, Y)``
 class _Point(NamedTuple):
     """A state and what a step from it needs: (whether its slope is missing, slope) of FSAL."""
 
-    s: Array | np.ndarray
-    Y: Array | np.ndarray
-    memory: tuple[Array | np.ndarray, Array | np.ndarray] | None
+    s: Array
+    Y: Array
+    memory: tuple[Array, Array] | None
 
 
 class _Carry(NamedTuple):
     base: _Point  # last accepted state
-    values: Array | np.ndarray  # of the events and the save variable, there
-    h: Array | np.floating  # next step size
-    controller: tuple[Array | np.generic, ...]
-    code: Array | np.integer
-    accepted: Array | np.integer
-    attempts: Array | np.integer
-    first_stages: Array | np.integer  # steps that had to evaluate their first stage
-    calls: Array | np.integer
+    values: Array  # of the events and the save variable, there
+    h: Array  # next step size
+    controller: tuple[Array, ...]
+    code: Array
+    accepted: Array
+    attempts: Array
+    first_stages: Array  # steps that had to evaluate their first stage
+    calls: Array
 
 
 class _Rows(NamedTuple):
@@ -83,7 +83,7 @@ class _Rows(NamedTuple):
 
 class _Retakes(NamedTuple):
     start: _Point  # a row each
-    to: np.ndarray
+    to: Array
 
 
 def _max_norm(x: Array) -> Array:
@@ -136,7 +136,7 @@ def _end_of_step(c: _Carry, s_end: Array) -> Array:
     return jnp.where(free > s_end - 1e-12 * c.h, s_end, free)
 
 
-def _next_size(c: _Carry, x: Array, keep: Array, proposed: Array, s_end: Array) -> Array:
+def _next_size(c: _Carry, x: Array, keep: Any, proposed: Any, s_end: Array) -> Array:
     """The size of the next step.
 
     The controller returns end points; at s >> h their difference has lost digits, so the factor is
@@ -245,13 +245,13 @@ class _DiffraxStepper(AbstractStepper):
 
     def _initial(self) -> _Carry:
         problem, memory = self.problem, None
+        Y0, one, none = jnp.asarray(problem.Y0), jnp.asarray(1.0), jnp.asarray(np.int64(0))
         if self.tableau.fsal:
-            memory = (np.bool_(True), np.zeros_like(problem.Y0))
-        one, none = np.float64(1.0), np.int64(0)
+            memory = (jnp.asarray(True), jnp.zeros_like(Y0))
         return _Carry(
-            base=_Point(np.float64(problem.s0), problem.Y0, memory),
-            values=np.full(len(problem.events) + 1, -1.0), h=one,
-            controller=(one, one, np.bool_(False)), code=none, accepted=none, attempts=none,
+            base=_Point(jnp.asarray(np.float64(problem.s0)), Y0, memory),
+            values=jnp.full(len(problem.events) + 1, -1.0), h=one,
+            controller=(one, one, jnp.asarray(False)), code=none, accepted=none, attempts=none,
             first_stages=none, calls=none,
         )  # fmt: skip
 
@@ -260,10 +260,11 @@ class _DiffraxStepper(AbstractStepper):
         if memory is None and self.tableau.fsal:
             memory = (np.ones(len(s), bool), np.zeros_like(Y))
         short = self.chunk - len(s)
-        return jax.tree_util.tree_map(
+        start, to = jax.tree_util.tree_map(
             lambda x: np.concatenate([x, np.zeros((short, *x.shape[1:]), x.dtype)]),
-            _Retakes(_Point(s, Y, memory), to),
+            ((s, Y, memory), to),
         )
+        return _Retakes(_Point(*start), to)
 
     def _call(
         self, mode: int, limit: int, retakes: _Retakes, attempts: int = 0, accepted: int = 0
@@ -289,20 +290,21 @@ class _DiffraxStepper(AbstractStepper):
     def start(self) -> Steps:
         """Evaluate the start."""
         point, values = self._call(_START, 1, self.blank)
-        return Steps(point.s, point.Y, values, 0, _ENDED[int(self.carry.code)])
+        ended = _ENDED[int(self.carry.code)]
+        return Steps(np.asarray(point.s), np.asarray(point.Y), values, 0, ended)
 
     def advance(self, attempts: int, accepted: int, target: float) -> Steps:
         """Take steps until an event, a full buffer, or the share of steps."""
         before = self.carry
-        point, values = self._call(_ADVANCE, self.rows, self.blank, attempts, accepted)
-        first = _Rows(before.base, before.values)
+        rows = self._call(_ADVANCE, self.rows, self.blank, attempts, accepted)
         point, values = jax.tree_util.tree_map(
             lambda a, rows: np.concatenate([np.asarray(a)[None], rows]),
-            first, _Rows(point, cast(Array, values)),
+            (before.base, before.values), rows,
         )  # fmt: skip
         made = int(self.carry.attempts) - int(before.attempts)
         ended = _ENDED[int(self.carry.code)]
-        return Steps(point.s, point.Y, values, made, ended, memory=point.memory)
+        s, Y = np.asarray(point.s), np.asarray(point.Y)
+        return Steps(s, Y, values, made, ended, memory=point.memory)
 
     def retake(self, steps: Steps, index: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
         """Steps from accepted states to points inside the steps that followed."""

@@ -32,7 +32,7 @@ from gradflow.integrators.march import AbstractStepper, Steps, march
 from gradflow.integrators.statistics import UNKNOWN
 from gradflow.numerics.compiled import compile_once
 
-_SOLVERS: dict[str, type[integrate.OdeSolver]] = {
+_SOLVERS: dict[str, Callable[..., integrate.OdeSolver]] = {
     "rk45": integrate.RK45,
     "dop853": integrate.DOP853,
     "lsoda": integrate.LSODA,
@@ -183,6 +183,8 @@ class _ScipyStepper(AbstractStepper):
                 ended, detail = self._step(solver)
             except _Enough as enough:
                 ended = str(enough)
+            if ended is None and not solver.t > s[-1]:
+                ended, detail = "step_too_small", "a step left the clock where it was"
             if ended not in (None, "reached"):
                 break
             self.accepted += 1

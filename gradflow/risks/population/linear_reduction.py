@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import singledispatch
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -112,6 +113,9 @@ class AbstractLinearReduction(AbstractReduction):
     Both coordinates may be extreme (λ down to −1e20; R from 1e−60 to 1e12): nothing is formed by
     subtracting nearby numbers. All methods can be compiled and differentiated.
     """
+
+    #: Kinds of charts that flows of such a risk have besides those of the net.
+    charts: ClassVar[tuple[str, ...]] = ("linear-log-angle",)
 
     @abstractmethod
     def radial_force(self, log_R: Array, lam: Array) -> Array:

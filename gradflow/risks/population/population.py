@@ -105,6 +105,9 @@ class PopulationRisk(AbstractRisk):
     def name(self) -> str:
         return "population"
 
+    def charts(self, params: PyTree) -> tuple[str, ...]:
+        return (*self.reduction.charts, *super().charts(params))
+
     @property
     def direction(self) -> Array:
         """The unit vector v of a linear teacher, shape (d,)."""

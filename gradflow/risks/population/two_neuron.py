@@ -29,6 +29,8 @@ accuracy. Derived here; the setting is that of `lin2021faster`.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -114,6 +116,9 @@ class TwoNeuronReduction(AbstractReduction):
     negative sign the other way round. Which entries vanish is static, so that ReLU does half the
     work.
     """
+
+    #: Kinds of charts that flows of such a risk have besides those of the net.
+    charts: ClassVar[tuple[str, ...]] = ("two-neuron-log-angle",)
 
     radial: RadialFunctions
     slope: Array

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.integrators.until import TimeEvent
+from gradflow.flows.event import limits
 
 #: Attempted steps between two looks.
 LOOK = 2_000
@@ -70,7 +70,7 @@ def end_is_far(problem: Any, carry: Any, log_risk: float) -> bool:
     """Whether a time to stop at, if any, is out of reach at the present step and loss."""
     if np.isfinite(problem.s_end):
         return False
-    taus = [float(e.threshold) for e in problem.events if isinstance(e, TimeEvent)]
+    taus = limits(problem.events, "time")
     if not taus:
         return True
     # Δs = L Δt.

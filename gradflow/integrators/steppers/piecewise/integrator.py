@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools as ft
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -44,6 +44,8 @@ class PiecewiseIntegrator(AbstractIntegrator):
     Error control: the largest error of a neuron's entries, relative to the largest of its entries.
     ``stats["rhs"]`` counts evaluations of the field in accepted, rejected and probing steps.
     """
+
+    locates: ClassVar[bool] = True
 
     def __init__(self, locate: str = "all") -> None:
         self.locate = locate

@@ -1,0 +1,72 @@
+r"""How curved the risk is where the path runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+from gradflow.numerics.compiled import compile_once
+from gradflow.numerics.rows import map_rows
+from gradflow.observables.registry import observable
+from gradflow.paths.path import AbstractPath
+
+#: Trained entries up to which the Hessian is formed and all its eigenvalues are taken.
+_DENSE = 300
+
+
+def _trained(risk: Any, params: Any) -> jax.Array:
+    ones = jax.tree.map(jnp.ones_like, params)
+    return ravel_pytree(ones if risk.net is None else risk.net.freeze(ones))[0]
+
+
+def _times(risk: Any, params: Any, direction: jax.Array) -> jax.Array:
+    """The Hessian in the trained entries times a vector."""
+    flat, unravel = ravel_pytree(params)
+    kept = _trained(risk, params)
+    gradient = lambda theta: ravel_pytree(risk.gradient(unravel(theta)))[0]
+    return kept * jax.jvp(gradient, (flat,), (kept * direction,))[1]
+
+
+def _largest(risk: Any, params: Any) -> jax.Array:
+    kept = _trained(risk, params)
+    matrix = jax.vmap(lambda e: _times(risk, params, e))(jnp.eye(kept.shape[0]))
+    matrix = (matrix + matrix.T) / 2
+    # Entries that are not trained come below every eigenvalue.
+    below = 1.0 + jnp.sum(jnp.abs(matrix))
+    return jnp.linalg.eigvalsh(matrix - jnp.diag(jnp.where(kept != 0, 0.0, below)))[-1]
+
+
+@observable("sharpness", unit="1/time", long_name="largest eigenvalue of the Hessian")
+def sharpness(path: AbstractPath) -> np.ndarray:
+    r""":math:`\lambda_{\max}(\nabla^2L(\theta(t)))` over the trained entries.
+
+    On a kink it is that of the cell on the side of the stated derivatives. All eigenvalues of up to
+    300 entries, the largest by Lanczos iteration (to 1e-10) of more. Descent of step size
+    :math:`\eta` is stable where it is below :math:`2/\eta`.
+    """
+    first = jax.tree.map(lambda leaf: leaf[0], path.params)
+    size = ravel_pytree(first)[0].size
+    if size <= _DENSE or not len(path):
+        return map_rows(_largest, path.risk, path.params)
+    return np.array([
+        _lanczos(path.risk, jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i]), path.params), size)
+        for i in range(len(path))
+    ])  # fmt: skip
+
+
+def _lanczos(risk: Any, params: Any, size: int) -> float:
+    def times(vector: np.ndarray) -> np.ndarray:
+        arguments = (risk, params, np.ravel(vector))
+        program, arrays, _ = compile_once(_times, "hessian", arguments)
+        return np.asarray(program(*arrays))
+
+    start = np.random.default_rng(0).normal(size=size)
+    kept = np.asarray(_trained(risk, params))
+    operator = LinearOperator((size, size), matvec=times, dtype=np.float64)
+    top = eigsh(operator, k=1, which="LA", v0=start * kept, tol=1e-10, return_eigenvectors=False)
+    return float(top[0])

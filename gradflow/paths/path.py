@@ -1,0 +1,191 @@
+"""What a path is: the protocol that observables, pictures and files read."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import numpy as np
+
+from gradflow.paths.events import NO_EVENTS, Events
+from gradflow.paths.times import asked
+from gradflow.validation import fail
+
+if TYPE_CHECKING:
+    import os
+
+    import xarray as xr
+
+    from gradflow.flows.course import Course
+
+
+class AbstractPath(abc.ABC):
+    """Parameters at recorded times; arrays carry time first. Reading never changes a path.
+
+    Attributes
+    ----------
+    risk : AbstractRisk
+    params : pytree
+        Parameters, arrays of shape (n, ...).
+    t, log_t : (n,) array
+        Physical time (may overflow to inf), ln t (never does).
+    exact : mapping of str to array
+        What is known beyond the precision of ``params``, by observable name.
+    events : Events
+        What happened on the way.
+    energy : (n,) array or None
+        Integral of the squared speed over time, where it was integrated.
+    initial : pytree or None
+        Parameters at time 0, where they are known.
+    """
+
+    risk: Any
+    params: Any
+    t: np.ndarray
+    log_t: np.ndarray
+    exact: Mapping[str, np.ndarray]
+    events: Events
+    energy: np.ndarray | None
+    initial: Any
+    #: What it takes to go on from the end, where that is known.
+    course: Course | None = None
+    #: Of its files: the kind ("" = it has none), and what is kept beside the view, as trees of
+    #: arrays, as arrays, and as JSON.
+    kind: ClassVar[str] = ""
+    trees: ClassVar[tuple[str, ...]] = ()
+    arrays: ClassVar[tuple[str, ...]] = ()
+    told: ClassVar[tuple[str, ...]] = ()
+
+    def __len__(self) -> int:
+        return int(jax.tree.leaves(self.params)[0].shape[0])
+
+    def chart_value(self, name: str) -> np.ndarray | None:
+        """An observable through the chart, which may know it better; None where none does."""
+        return None
+
+    def coordinates(self) -> dict[str, tuple[np.ndarray, str]]:
+        """What else than ln t says where on the path a row is: ``name: (values, long name)``."""
+        return {"time": (self.t, "physical time")}
+
+    def about(self) -> dict[str, Any]:
+        """How it was made, as attributes of a view."""
+        return {}
+
+    def at(self, t: Any = None, *, log_t: Any = None) -> AbstractPath:
+        """The path at given times, as a path that can be observed.
+
+        Between recorded times this needs dense output (``save_at=gf.save.dense()``).
+
+        Parameters
+        ----------
+        t : float or increasing sequence
+            Physical times.
+        log_t : float or increasing sequence
+            ln t instead, for times beyond floats.
+
+        Raises
+        ------
+        ValueError
+            For times outside the path, and between recorded ones where nothing else was kept.
+        """
+        return recorded_at(self, asked(t, log_t))
+
+    def observe(self, what: str | Callable[..., Any], **options: Any) -> np.ndarray:
+        """Value of an observable at the recorded times (see :mod:`gradflow.observables`).
+
+        Parameters
+        ----------
+        what : str or callable
+            A name, or any function ``fn(risk, params)`` written in JAX, which returns an array.
+        **options
+            Of the observable, as ``observe("loss", X=..., y=...)``.
+        """
+        # (the one look upwards: names are found when something is read)
+        from gradflow import observables
+
+        return observables.observe(self, what, **options)
+
+    def to_xarray(self, observables: str | Sequence[str] | None = None) -> xr.Dataset:
+        """View as an ``xarray.Dataset`` over ``log_t``, with named dimensions and units.
+
+        Parameters
+        ----------
+        observables : str or sequence of str, optional
+            Names of observables; default: parameters and all that is known besides, which is what
+            ``save`` writes.
+        """
+        from gradflow.paths import view
+
+        return view.whole(self) if observables is None else view.chosen(self, observables)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one NetCDF-3 file, whole or not at all; read it with :func:`load`.
+
+        Warns
+        -----
+        NeedsRiskWarning
+            If ``load`` will need the risk: no file holds a function, nor a class of one's own that
+            is not registered (``gf.register``).
+        """
+        from gradflow.paths import saving
+
+        saving.save(self, path)
+
+
+@dataclass(frozen=True)
+class Recorded(AbstractPath):
+    """Rows of parameters and what is known of them: a bare path."""
+
+    risk: Any
+    params: Any
+    t: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    log_t: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    exact: Mapping[str, np.ndarray] = field(default_factory=dict)
+    events: Events = NO_EVENTS
+    energy: np.ndarray | None = None
+    initial: Any = None
+
+
+def rows_at(path: AbstractPath, log_t: np.ndarray) -> np.ndarray:
+    """The recorded row of every time; -1 where it was not recorded."""
+    where = np.clip(np.searchsorted(path.log_t, log_t), 0, max(len(path) - 1, 0))
+    if not len(path):
+        return np.full(log_t.shape, -1)
+    return np.where(path.log_t[where] == log_t, where, -1)
+
+
+def recorded_at(path: AbstractPath, log_t: np.ndarray) -> AbstractPath:
+    """Recorded rows of a path."""
+    where = rows_at(path, log_t)
+    if np.any(where < 0):
+        raise not_kept(log_t[where < 0])
+    energy = None if path.energy is None else path.energy[where]
+    return Recorded(
+        path.risk, jax.tree.map(lambda leaf: np.asarray(leaf)[where], path.params),
+        path.t[where], path.log_t[where],
+        exact={name: value[where] for name, value in path.exact.items()},
+        energy=energy, initial=path.initial,
+    )  # fmt: skip
+
+
+def not_kept(log_t: np.ndarray) -> ValueError:
+    return fail(
+        "log_t", log_t, "was not recorded, and nothing was kept between recorded times there",
+        "pass save_at=gf.save.dense() to gf.integrate, with a solver that steps smoothly",
+    )  # fmt: skip
+
+
+def as_path(value: Any) -> AbstractPath:
+    """Return a path as it is, and whatever has ``risk`` and ``params`` as one."""
+    if isinstance(value, AbstractPath):
+        return value
+    given = getattr(value, "__dict__", {})
+    if not {"risk", "params"} <= set(given):
+        raise fail("path", value, "is not a path", "pass what gf.integrate or gf.descend returned")
+    return Recorded(**{f.name: given[f.name] for f in fields(Recorded) if f.name in given})
+
+
+__all__ = ["AbstractPath", "Recorded", "as_path"]
