@@ -133,7 +133,7 @@ def check_array(argument: str, value: Any, shape: tuple[int | None, ...]) -> np.
         fix = _reshaped(argument, array.shape, shape)
         raise fail(argument, array, f"has shape {array.shape}", fix)
     if not np.all(np.isfinite(array)):
-        first = tuple(int(i[0]) for i in np.nonzero(~np.isfinite(array)))
+        first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         where = f" at {list(first)}" if array.ndim else ""
         raise fail(argument, array, f"holds NaN or infinity{where}", "pass finite numbers")
     return array
