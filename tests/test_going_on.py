@@ -54,6 +54,7 @@ CASES = {
 
 @pytest.mark.parametrize("loaded", [False, True], ids=["kept", "loaded"])
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.filterwarnings("ignore::gradflow.paths.file.NeedsRiskWarning")
 def test_a_path_goes_on_where_it_ended(case, loaded, tmp_path):
     build, options, ends = CASES[case]
     risk, start = build()

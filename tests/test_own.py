@@ -176,6 +176,7 @@ def test_it_is_observed(path) -> None:
         )
 
 
+@pytest.mark.filterwarnings("ignore::gradflow.paths.file.NeedsRiskWarning")
 def test_it_is_saved_and_read_with_its_risk(path, tmp_path) -> None:
     file = tmp_path / "path.nc"
     path.save(file)
@@ -209,7 +210,9 @@ def test_a_file_rebuilds_what_is_registered(name, tmp_path) -> None:
 def test_a_file_alone_says_which_function_it_needs(name, function, tmp_path) -> None:
     risk = OWN[name]
     file = tmp_path / "path.nc"
-    gf.integrate(risk, start(risk), until=gf.until.time(1e-3)).save(file)
+    path = gf.integrate(risk, start(risk), until=gf.until.time(1e-3))
+    with pytest.warns(gf.NeedsRiskWarning, match=rf"risk=.*function '{function}'"):
+        path.save(file)
     with pytest.raises(ValueError, match=rf"function '{function}'.*; "):
         gf.load(file)
 

@@ -14,8 +14,7 @@ from gradflow.losses import logistic
 from gradflow.networks.activations import leaky_relu
 from gradflow.networks.networks import TwoLayer
 from gradflow.numerics.files import replace_file
-from gradflow.paths.file import load
-from gradflow.paths.saving import NeedsRiskWarning
+from gradflow.paths.file import NeedsRiskWarning, load
 from gradflow.paths.trajectory import Trajectory
 from gradflow.paths.tree import describe_tree, rebuild_tree
 from gradflow.risks.empirical import EmpiricalRisk

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import equinox as eqx
 import jax
@@ -113,7 +113,7 @@ def make_metric(value: object, params: PyTree) -> AbstractMetric:
     if isinstance(value, Mapping):
         return Rates(jnp.asarray(_rates(value, params)))
     if callable(value):
-        return _checked(PositiveDefinite(value, params))
+        return _checked(PositiveDefinite(cast(Callable[[PyTree], Array], value), params))
     if value == "euclidean":
         return Euclidean()
     raise fail(

@@ -222,6 +222,22 @@ class AbstractDense(abc.ABC):
             )
 
 
+class ShiftedDense(AbstractDense):
+    """Another one with ``shift`` added to its clock."""
+
+    def __init__(self, dense: AbstractDense, shift: float) -> None:
+        self._dense, self._shift = dense, shift
+        self.s_first, self.s_last = dense.s_first + shift, dense.s_last + shift
+
+    def __call__(self, s: np.ndarray) -> np.ndarray:
+        """States (k, D) at clock values ``s`` (k,)."""
+        s = np.asarray(s, np.float64)
+        self._check(s)
+        # (the shift rounds: its ends are the other's ends)
+        inner = np.clip(s - self._shift, self._dense.s_first, self._dense.s_last)
+        return self._dense(inner)
+
+
 @dataclass(frozen=True)
 class Solution:
     """What an integrator hands back for one stage.

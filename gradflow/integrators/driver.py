@@ -20,6 +20,7 @@ from gradflow.integrators.contract import (
     AbstractIntegrator,
     Problem,
     Result,
+    ShiftedDense,
     Solution,
     make_integrator,
 )
@@ -187,6 +188,7 @@ def _shifted(solution: Solution, s: float) -> Solution:
         return solution
     return replace(
         solution, s=solution.s + s, s_final=solution.s_final + s,
+        dense=None if solution.dense is None else ShiftedDense(solution.dense, s),
         happenings=tuple(replace(event, s=event.s + s) for event in solution.happenings),
     )  # fmt: skip
 

@@ -84,7 +84,8 @@ class Tolerances:
     rtol_local : float
         Relative tolerance of a step.
     atol_local : ndarray, shape (D,)
-        Absolute tolerance of a step, in units of the state; never below ``noise``.
+        Absolute tolerance of a step, in units of the state; by default not below
+        ``noise``.
     controlled : ndarray of bool, shape (D,)
         False = left out of error control.
     noise : ndarray, shape (D,)

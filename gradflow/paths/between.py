@@ -1,4 +1,4 @@
-"""Paths at any time: recorded rows, and the solution between them where it was kept."""
+"""Paths between recorded times, by the solutions of their stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths read from the files that :mod:`gradflow.paths.saving` writes."""
+"""Reading a path back: the inverse of its ``save``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gradflow.integrators.contract import Result
 from gradflow.paths import view
 from gradflow.paths.descent import Descent
 from gradflow.paths.events import KINDS, Events
-from gradflow.paths.saving import FORMAT
+from gradflow.paths.saving import FORMAT, NeedsRiskWarning
 from gradflow.paths.trajectory import Trajectory
 from gradflow.paths.tree import leaf_names, rebuild_tree
 from gradflow.validation import fail
@@ -91,9 +91,9 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory | Descent
     kept["chart_names"] = tuple(kept["chart_names"])
     kept["atol"] = np.asarray(kept["atol"]) if isinstance(kept["atol"], list) else kept["atol"]
     asked = {name: take(name) for name in view.CHART_VALUES if name not in header["exact"]}
+    course = _course_of(rows["risk"], data, header)
     return Trajectory(
-        **rows, **kept, clock=take("clock"), energy=take("energy"), _asked=asked,
-        course=_course_of(rows["risk"], data, header),
+        **rows, **kept, course=course, clock=take("clock"), energy=take("energy"), _asked=asked,
     )  # fmt: skip
 
 
@@ -134,4 +134,4 @@ def _risk_of(path: Any, description: dict[str, Any]) -> Any:
     return registry.build(description)
 
 
-__all__ = ["load"]
+__all__ = ["NeedsRiskWarning", "load"]

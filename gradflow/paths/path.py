@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from gradflow.paths.events import NO_EVENTS, Events
-from gradflow.paths.times import asked
-from gradflow.validation import fail
+from gradflow.validation import check_array, fail
 
 if TYPE_CHECKING:
     import os
@@ -91,7 +90,7 @@ class AbstractPath(abc.ABC):
         ValueError
             For times outside the path, and between recorded ones where nothing else was kept.
         """
-        return recorded_at(self, asked(t, log_t))
+        return recorded_at(self, asked_log_times(t, log_t))
 
     def observe(self, what: str | Callable[..., Any], **options: Any) -> np.ndarray:
         """Value of an observable at the recorded times (see :mod:`gradflow.observables`).
@@ -149,7 +148,33 @@ class Recorded(AbstractPath):
     initial: Any = None
 
 
-def rows_at(path: AbstractPath, log_t: np.ndarray) -> np.ndarray:
+def as_path(value: Any) -> AbstractPath:
+    """Return a path as it is, and whatever has ``risk`` and ``params`` as one."""
+    if isinstance(value, AbstractPath):
+        return value
+    given = getattr(value, "__dict__", {})
+    if not {"risk", "params"} <= set(given):
+        raise fail("path", value, "is not a path", "pass what gf.integrate or gf.descend returned")
+    return Recorded(**{f.name: given[f.name] for f in fields(Recorded) if f.name in given})
+
+
+def asked_log_times(t: Any, log_t: Any) -> np.ndarray:
+    """ln t of the times asked for, one of ``t`` and ``log_t``; increasing."""
+    if (t is None) == (log_t is None):
+        raise fail("t", t, "is to be given, or log_t, one of them", "pass t=..., or log_t=...")
+    name, value = ("t", t) if log_t is None else ("log_t", log_t)
+    times = check_array(name, np.atleast_1d(np.asarray(value)), (None,))
+    if np.any(np.diff(times) <= 0):
+        raise fail(name, times, "is not increasing", "sort it and drop repeats (np.unique)")
+    if log_t is not None:
+        return times
+    if np.any(times < 0):
+        raise fail(name, times, "holds a negative time", "pass times >= 0")
+    with np.errstate(divide="ignore"):
+        return np.log(times)
+
+
+def _rows_at(path: AbstractPath, log_t: np.ndarray) -> np.ndarray:
     """The recorded row of every time; -1 where it was not recorded."""
     where = np.clip(np.searchsorted(path.log_t, log_t), 0, max(len(path) - 1, 0))
     if not len(path):
@@ -159,7 +184,7 @@ def rows_at(path: AbstractPath, log_t: np.ndarray) -> np.ndarray:
 
 def recorded_at(path: AbstractPath, log_t: np.ndarray) -> AbstractPath:
     """Recorded rows of a path."""
-    where = rows_at(path, log_t)
+    where = _rows_at(path, log_t)
     if np.any(where < 0):
         raise not_kept(log_t[where < 0])
     energy = None if path.energy is None else path.energy[where]
@@ -172,20 +197,11 @@ def recorded_at(path: AbstractPath, log_t: np.ndarray) -> AbstractPath:
 
 
 def not_kept(log_t: np.ndarray) -> ValueError:
+    """The error for times at which nothing was kept."""
     return fail(
         "log_t", log_t, "was not recorded, and nothing was kept between recorded times there",
         "pass save_at=gf.save.dense() to gf.integrate, with a solver that steps smoothly",
     )  # fmt: skip
 
 
-def as_path(value: Any) -> AbstractPath:
-    """Return a path as it is, and whatever has ``risk`` and ``params`` as one."""
-    if isinstance(value, AbstractPath):
-        return value
-    given = getattr(value, "__dict__", {})
-    if not {"risk", "params"} <= set(given):
-        raise fail("path", value, "is not a path", "pass what gf.integrate or gf.descend returned")
-    return Recorded(**{f.name: given[f.name] for f in fields(Recorded) if f.name in given})
-
-
-__all__ = ["AbstractPath", "Recorded", "as_path"]
+__all__ = ["AbstractPath", "Recorded", "as_path", "asked_log_times", "not_kept", "recorded_at"]

@@ -1,4 +1,4 @@
-"""One file a path: the dataset that ``to_xarray`` shows, and what is needed beside it."""
+"""Writing a path: the dataset that ``to_xarray`` shows, and what is needed beside it."""
 
 from __future__ import annotations
 
@@ -107,3 +107,6 @@ def _say_what_load_needs(where: Any, description: dict[str, Any]) -> None:
             NeedsRiskWarning,
             stacklevel=4,
         )
+
+
+__all__ = ["FORMAT", "NeedsRiskWarning", "save"]

@@ -11,11 +11,10 @@ import numpy as np
 
 from gradflow.flows.course import Course
 from gradflow.integrators.contract import Result
-from gradflow.paths import between
+from gradflow.paths.between import solution_at
 from gradflow.paths.events import Events
-from gradflow.paths.path import AbstractPath, recorded_at
+from gradflow.paths.path import AbstractPath, asked_log_times, recorded_at
 from gradflow.paths.stages import Stage
-from gradflow.paths.times import asked
 from gradflow.paths.view import CHART_VALUES
 
 
@@ -105,10 +104,10 @@ class Trajectory(AbstractPath):
         return {**super().coordinates(), "clock": (self.clock, f"{self.clock_name} clock")}
 
     def at(self, t: Any = None, *, log_t: Any = None) -> AbstractPath:
-        times = asked(t, log_t)
+        asked = asked_log_times(t, log_t)
         if all(stage.dense is None for stage in self._stages):
-            return recorded_at(self, times)
-        return between.solution_at(self, self._stages, self.log_t_final, times)
+            return recorded_at(self, asked)
+        return solution_at(self, self._stages, self.log_t_final, asked)
 
     @property
     def unique(self) -> bool:

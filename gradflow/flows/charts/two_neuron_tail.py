@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import PyTree
 
 from gradflow.data.laws.radial import RadialFunctions
 from gradflow.flows.charts.chart import AbstractChart
@@ -112,7 +113,7 @@ class TwoNeuronTailChart(AbstractChart):
     def core(self) -> TwoNeuronTailChart:
         return TwoNeuronTailChart(self.radial, self.forms, self.b, self.leaky, None, None)
 
-    def encode(self, params: Any) -> np.ndarray:
+    def encode(self, params: PyTree) -> np.ndarray:
         raise ValueError("the tail chart is entered from the general chart, not from parameters")
 
     def _parts(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -139,6 +140,7 @@ class TwoNeuronTailChart(AbstractChart):
 
     def params(self, y: Array) -> TwoLayerParams:
         assert self.placement is not None
+        assert self.directions is not None
         caps = jnp.stack([y[0] + 0.5 * y[1], y[0] - 0.5 * y[1]])
         z = jnp.linalg.solve(self.forms[:2], caps) / self.b
         if self.leaky:

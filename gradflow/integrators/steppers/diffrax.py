@@ -66,7 +66,7 @@ class _Carry(NamedTuple):
     base: _Point  # last accepted state
     values: Array  # of the events and the save variable, there
     h: Array  # next step size
-    controller: tuple[Array, ...]
+    controller: tuple[Array, Array, Array]
     code: Array
     accepted: Array
     attempts: Array
@@ -163,7 +163,7 @@ def _segment(
     rtol, atol, s_end, mode = (controls[k] for k in ("rtol", "atol", "s_end", "mode"))
     terms = diffrax.ODETerm(lambda s, Y, args: flow.field(s, Y))
     solver = _ready(solver, rtol, atol)
-    order = solver.error_order(terms)
+    order = cast(float, solver.error_order(terms))
     controller = diffrax.PIDController(
         rtol=rtol, atol=atol, norm=_max_norm, pcoeff=_PCOEFF, icoeff=_ICOEFF
     )
@@ -180,7 +180,7 @@ def _segment(
             base.s, x, base.Y, Y1, None, error, order, c.controller
         )
         accepted = advancing & keep
-        point = _Point(x, Y1, memory)
+        point = _Point(x, Y1, cast("tuple[Array, Array] | None", memory))
         values = _probe(flow, events, measure, x, Y1)
         # The start is written without moving: its events and FSAL state are valid from now on.
         point = point._replace(Y=jnp.where(starting, base.Y, Y1))
@@ -245,12 +245,13 @@ class _DiffraxStepper(AbstractStepper):
 
     def _initial(self) -> _Carry:
         problem, memory = self.problem, None
-        Y0, one, none = jnp.asarray(problem.Y0), jnp.asarray(1.0), jnp.asarray(np.int64(0))
+        Y0 = jnp.asarray(problem.Y0)
+        one, none = jnp.asarray(np.float64(1.0)), jnp.asarray(np.int64(0))
         if self.tableau.fsal:
             memory = (jnp.asarray(True), jnp.zeros_like(Y0))
         return _Carry(
             base=_Point(jnp.asarray(np.float64(problem.s0)), Y0, memory),
-            values=jnp.full(len(problem.events) + 1, -1.0), h=one,
+            values=jnp.asarray(np.full(len(problem.events) + 1, -1.0)), h=one,
             controller=(one, one, jnp.asarray(False)), code=none, accepted=none, attempts=none,
             first_stages=none, calls=none,
         )  # fmt: skip
@@ -260,11 +261,11 @@ class _DiffraxStepper(AbstractStepper):
         if memory is None and self.tableau.fsal:
             memory = (np.ones(len(s), bool), np.zeros_like(Y))
         short = self.chunk - len(s)
-        start, to = jax.tree_util.tree_map(
+        padded: Any = jax.tree_util.tree_map(
             lambda x: np.concatenate([x, np.zeros((short, *x.shape[1:]), x.dtype)]),
             ((s, Y, memory), to),
         )
-        return _Retakes(_Point(*start), to)
+        return _Retakes(_Point(*padded[0]), padded[1])
 
     def _call(
         self, mode: int, limit: int, retakes: _Retakes, attempts: int = 0, accepted: int = 0

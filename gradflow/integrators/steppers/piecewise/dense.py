@@ -23,8 +23,8 @@ class PiecewiseDense(AbstractDense):
         self._integrator, self._s, self._Y = integrator, solution.s, solution.Y
         self.s_first, self.s_last = float(solution.s[0]), float(solution.s[-1])
         self._problem = replace(
-            problem, events=(), save_by=None, step_cap=None, dense=False, watch=Watch(),
-            describe=None,
+            problem, events=(), save_by=None, step_cap=None, dense=False, sides=None,
+            watch=Watch(), describe=None,
         )  # fmt: skip
 
     def __call__(self, s: np.ndarray) -> np.ndarray:
