@@ -79,8 +79,8 @@ if TYPE_CHECKING:
     from gradflow.numerics.vectors import log_tan_half as log_tan_half
     from gradflow.numerics.vectors import perpendicular as perpendicular
     from gradflow.paths.descent import descend as descend
-    from gradflow.paths.file import NeedsRiskWarning as NeedsRiskWarning
     from gradflow.paths.file import load as load
+    from gradflow.paths.saving import NeedsRiskWarning as NeedsRiskWarning
     from gradflow.paths.trajectory import Trajectory as Trajectory
     from gradflow.plots.trajectory import plot as plot
     from gradflow.rates import Estimate as Estimate
@@ -119,7 +119,8 @@ _EXPORTS = {
     "gradflow.integrators.contract": "integrator_names",
     "gradflow.integration": "IntegrationError IntegrationWarning integrate integrate_many",
     "gradflow.paths.trajectory": "Trajectory",
-    "gradflow.paths.file": "NeedsRiskWarning load",
+    "gradflow.paths.file": "load",
+    "gradflow.paths.saving": "NeedsRiskWarning",
     # limits, certified
     "gradflow.certificates.certificate": "Certificate certify",
     # predictions, rates and claims

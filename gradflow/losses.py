@@ -156,7 +156,9 @@ def _sigmoid(z: jax.Array) -> jax.Array:
 
 
 @_sigmoid.defjvp
-def _sigmoid_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _sigmoid_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
     (z,), (dz,) = primals, tangents
     return _sigmoid(z), _sigmoid(z) * _sigmoid(-z) * dz
 
@@ -169,7 +171,9 @@ def _logistic(z: jax.Array) -> jax.Array:
 
 
 @_logistic.defjvp
-def _logistic_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _logistic_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
     (z,), (dz,) = primals, tangents
     return _logistic(z), -_sigmoid(-z) * dz
 
@@ -182,7 +186,9 @@ def _log_logistic(z: jax.Array) -> jax.Array:
 
 
 @_log_logistic.defjvp
-def _log_logistic_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _log_logistic_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
     (z,), (dz,) = primals, tangents
     u = jnp.exp(-jnp.maximum(z, 0.0))
     ratio = log1p_ratio(u, jnp)

@@ -10,6 +10,8 @@ law        `Law`                        pass it to ``gf.PopulationRisk``; ``gf.r
 risk       `Risk`                       pass it to ``gf.integrate``; ``gf.register``
 chart      `Chart`                      a risk that names it in ``charts(params)``
 stepper    `Stepper`                    an integrator whose ``solve`` marches it
+path       `Path`                       pass it to ``gf.observables.observe``, pictures, ``certify``
+claim      `Claim`                      the register of claims
 observable a function of a path         ``@gf.observables.observable(name, ...)``
 ========== ============================ ===========================================================
 
@@ -19,6 +21,7 @@ documented where they stand, and typed without ``Any``.
 
 from __future__ import annotations
 
+from gradflow.claims import Claim
 from gradflow.data.laws.laws import SphericalLaw as Law
 from gradflow.flows.charts.chart import AbstractChart as Chart
 from gradflow.integrators.march import AbstractStepper as Stepper
@@ -26,15 +29,18 @@ from gradflow.losses import AbstractLoss as Loss
 from gradflow.losses import AbstractMarginLoss as MarginLoss
 from gradflow.networks.abstract import AbstractNetwork as Network
 from gradflow.networks.activations import AbstractActivation as Activation
+from gradflow.paths.path import AbstractPath as Path
 from gradflow.risks.base import AbstractRisk as Risk
 
 __all__ = [
     "Activation",
     "Chart",
+    "Claim",
     "Law",
     "Loss",
     "MarginLoss",
     "Network",
+    "Path",
     "Risk",
     "Stepper",
 ]

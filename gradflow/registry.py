@@ -25,7 +25,7 @@ C = TypeVar("C", bound=type)
 class Described:
     """What its class's kind and its constructor's arguments tell completely."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return a JSON-able description, from which `gradflow.registry.build` makes an equal."""
         return describe(self)
 
@@ -89,7 +89,7 @@ def class_of(kind: str) -> type:
     return _ENTRIES[kind].cls
 
 
-def describe(thing: Any) -> dict[str, Any]:
+def describe(thing: object) -> dict[str, object]:
     """Describe an object by its kind and its constructor's arguments.
 
     An object of an unregistered class gets the class's own ``kind``, or its name (`unknown` finds
@@ -102,7 +102,7 @@ def describe(thing: Any) -> dict[str, Any]:
         description can hold.
     """
     cls = type(thing)
-    found: dict[str, Any] = {"kind": kind_of(cls) or str(vars(cls).get("kind", cls.__name__))}
+    found: dict[str, object] = {"kind": kind_of(cls) or str(vars(cls).get("kind", cls.__name__))}
     if not cls.__module__.startswith("gradflow."):
         found["class"] = _place(cls)
     for name in inspect.signature(cls).parameters:
@@ -113,7 +113,7 @@ def describe(thing: Any) -> dict[str, Any]:
     return found
 
 
-def _encode(name: str, value: Any) -> Any:
+def _encode(name: str, value: object) -> object:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Described):
@@ -127,7 +127,7 @@ def _encode(name: str, value: Any) -> Any:
     raise fail(name, value, "has no description", "pass numbers, arrays or registered objects")
 
 
-def build(description: Mapping[str, Any]) -> Any:
+def build(description: Mapping[str, object]) -> Any:
     """Make an object from its description.
 
     Raises
@@ -140,7 +140,7 @@ def build(description: Mapping[str, Any]) -> Any:
     missing = unknown(description)
     if missing:
         raise fail("kind", description["kind"], f"cannot be built: {missing[0]}", _fix(description))
-    entry = _ENTRIES[description["kind"]]
+    entry = _ENTRIES[str(description["kind"])]
     parts = {k: _decode(v) for k, v in description.items() if k not in ("kind", "class")}
     try:
         inspect.signature(entry.build).bind(**parts)
@@ -150,7 +150,7 @@ def build(description: Mapping[str, Any]) -> Any:
     return entry.build(**parts)
 
 
-def _decode(value: Any) -> Any:
+def _decode(value: object) -> object:
     if isinstance(value, Mapping):
         return build(value) if "kind" in value else value
     if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
@@ -158,7 +158,7 @@ def _decode(value: Any) -> Any:
     return value
 
 
-def unknown(description: Any) -> list[str]:
+def unknown(description: object) -> list[str]:
     """Say what in a description cannot be built here: unregistered kinds, and functions."""
     if isinstance(description, (list, tuple)):
         numbers = not description or isinstance(description[0], (int, float))
@@ -174,7 +174,7 @@ def unknown(description: Any) -> list[str]:
     return own + [found for item in description.values() for found in unknown(item)]
 
 
-def _fix(description: Mapping[str, Any]) -> str:
+def _fix(description: Mapping[str, object]) -> str:
     known = ", ".join(sorted(_ENTRIES))
     return (
         f'pass the risk, as gf.load(path, risk=...), or gf.register("{description["kind"]}", Class)'

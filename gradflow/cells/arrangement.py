@@ -23,9 +23,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 from gradflow.cells.blocks import join, split
 from gradflow.cells.surfaces import surfaces_of
@@ -185,7 +185,7 @@ class Arrangement:
         ), first  # fmt: skip
 
     # ------------------------------------------------------------------------------ parameters
-    def split(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
+    def split(self, params: PyTree) -> tuple[np.ndarray, np.ndarray]:
         """Return the blocks ``W`` (..., m, D) and outer weights ``a`` (..., m), copied (host)."""
         W, a = split(self.layout, params)
         return np.array(W, float), np.array(a, float)

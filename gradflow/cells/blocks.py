@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from gradflow.networks.parameters import LinearParams, TwoLayerParams
 
 
-def split(layout: str, params: Any) -> tuple[jax.Array, jax.Array]:
+def split(layout: str, params: PyTree) -> tuple[jax.Array, jax.Array]:
     """Return the blocks ``W`` (..., m, D) and outer weights ``a`` (..., m) of parameters.
 
     Parameters
@@ -26,7 +25,7 @@ def split(layout: str, params: Any) -> tuple[jax.Array, jax.Array]:
     return params.inner, params.outer
 
 
-def join(layout: str, W: Any, a: Any) -> LinearParams | TwoLayerParams:
+def join(layout: str, W: PyTree, a: PyTree) -> LinearParams | TwoLayerParams:
     """Return parameters, of the arrays' own kind: the inverse of `split`."""
     if layout == "linear":
         return LinearParams(W[..., 0, :])

@@ -8,12 +8,11 @@ the sums A^± as in :mod:`.arrangement`. Source: `clarke1983`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from gradflow.cells.arrangement import Arrangement
 from gradflow.cells.blocks import join, split
@@ -61,11 +60,11 @@ class Forces(eqx.Module):
             slope=at.slope, plain=at.plain and bool(np.all(at.up == 1)), layout=at.layout,
         )  # fmt: skip
 
-    def split(self, params: Any) -> tuple[jax.Array, jax.Array]:
+    def split(self, params: PyTree) -> tuple[jax.Array, jax.Array]:
         """Return the blocks ``W`` (..., m, D) and outer weights ``a`` (..., m) of parameters."""
         return split(self.layout, params)
 
-    def join(self, W: Any, a: Any) -> Any:
+    def join(self, W: PyTree, a: PyTree) -> PyTree:
         """Return parameters: the inverse of `split`."""
         return join(self.layout, W, a)
 

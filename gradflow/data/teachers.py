@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from gradflow.networks.abstract import AbstractNetwork
 from gradflow.registry import Described, register
@@ -63,9 +62,9 @@ class NetworkTeacher(Described, eqx.Module):
     """
 
     net: AbstractNetwork
-    params: Any
+    params: PyTree
 
-    def __init__(self, net: AbstractNetwork, params: Any) -> None:
+    def __init__(self, net: AbstractNetwork, params: PyTree) -> None:
         if not isinstance(net, AbstractNetwork):
             raise fail("net", net, "is not a network", "pass gf.TwoLayer(...) or another network")
         self.net, self.params = net, net.check_start(params)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 from gradflow.flows.flow import Flow, make_flow
 from gradflow.flows.separation import EarlyStage, first_stage
@@ -37,7 +38,7 @@ class Course:
     """
 
     flow: Flow
-    params: Any
+    params: PyTree
     chart: str
     metric: str | Mapping[str, float] | Callable[..., Any]
     points: tuple[Point, ...] = ()
@@ -45,7 +46,7 @@ class Course:
 
     @classmethod
     def of(
-        cls, risk: AbstractRisk, params: Any, *, clock: str, chart: str, metric: Any,
+        cls, risk: AbstractRisk, params: PyTree, *, clock: str, chart: str, metric: Any,
         points: tuple[Point, ...] = (), early: bool = False,
     ) -> Course:  # fmt: skip
         """The course of a flow, as it was or is to be made."""
@@ -122,7 +123,7 @@ class Course:
 
     @classmethod
     def read(
-        cls, risk: AbstractRisk, params: Any, description: Mapping[str, Any],
+        cls, risk: AbstractRisk, params: PyTree, description: Mapping[str, Any],
         arrays: Mapping[str, np.ndarray],
     ) -> Course:  # fmt: skip
         """The course that ``description()`` and ``arrays()`` tell of."""

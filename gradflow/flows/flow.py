@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from jaxtyping import PyTree
 
 from gradflow.cells.arrangement import Arrangement
 from gradflow.flows.charts.chart import AbstractChart, AbstractCoordinates, CartesianChart
@@ -41,7 +42,7 @@ class Flow(eqx.Module):
         """The surfaces of the risk's data where the chart keeps neurons apart (host), else None."""
         return self.chart.arrangement
 
-    def vector(self, params: Any, extra: Array) -> Array:
+    def vector(self, params: PyTree, extra: Array) -> Array:
         """Integrated vector of parameters in the cartesian chart (JAX)."""
         return jnp.concatenate([ravel_pytree(params)[0], extra])
 
@@ -49,7 +50,7 @@ class Flow(eqx.Module):
         """The flow without host-only data: pass this to compiled code."""
         return Flow(self.chart.core(), self.clock)
 
-    def initial(self, params: Any, log1p_t: float = 0.0) -> np.ndarray:
+    def initial(self, params: PyTree, log1p_t: float = 0.0) -> np.ndarray:
         """Integrated vector of parameters at ln(1+t) = ``log1p_t``, where the clock begins."""
         extra = self.clock.begin(log1p_t)[1]
         return np.concatenate([self.chart.encode(params), np.zeros(1), extra])
@@ -99,7 +100,7 @@ class Flow(eqx.Module):
         """Clock value of a physical time; None where time is a state."""
         return self.clock.of_time(t)
 
-    def params(self, Y: Array) -> Any:
+    def params(self, Y: Array) -> PyTree:
         """Parameters at one integrated vector (JAX)."""
         return self.chart.params(self.split(Y)[0])
 
@@ -143,7 +144,7 @@ class Flow(eqx.Module):
 
 def make_flow(
     risk: AbstractRisk,
-    params: Any,
+    params: PyTree,
     *,
     chart: str = "auto",
     clock: str = "log",
@@ -182,7 +183,7 @@ def make_flow(
     return Flow(CartesianChart(risk, params, made), clocked)
 
 
-def _conic(risk: AbstractRisk, params: Any, chart: str) -> ConicChart:
+def _conic(risk: AbstractRisk, params: PyTree, chart: str) -> ConicChart:
     """The chart of the conic metric."""
     if chart not in ("auto", "conic"):
         raise fail("chart", chart, "does not serve the conic metric", "pass chart='conic'")

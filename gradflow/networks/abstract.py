@@ -8,12 +8,13 @@ random draw that the networks share.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
 from gradflow.networks.parameters import AbstractParams
@@ -61,7 +62,7 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
         """Return f(x; θ): a scalar for x of shape (d,), shape (n,) for x of shape (n, d)."""
 
     @abstractmethod
-    def as_params(self, value: Any) -> P:
+    def as_params(self, value: PyTree) -> P:
         """Return ``value`` as parameters of this network.
 
         Accepts the parameter object and a dict of arrays (a linear predictor also takes its bare
@@ -133,7 +134,7 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
         """A short readable name."""
 
 
-def check_key(argument: str, value: Any) -> jax.Array:
+def check_key(argument: str, value: object) -> jax.Array:
     """Return ``value`` if it is one JAX random key (typed, or two legacy uint32 words)."""
     is_array = isinstance(value, (jax.Array, np.ndarray))
     if is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ():

@@ -7,7 +7,8 @@ ODE of its own (`arora2018optimization`).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
+from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
 from gradflow.networks.abstract import (
@@ -77,14 +79,14 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
             row = row @ matrix
         return row
 
-    def params(self, layers: Any) -> DeepLinearParams:
+    def params(self, layers: Sequence[ArrayLike]) -> DeepLinearParams:
         """Return checked parameters from the sequence W_1 … W_N; ``w_e = 0`` is refused.
 
         Layers whose product underflows to zero although no layer is zero are accepted.
         """
         return self.check_start(self._build(layers))
 
-    def _build(self, layers: Any) -> DeepLinearParams:
+    def _build(self, layers: Sequence[ArrayLike]) -> DeepLinearParams:
         if not isinstance(layers, (list, tuple)) or len(layers) != self.depth:
             raise fail(
                 "layers", layers, "is not one matrix per layer", f"pass {self.depth} matrices"
@@ -92,7 +94,7 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
         pairs = enumerate(zip(layers, self.shapes, strict=True))
         return DeepLinearParams(tuple(check_leaf(f"layers[{j}]", w, s) for j, (w, s) in pairs))
 
-    def as_params(self, value: Any) -> DeepLinearParams:
+    def as_params(self, value: PyTree) -> DeepLinearParams:
         if isinstance(value, DeepLinearParams):
             if len(value.layers) != self.depth:
                 raise wrong_params(self.name, value, f"pass {self.depth} layers")

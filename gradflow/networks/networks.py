@@ -11,13 +11,14 @@ more entry of w_k), and ``a_k² − |w_k|²/p`` for one of degree p.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
 from gradflow.networks.abstract import (
@@ -75,7 +76,7 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
         """Return checked parameters; the zero vector is refused (its angle is undefined)."""
         return self.check_start(LinearParams(check_leaf("weight", weight, (self.dim,))))
 
-    def as_params(self, value: Any) -> LinearParams:
+    def as_params(self, value: PyTree) -> LinearParams:
         if isinstance(value, LinearParams):
             check_shape("params.weight", value.weight, (self.dim,))
             return value
@@ -213,7 +214,7 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
             bias=None if bias is None else check_leaf("bias", bias, (self.width,)),
         )
 
-    def as_params(self, value: Any) -> TwoLayerParams:
+    def as_params(self, value: PyTree) -> TwoLayerParams:
         if isinstance(value, TwoLayerParams):
             check_shape("params.inner", value.inner, (self.width, self.dim))
             check_shape("params.outer", value.outer, (self.width,))

@@ -6,13 +6,13 @@ The shapes belong to a network, which calls the checks; here it appears by its n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import PyTree
 
 from gradflow.registry import Described, register
 from gradflow.validation import check_array, fail
@@ -21,7 +21,7 @@ from gradflow.validation import check_array, fail
 class AbstractParams(Described, eqx.Module):
     """Parameters of a network: a pytree with attribute access and item access by field name."""
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> PyTree:
         if name not in self.keys():
             raise KeyError(f"{name!r}: choose one of {', '.join(self.keys())}")
         return getattr(self, name)
@@ -54,10 +54,10 @@ class DeepLinearParams(AbstractParams):
 def _of_lists(cls: type[AbstractParams]) -> Callable[..., AbstractParams]:
     """Build parameters from nested lists: of an array, or (deep linear nets) of several."""
 
-    def array(value: Any) -> Any:
+    def array(value: PyTree) -> PyTree:
         return None if value is None else jnp.asarray(np.asarray(value, np.float64))
 
-    def build(**parts: Any) -> AbstractParams:
+    def build(**parts: PyTree) -> AbstractParams:
         return cls(
             **{k: tuple(map(array, v)) if k == "layers" else array(v) for k, v in parts.items()}
         )
@@ -80,7 +80,7 @@ def joined_rows(params: TwoLayerParams) -> jax.Array:
     return jnp.concatenate([params.inner, params.bias[..., None]], axis=-1)
 
 
-def check_leaf(argument: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
+def check_leaf(argument: str, value: PyTree, shape: tuple[int, ...]) -> jax.Array:
     """Check one parameter array; of a traced array only shape and dtype can be checked."""
     if isinstance(value, Tracer):
         if value.dtype != jnp.float64:
@@ -91,7 +91,7 @@ def check_leaf(argument: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
     return jnp.asarray(check_array(argument, value, shape))
 
 
-def check_shape(argument: str, value: Any, shape: tuple[int, ...]) -> None:
+def check_shape(argument: str, value: PyTree, shape: tuple[int, ...]) -> None:
     """Check what can be read off without touching the numbers (called on every evaluation)."""
     found, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if found != shape:
@@ -100,17 +100,17 @@ def check_shape(argument: str, value: Any, shape: tuple[int, ...]) -> None:
         raise fail(argument, value, f"has dtype {dtype}", "pass a float64 array")
 
 
-def wrong_params(net: str, value: Any, fix: str) -> ValueError:
+def wrong_params(net: str, value: PyTree, fix: str) -> ValueError:
     """Build the error for what is no set of parameters of the network of that name."""
     return fail("params", value, f"cannot be read as parameters of {net}", fix)
 
 
 def read_mapping(
     net: str,
-    value: Any,
+    value: PyTree,
     required: frozenset[str],
     optional: frozenset[str] = frozenset(),
-) -> dict[str, Any]:
+) -> dict[str, PyTree]:
     """Return a mapping with the required and perhaps the optional names as a dict."""
     names = ", ".join(sorted(required | optional))
     if not isinstance(value, Mapping):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
 from gradflow.networks.abstract import SCHEMES, AbstractNetwork, Layer, check_inputs, check_key
@@ -115,7 +116,7 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
         """Return checked parameters: the last layer v (m,). Zero is a fine start here."""
         return self.check_start(LinearParams(check_leaf("weight", weight, (self.width,))))
 
-    def as_params(self, value: Any) -> LinearParams:
+    def as_params(self, value: PyTree) -> LinearParams:
         if isinstance(value, LinearParams):
             check_shape("params.weight", value.weight, (self.width,))
             return value

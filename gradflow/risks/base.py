@@ -7,7 +7,6 @@ nothing but what stands here. A new risk is one new subclass.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -91,6 +90,6 @@ class AbstractRisk(Described, eqx.Module):
         """A short readable name."""
 
 
-def _mark(leaf: Any) -> Any:
+def _mark(leaf: PyTree) -> PyTree:
     """What is hashed of a leaf: an array's shape and dtype, a function itself."""
     return (leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf

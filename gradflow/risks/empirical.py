@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -31,7 +31,9 @@ def _loss_values(loss: AbstractLoss, prediction: jax.Array, target: jax.Array) -
 
 
 @_loss_values.def_jvp
-def _loss_values_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _loss_values_jvp(
+    primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
+) -> tuple[jax.Array, jax.Array]:
     loss, prediction, target = primals
     _, tangent, _ = tangents
     out = loss(prediction, target)
@@ -214,7 +216,7 @@ class EmpiricalRisk(AbstractRisk):
             )
         return self.y * self.net(self.net.as_params(params), self.X)
 
-    def least_margin(self, params: Any) -> jax.Array | None:
+    def least_margin(self, params: PyTree) -> jax.Array | None:
         return jnp.min(self.margins(params)) if self.loss.vanishes else None
 
     def sample(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
@@ -265,7 +267,7 @@ def _gradient(risk: EmpiricalRisk, params: PyTree) -> PyTree:
 
 def _log_of(risk: EmpiricalRisk, params: PyTree) -> jax.Array:
     logs = risk.loss.log(risk.net(params, risk.X), risk.y)
-    size: Any = risk.n
+    size: float | jax.Array = risk.n
     if risk.weights is not None:
         logs = logs + jnp.log(risk.weights)
         size = jnp.sum(risk.weights)

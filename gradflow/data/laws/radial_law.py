@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from gradflow.data.laws.constants import sphere_c0, sphere_p0
 from gradflow.data.laws.fits import sphere_fit
@@ -144,7 +145,7 @@ class RadialLaw(SphericalLaw):
         inverse = lambda p: np.asarray(norm.ppf(np.asarray(p)), dtype=np.float64)
         return jax.pure_callback(inverse, shape, u, vmap_method="expand_dims")
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return {"kind": self.name, "dim": self.dim, "radius": describe_radius(self.radius)}
 
     def __eq__(self, other: object) -> bool:
@@ -239,7 +240,7 @@ def _radius_fit(law: RadialLaw) -> Fit:
     )
 
 
-def _from_description(dim: Any, radius: Any) -> RadialLaw:
+def _from_description(dim: int, radius: PyTree) -> RadialLaw:
     """Rebuild the law, its distribution by its name in scipy.stats."""
     if isinstance(radius, dict):
         import scipy.stats  # half a second, and only a stored law needs it

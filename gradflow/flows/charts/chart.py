@@ -8,7 +8,6 @@ batched over leading axes); everything that enters an integrator is JAX.
 from __future__ import annotations
 
 import abc
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from jaxtyping import PyTree
 
 from gradflow.cells.arrangement import Arrangement
 from gradflow.flows.event import AbstractHandover
@@ -32,15 +32,15 @@ class AbstractCoordinates(eqx.Module):
         """The public name of the coordinates."""
 
     @abc.abstractmethod
-    def encode(self, params: Any) -> np.ndarray:
+    def encode(self, params: PyTree) -> np.ndarray:
         """State of ``params``, a flat float64 vector (host)."""
 
     @abc.abstractmethod
-    def decode(self, y: np.ndarray) -> Any:
+    def decode(self, y: np.ndarray) -> PyTree:
         """Parameters at the states ``y`` (..., n), stacked over the leading axes (host)."""
 
     @abc.abstractmethod
-    def params(self, y: Array) -> Any:
+    def params(self, y: Array) -> PyTree:
         """Parameters at one state (JAX)."""
 
     @abc.abstractmethod
@@ -109,11 +109,11 @@ class CartesianChart(AbstractChart):
     """The parameters themselves, raveled; the metric says how the gradient moves them."""
 
     risk: AbstractRisk
-    template: Any
+    template: PyTree
     trained: Array
     metric: AbstractMetric
 
-    def __init__(self, risk: AbstractRisk, params: Any, metric: AbstractMetric | None = None):
+    def __init__(self, risk: AbstractRisk, params: PyTree, metric: AbstractMetric | None = None):
         self.risk = risk
         self.metric = Euclidean() if metric is None else metric
         self.template = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=jnp.float64), params)
@@ -134,13 +134,13 @@ class CartesianChart(AbstractChart):
     def least_margin(self, y: Array) -> Array | None:
         return self.risk.least_margin(self.params(y))
 
-    def params(self, y: Array) -> Any:
+    def params(self, y: Array) -> PyTree:
         return ravel_pytree(self.template)[1](y)
 
-    def encode(self, params: Any) -> np.ndarray:
+    def encode(self, params: PyTree) -> np.ndarray:
         return np.asarray(ravel_pytree(params)[0], dtype=np.float64)
 
-    def decode(self, y: np.ndarray) -> Any:
+    def decode(self, y: np.ndarray) -> PyTree:
         leaves, structure = jax.tree.flatten(self.template)
         sizes = [leaf.size for leaf in leaves]
         pieces = np.split(y, np.cumsum(sizes)[:-1], axis=-1)

@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import PyTree
 
 from gradflow.flows.charts.chart import AbstractChart
 from gradflow.networks.networks import TwoLayer
@@ -113,23 +114,23 @@ class ConicChart(AbstractChart):
     def name(self) -> str:
         return "conic"
 
-    def encode(self, params: Any) -> np.ndarray:
+    def encode(self, params: PyTree) -> np.ndarray:
         inner = np.asarray(params.inner)
         return np.concatenate([np.log(lengths(inner)), directions(inner).ravel()])
 
-    def decode(self, y: np.ndarray) -> Any:
+    def decode(self, y: np.ndarray) -> PyTree:
         return self._params(np.asarray(y), np.asarray(self.outer), np)
 
-    def params(self, y: Array) -> Any:
+    def params(self, y: Array) -> PyTree:
         return self._params(y, self.outer, jnp)
 
-    def _params(self, y: Any, outer: Any, xp: Any) -> TwoLayerParams:
+    def _params(self, y: PyTree, outer: Any, xp: Any) -> TwoLayerParams:
         log_norm, u = self._split(y, xp)
         norm = xp.exp(log_norm)
         scale = norm if self.balanced else xp.ones_like(norm)
         return TwoLayerParams(norm[..., None] * u, outer * scale)
 
-    def _split(self, y: Any, xp: Any) -> tuple[Any, Any]:
+    def _split(self, y: PyTree, xp: Any) -> tuple[Any, Any]:
         """ln ‖w_k‖ and unit vectors: what integration adds to their length is divided out."""
         m = self.outer.shape[0]
         u = y[..., m:].reshape(*y.shape[:-1], m, self.dim)

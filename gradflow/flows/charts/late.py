@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import PyTree
 
 from gradflow.cells.arrangement import Arrangement
 from gradflow.flows.charts.chart import AbstractCoordinates, CartesianChart
@@ -25,7 +26,7 @@ class LateChart(AbstractCoordinates):
     risk: AbstractRisk
     cartesian: CartesianChart
 
-    def __init__(self, risk: AbstractRisk, params: Any) -> None:
+    def __init__(self, risk: AbstractRisk, params: PyTree) -> None:
         self.risk = risk
         self.cartesian = CartesianChart(risk, params)
 
@@ -47,12 +48,12 @@ class LateChart(AbstractCoordinates):
         flat = [np.asarray(leaf).reshape(len(W), -1) for leaf in leaves]
         return np.concatenate([*flat, np.stack([log_rho, log_loss, margin], axis=1)], axis=1)
 
-    def _scaled(self, y: Any, xp: Any) -> Any:
+    def _scaled(self, y: PyTree, xp: Any) -> Any:
         """Cartesian states: the trained entries times ρ."""
         trained = np.asarray(self.cartesian.trained) if xp is np else self.cartesian.trained
         return y[..., :-3] * xp.where(trained, xp.exp(y[..., -3:-2]), 1.0)
 
-    def encode(self, params: Any) -> np.ndarray:
+    def encode(self, params: PyTree) -> np.ndarray:
         # ln ρ = 0: the weights as they are, to the last bit.
         state = self.cartesian.encode(params)
         log_loss = float(self.cartesian.log_risk(jnp.asarray(state)))
@@ -62,10 +63,10 @@ class LateChart(AbstractCoordinates):
         least = np.nan if margin is None else float(margin) / rho**degree
         return np.concatenate([state, [0.0, log_loss, least]])
 
-    def decode(self, y: np.ndarray) -> Any:
+    def decode(self, y: np.ndarray) -> PyTree:
         return self.cartesian.decode(self._scaled(np.asarray(y), np))
 
-    def params(self, y: Array) -> Any:
+    def params(self, y: Array) -> PyTree:
         return self.cartesian.params(self._scaled(y, jnp))
 
     def exact(self, y: np.ndarray) -> dict[str, np.ndarray]:

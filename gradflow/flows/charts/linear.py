@@ -18,6 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import PyTree
 
 from gradflow.flows.charts.chart import AbstractChart
 from gradflow.networks.deep_linear import DeepLinear
@@ -42,7 +43,7 @@ class LinearLogAngleChart(AbstractChart):
     outer_vectors: tuple[np.ndarray, ...] | None
 
     @staticmethod
-    def refusal(risk: PopulationRisk, params: Any) -> str | None:
+    def refusal(risk: PopulationRisk, params: PyTree) -> str | None:
         """Why the start has no such chart (unbalanced layers, a start on the teacher's own axis);
         None when it has one."""
         net = risk.net
@@ -67,7 +68,7 @@ class LinearLogAngleChart(AbstractChart):
         return None
 
     @classmethod
-    def of(cls, risk: PopulationRisk, params: Any) -> LinearLogAngleChart:
+    def of(cls, risk: PopulationRisk, params: PyTree) -> LinearLogAngleChart:
         """The chart at a start; the start fixes the plane in which the flow stays."""
         v = np.asarray(risk.direction)
         w = np.asarray(risk.end_to_end(params))
@@ -110,7 +111,7 @@ class LinearLogAngleChart(AbstractChart):
         # an array, so that nets of every depth share one compiled program
         return LinearLogAngleChart(self.reduction, jnp.asarray(float(self.depth)), None, None)
 
-    def encode(self, params: Any) -> np.ndarray:
+    def encode(self, params: PyTree) -> np.ndarray:
         assert self.frame is not None
         if isinstance(params, DeepLinearParams):
             w = np.asarray(params.layers[0], dtype=np.float64)
@@ -123,13 +124,13 @@ class LinearLogAngleChart(AbstractChart):
         across = length(perpendicular(w, v))
         return np.array([np.log(length(w)), float(log_tan_half(w @ v, across))])
 
-    def decode(self, y: np.ndarray) -> Any:
+    def decode(self, y: np.ndarray) -> PyTree:
         return self._params(y, np)
 
-    def params(self, y: Array) -> Any:
+    def params(self, y: Array) -> PyTree:
         return self._params(y, jnp)
 
-    def _params(self, y: Any, xp: Any) -> Any:
+    def _params(self, y: PyTree, xp: Any) -> PyTree:
         assert self.frame is not None
         log_radius, lam = y[..., 0, None], y[..., 1, None]
         # cos = -tanh(lam), sin = sech(lam)

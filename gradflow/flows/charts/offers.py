@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import PyTree
+
 from gradflow.flows.charts.chart import AbstractChart, CartesianChart
 from gradflow.flows.charts.conic import ConicChart
 from gradflow.flows.charts.linear import LinearLogAngleChart
@@ -36,7 +38,7 @@ class ChartKind:
     refusal: Refusal
 
 
-def _never(risk: Any, params: Any) -> None:
+def _never(risk: Any, params: PyTree) -> None:
     return None
 
 
@@ -79,7 +81,7 @@ def chart_names() -> list[str]:
     return sorted({"auto", *(kind.name for kind in _KINDS.values())})
 
 
-def chosen_chart(risk: AbstractRisk, params: Any, name: str) -> AbstractChart:
+def chosen_chart(risk: AbstractRisk, params: PyTree, name: str) -> AbstractChart:
     """The chart called ``name`` at a start; for "auto" the first that the risk offers and has.
 
     Raises

@@ -17,6 +17,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import PyTree
 
 from gradflow.flows.charts.chart import AbstractChart
 from gradflow.flows.charts.two_neuron_tail import (
@@ -87,7 +88,7 @@ class TwoNeuronChart(AbstractChart):
     placement: Placement | None
 
     @staticmethod
-    def refusal(risk: PopulationRisk, params: Any) -> str | None:
+    def refusal(risk: PopulationRisk, params: PyTree) -> str | None:
         """Why the risk has no such chart (a loss other than logistic); None when it has one."""
         if not isinstance(risk.reduction, TwoNeuronReduction):
             return (
@@ -168,7 +169,7 @@ class TwoNeuronChart(AbstractChart):
             modes[0] = 0.0
         return np.concatenate([z, modes.ravel(), [lam], b if self.trained else []])
 
-    def _unpack(self, y: Any) -> tuple[Any, Any, Any, Any]:
+    def _unpack(self, y: PyTree) -> tuple[Any, Any, Any, Any]:
         b = y[..., 7:9] if self.trained else self.fixed_outer
         q = y[..., 2:6].reshape((*y.shape[:-1], 2, 2))
         if self.paired:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import PyTree
 
 from gradflow.data.laws.radial import RadialFunctions
 from gradflow.flows.charts.chart import AbstractChart
@@ -112,7 +113,7 @@ class TwoNeuronTailChart(AbstractChart):
     def core(self) -> TwoNeuronTailChart:
         return TwoNeuronTailChart(self.radial, self.forms, self.b, self.leaky, None, None)
 
-    def encode(self, params: Any) -> np.ndarray:
+    def encode(self, params: PyTree) -> np.ndarray:
         raise ValueError("the tail chart is entered from the general chart, not from parameters")
 
     def _parts(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

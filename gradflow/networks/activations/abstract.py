@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from gradflow.registry import Described
 
@@ -95,7 +96,9 @@ def apply_activation(activation: AbstractActivation, z: jax.Array) -> jax.Array:
 
 
 @apply_activation.def_jvp
-def _apply_activation_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _apply_activation_jvp(
+    primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
+) -> tuple[jax.Array, jax.Array]:
     activation, z = primals
     _, dz = tangents
     out = activation(z)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -68,7 +68,7 @@ class FunctionActivation(AbstractActivation):
     def slopes(self) -> tuple[float, ...] | None:
         return self.pieces
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return what is said of φ; the function itself cannot be read back from a file."""
         return {
             "kind": self.kind,

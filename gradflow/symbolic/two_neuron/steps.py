@@ -35,16 +35,25 @@ def teacher_share() -> sp.Expr:
 
 @lru_cache(maxsize=16)
 def generic_steps(slope: sp.Expr, outer: str) -> list[Step]:
+    """From the risk to the force in general position."""
+    steps = [*_risk_steps(), *_wedge_steps(slope), *_force_steps(slope)]
+    if outer == "trained":
+        steps.append(
+            Step(
+                "Trained outer weights: the force is evaluated at ai wi; wi' = ai Fi and",
+                equation(sp.Derivative(sp.Function("a_i")(t), t), dot("w_i", "F_i")),
+            )
+        )
+    return steps
+
+
+def _risk_steps() -> list[Step]:
+    """The risk, its even part and the teacher's share."""
     f, psi = sp.Symbol("f"), sp.Function("psi")
     identity = sp.log(2 * sp.cosh(z / 2)) - z / 2  # equal at z = 0, and so are the slopes:
     if not nt.same_in_exp(LOSSES["logistic"].diff(z), identity.diff(z), z):
         raise AssertionError("ln(1+e^-z) = ln 2cosh(z/2) - z/2")
-    along, across = like_sector()
-    other = next(p for p in pulls(alpha) if p.label == "0")
-    k_p, k_m, pull0, pulla = sp.symbols("K_p K_m Z_0 Z_a")
-    vector = sp.Symbol("v")
-    what = sp.Symbol("what")
-    steps = [
+    return [
         Step(
             "The risk, by definition, with f = φ(w1.x) - φ(w2.x) and y = sgn(v.x).",
             equation(sp.Symbol("L"), Mean(LOSSES["logistic"].subs(z, nt.y * f))),
@@ -62,6 +71,14 @@ def generic_steps(slope: sp.Expr, outer: str) -> list[Step]:
                 Mean(psi(f)) - teacher_share() * (dot("v", "w1") - dot("v", "w2")),
             ),
         ),
+    ]
+
+
+def _wedge_steps(slope: sp.Expr) -> list[Step]:
+    """The sectors of signs, and their averages along and across W."""
+    along, across = like_sector()
+    other = next(p for p in pulls(alpha) if p.label == "0")
+    return [
         Step(
             "With u2 = -w2, f is linear on each sector of signs of (w1.x, u2.x): w_p.x for (+,+), "
             "w_m.x for (-,-), W_0.x for (+,-), α W_0.x for (-,+), where",
@@ -98,6 +115,14 @@ def generic_steps(slope: sp.Expr, outer: str) -> list[Step]:
             equation(sp.Symbol("P_along"), along),
         ),
         Step("and across it", equation(sp.Symbol("P_across"), across)),
+    ]
+
+
+def _force_steps(slope: sp.Expr) -> list[Step]:
+    """The exact forces on the two neurons."""
+    k_p, k_m, pull0, pulla = sp.symbols("K_p K_m Z_0 Z_a")
+    vector, what = sp.symbols("v what")
+    return [
         Step(
             "Hence, with K = (c0/2π)(v - ŵ) + (h(M)/2) ŵ + Z(M,s) for w_p and for w_m,",
             equation(
@@ -115,11 +140,3 @@ def generic_steps(slope: sp.Expr, outer: str) -> list[Step]:
             equation(sp.Symbol("F_1") - sp.Symbol("F_2"), sp.factor((1 - slope) * (k_p - k_m))),
         ),
     ]
-    if outer == "trained":
-        steps.append(
-            Step(
-                "Trained outer weights: the force is evaluated at ai wi; wi' = ai Fi and",
-                equation(sp.Derivative(sp.Function("a_i")(t), t), dot("w_i", "F_i")),
-            )
-        )
-    return steps
