@@ -244,6 +244,13 @@ def test_what_the_chart_and_the_metric_do_not_serve_is_refused():
         )
 
 
+def test_a_norm_beyond_the_floats_has_a_logarithm():
+    net, J = problem("fixed", dim=2, width=2)
+    params = net.params(1.5e308 * np.array([[1.0, 1.0], [1.0, 0.0]]), np.ones(2))
+    logs = ConicChart(J, params).encode(params)[:2]
+    np.testing.assert_allclose(logs - np.log(1.5e308), [np.log(2) / 2, 0], atol=1e-12)
+
+
 def test_angles_near_zero_and_pi():
     u = np.array([[1.0, 0.0]])
     v = np.array([[np.cos(1e-9), np.sin(1e-9)], [-1.0, 0.0], [-np.cos(1e-9), np.sin(1e-9)]])

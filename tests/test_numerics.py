@@ -34,10 +34,18 @@ def test_lengths_and_directions_do_not_know_the_scale(scale):
     np.testing.assert_allclose(found, [0.6, 0.8, 0], rtol=1e-15)
 
 
+@pytest.mark.parametrize("scale", [1e-320, 1e-300, 1e-4, 1.0, 1.2e308])
+def test_logarithms_of_lengths_reach_beyond_the_floats(scale):
+    x = scale * np.array([[1.0, 1.0, 1.0], [0.3, -0.7, 0.2]])
+    exact = [float(mpmath.log(mpmath.norm([mpmath.mpf(float(e)) for e in row]))) for row in x]
+    np.testing.assert_allclose(vectors.log_lengths(x), exact, rtol=2e-16, atol=2e-16)
+
+
 def test_zero_and_nothing():
     assert vectors.length(np.zeros(3)) == vectors.length(np.zeros((0, 3))) == 0
     np.testing.assert_array_equal(vectors.lengths(np.zeros((2, 0))), [0, 0])
     assert vectors.lengths(np.zeros((0, 3))).shape == (0,)
+    np.testing.assert_array_equal(vectors.log_lengths(np.zeros((2, 3))), [-np.inf, -np.inf])
     np.testing.assert_array_equal(vectors.scaled(np.zeros((2, 3))), np.zeros((2, 3)))
     assert np.isnan(vectors.directions(np.zeros(2))).all()
     np.testing.assert_array_equal(traced.direction(jnp.zeros(2), jnp.eye(2)[1]), [0, 1])

@@ -25,6 +25,14 @@ def lengths(x: ArrayLike) -> np.ndarray:
     return top * np.sqrt(np.sum((x / safe[..., None]) ** 2, axis=-1))
 
 
+def log_lengths(x: ArrayLike) -> np.ndarray:
+    """ln of Euclidean norms over the last axis, beyond the floats too; -inf for zero."""
+    x = np.asarray(x)
+    top = np.max(np.abs(x), axis=-1, initial=0.0)
+    with np.errstate(divide="ignore"):
+        return np.log(top) + np.log(lengths(scaled(x)))
+
+
 def scaled(x: ArrayLike, axis: int | tuple[int, ...] = -1) -> np.ndarray:
     """``x`` over its largest absolute entry along ``axis``; zeros stay."""
     x = np.asarray(x)
@@ -53,7 +61,8 @@ def perpendicular(w: np.ndarray, v: np.ndarray) -> np.ndarray:
 
     If ``v`` is a coordinate axis the result is exact, however small.
     """
-    across = rejection(w, v)
+    across = w - (w @ v) * v
+    across = across - (across @ v) * v  # (as in `rejection`)
     floor = 0.0 if np.count_nonzero(v) == 1 else 4 * np.finfo(float).eps
     return across if length(across) > floor * length(w) else np.zeros_like(w)
 

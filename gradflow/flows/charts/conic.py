@@ -39,7 +39,7 @@ from gradflow.flows.charts.chart import AbstractChart
 from gradflow.networks.networks import TwoLayer
 from gradflow.networks.parameters import TwoLayerParams, joined_rows
 from gradflow.numerics.traced import row_norms
-from gradflow.numerics.vectors import directions, lengths
+from gradflow.numerics.vectors import directions, log_lengths
 from gradflow.risks.base import AbstractRisk
 
 #: Metrics in which a gradient flow, or a descent, may be taken.
@@ -116,7 +116,7 @@ class ConicChart(AbstractChart):
 
     def encode(self, params: PyTree) -> np.ndarray:
         inner = np.asarray(params.inner)
-        return np.concatenate([np.log(lengths(inner)), directions(inner).ravel()])
+        return np.concatenate([log_lengths(inner), directions(inner).ravel()])
 
     def decode(self, y: np.ndarray) -> PyTree:
         return self._params(np.asarray(y), np.asarray(self.outer), np)

@@ -225,9 +225,17 @@ def _squared_wedge_jvp(
     return squared_wedge(U, V), 2.0 * (grown - (U @ V.T) * (dU @ V.T + U @ dV.T))
 
 
+def _stretched(phi: Erf, rows: Array) -> Array:
+    """Rows u with φ(w·x) = 2Φ(u·x) − 1; as they are for `probit_erf`.
+
+    A factor 1 costs no multiplication, but its derivative regroups the sums of a gradient.
+    """
+    return rows if phi.stretch == 1.0 else phi.stretch * rows
+
+
 @register_gaussian_kernel(Erf, Erf)
 def _erf_erf(phi: Erf, chi: Erf, U: Array, V: Array) -> Array:
-    U, V = phi.stretch * U, chi.stretch * V
+    U, V = _stretched(phi, U), _stretched(chi, V)
     # (2/π) arcsin of u·v/√((1+|u|²)(1+|v|²)) [williams1997infinite], as an arctangent whose
     # denominator, the cosine, is a sum of positive terms.
     rest = jnp.sum(U * U, axis=1)[:, None] + jnp.sum(V * V, axis=1)[None, :]
@@ -236,7 +244,7 @@ def _erf_erf(phi: Erf, chi: Erf, U: Array, V: Array) -> Array:
 
 @register_gaussian_kernel(Erf, LeakyReLU)
 def _erf_homogeneous(phi: Erf, chi: LeakyReLU, U: Array, V: Array) -> Array:
-    U = phi.stretch * U
+    U = _stretched(phi, U)
     # erf is odd, so only p v·x counts, and E f(u·x) v·x = u·v E f'(u·x).
     slope = math.sqrt(2 / math.pi) / jnp.sqrt(1.0 + jnp.sum(U * U, axis=1))
     return 0.5 * (1 + chi.slope) * slope[:, None] * (U @ V.T)
