@@ -279,12 +279,15 @@ def _going_on(
     path: Trajectory, params: Any, t0: Any, clock: str, chart: str, metric: Metric
 ) -> Course:
     """The course of a path, which cannot be changed on the way."""
-    taken = {"params": params is None, "t0": t0 == 0.0, "clock": clock in ("auto", path.clock_name),
-             "chart": chart == "auto", "metric": metric == "euclidean"}  # fmt: skip
-    for argument, left_out in taken.items():
+    taken = {
+        "params": (params, params is None), "t0": (t0, t0 == 0.0),
+        "clock": (clock, clock in ("auto", path.clock_name)), "chart": (chart, chart == "auto"),
+        "metric": (metric, metric == "euclidean"),
+    }  # fmt: skip
+    for argument, (value, left_out) in taken.items():
         if not left_out:
             raise fail(
-                argument, "...", "is given by the path that goes on",
+                argument, value, "is given by the path that goes on",
                 f"leave {argument} out, or start from path.risk, path.final and t0",
             )  # fmt: skip
     if path.course is None:

@@ -119,7 +119,7 @@ class AbstractMarginLoss(AbstractLoss):
         targets = _vector(argument, value)
         if not np.all(np.abs(targets) == 1.0):
             problem = f"holds labels other than -1 and +1, which the {self.name} loss needs"
-            raise fail(argument, targets, problem, _labels_fix(argument, targets))
+            raise fail(argument, targets, problem, labels_fix(argument, targets))
         return targets
 
 
@@ -134,7 +134,7 @@ def _vector(argument: str, value: ArrayLike) -> np.ndarray:
     return check_array(argument, value, (None,))
 
 
-def _labels_fix(argument: str, targets: np.ndarray) -> str:
+def labels_fix(argument: str, targets: np.ndarray) -> str:
     """Return the line that makes labels −1 and +1 of what seems to be meant."""
     values = np.unique(targets)
     if not np.array_equal(values, np.round(values)):

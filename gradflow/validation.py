@@ -3,6 +3,7 @@ the fix."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -36,8 +37,19 @@ def _show(value: object) -> str:
     return shown[:200] + "..." if len(shown) > 200 else shown
 
 
+def refuse_traced(argument: str, value: object) -> None:
+    """Refuse a value that stands for others inside ``jax.jit``, ``jax.grad`` or ``jax.vmap``."""
+    # (by name: JAX is not imported for the checks of numbers)
+    if any(kind.__name__ == "Tracer" for kind in type(value).__mro__):
+        raise fail(
+            argument, value, "is traced by jax.jit, jax.grad or jax.vmap",
+            "pass a concrete value, outside of them (the risk itself, risk(params), may be traced)",
+        )  # fmt: skip
+
+
 def check_real(argument: str, value: Any, *, allow_infinite: bool = False) -> float:
     """Return ``value`` as a float; reject what is not one real number."""
+    refuse_traced(argument, value)
     if isinstance(value, (bool, str, bytes)) or np.ndim(value) != 0:
         raise fail(argument, value, "is not a real number", "pass a float")
     try:
@@ -105,12 +117,24 @@ def check_traceable(argument: str, fn: Callable[..., Any], *shapes: tuple[int, .
     try:
         out = jax.eval_shape(fn, *inputs)
     except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, TypeError) as error:
-        problem = f"cannot be traced by JAX ({type(error).__name__})"
+        said = str(error).partition("\n")[0][:150]
+        problem = f"cannot be traced by JAX with {len(shapes)} array(s) ({said})"
         raise fail(argument, fn, problem, fix) from error
     found = getattr(out, "shape", None), getattr(out, "dtype", None)
     if found != (shapes[0], np.float64):
         problem = f"returns shape {found[0]} and dtype {found[1]} for float64 of {shapes[0]}"
         raise fail(argument, fn, problem, "return a float64 array of the shape of its argument")
+
+
+def takes_two(fn: Callable[..., Any]) -> bool:
+    """Whether a function must be given two arguments."""
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):  # (some built-in functions tell nothing)
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in positional and p.default is p.empty]
+    return len(needed) >= 2
 
 
 def check_array(argument: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -119,6 +143,7 @@ def check_array(argument: str, value: Any, shape: tuple[int | None, ...]) -> np.
     Integers are converted. Booleans, float32 and complex numbers are refused with the line that
     converts them: a flow started from rounded numbers is not the flow that was asked for.
     """
+    refuse_traced(argument, value)
     try:
         array = np.asarray(value)
     except ValueError:

@@ -15,7 +15,7 @@ from gradflow.certificates.max_margin import MarginLimit
 from gradflow.certificates.stationary import Stationary, stationary_point
 from gradflow.integrators.contract import Result
 from gradflow.risks.base import AbstractRisk
-from gradflow.validation import check_positive, fail
+from gradflow.validation import check_positive, fail, refuse_traced
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,8 @@ def certify(
     params = risk.as_params(params)
     candidate = None if candidate is None else risk.as_params(candidate)
     for name, tree in (("params", params), ("candidate", candidate)):
+        for leaf in jax.tree.leaves(tree):
+            refuse_traced(name, leaf)
         if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree)):
             raise fail(name, tree, "holds NaN or infinity", "pass finite numbers")
     if risk.has_loss_kinks:

@@ -13,7 +13,6 @@ lost again within one step goes unseen.
 from __future__ import annotations
 
 import abc
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -32,6 +31,8 @@ from gradflow.validation import (
     check_positive,
     check_real,
     fail,
+    refuse_traced,
+    takes_two,
 )
 
 #: exp of it is a float.
@@ -220,11 +221,11 @@ class AbstractUntil(abc.ABC):
         """The condition for the flow of a risk."""
         return self
 
-    def __or__(self, other: AbstractUntil) -> AbstractUntil:
-        if not isinstance(other, AbstractUntil):
-            return NotImplemented
-        parts = [*_parts(self), *_parts(other)]
-        return FirstOf(tuple(parts))
+    def __or__(self, other: AbstractUntil | float) -> AbstractUntil:
+        return FirstOf((*_parts(self), *_parts(check_until(other))))
+
+    def __ror__(self, other: float) -> AbstractUntil:
+        return FirstOf((*_parts(check_until(other)), *_parts(self)))
 
 
 def _parts(until: AbstractUntil) -> tuple[AbstractUntil, ...]:
@@ -341,7 +342,7 @@ class When(AbstractUntil):
         return replace(self, risk=risk)
 
     def resolve(self, flow: Any) -> Resolved:
-        takes_risk = _takes_two(self.fn)
+        takes_risk = takes_two(self.fn)
         event = WhenEvent(
             self.fn, takes_risk, self.risk if takes_risk else None, flow.chart,
             jnp.asarray(np.float64(self.at)), self._name,
@@ -354,17 +355,6 @@ class When(AbstractUntil):
 
     def __repr__(self) -> str:
         return _when_label(self._name, self.at)
-
-
-def _takes_two(fn: Callable[..., Any]) -> bool:
-    """Whether a function must be given two arguments."""
-    try:
-        parameters = inspect.signature(fn).parameters.values()
-    except (TypeError, ValueError):  # (some built-in functions tell nothing)
-        return False
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [p for p in parameters if p.kind in positional and p.default is p.empty]
-    return len(needed) >= 2
 
 
 @dataclass(frozen=True)
@@ -452,7 +442,9 @@ def check_start_time(value: Any) -> float:
 
 def check_until(value: Any) -> AbstractUntil:
     """Return ``value`` as a stopping condition; a number is a physical time."""
-    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+    refuse_traced("until", value)
+    number = np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
+    if number:
         return Time(check_positive("until", value), logarithmic=False)
     if not isinstance(value, AbstractUntil):
         raise fail(

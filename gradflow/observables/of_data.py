@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradflow.losses import labels_fix
 from gradflow.numerics.rows import map_rows
 from gradflow.numerics.vectors import lengths, scaled
 from gradflow.observables.paths import (
@@ -65,8 +66,9 @@ def accuracy(path: AbstractPath, X: Any = None, y: Any = None) -> np.ndarray:
     """
     own = X is None and y is None
     risk = labelled_data(path, "accuracy") if own else risk_on(path, "accuracy", X, y)
-    if not np.all(np.abs(np.asarray(risk.y)) == 1):
-        raise fail("y", np.asarray(risk.y), "holds other labels than -1 and +1", "pass 2*y - 1")
+    labels = np.asarray(risk.y)
+    if not np.all(np.abs(labels) == 1):
+        raise fail("y", labels, "holds other labels than -1 and +1", labels_fix("y", labels))
     return map_rows(_accuracy, risk, path.params)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from gradflow.numerics.rows import map_rows
 from gradflow.paths.path import AbstractPath, as_path
-from gradflow.validation import check_choice, fail
+from gradflow.validation import check_choice, fail, takes_two
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def observe(path: Any, what: str | Callable[..., Any], **options: Any) -> np.nda
     path : AbstractPath, or an object with ``params`` and ``risk``
     what : str or callable
         A registered name, a quantity the path's chart offers (``path.exact``), or any function
-        ``fn(risk, params)`` written in JAX that returns an array.
+        ``fn(params)`` or ``fn(risk, params)`` written in JAX that returns an array.
     **options
         Passed to the observable; with options the chart's value is not used.
 
@@ -119,11 +119,11 @@ def _of_function(path: AbstractPath, fn: Callable[..., Any], options: Any) -> np
     if options:
         raise fail("options", options, "are not taken by a function", "close over them instead")
     try:
-        return map_rows(_Asked(fn), path.risk, path.params)
+        return map_rows(_Asked(fn, takes_two(fn)), path.risk, path.params)
     except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, TypeError) as error:
         raise fail(
             "what", fn, f"is no function of (risk, params) that JAX can trace ({error})"[:300],
-            "write fn(risk, params) with jax.numpy, returning an array",
+            "write fn(params) or fn(risk, params) with jax.numpy, returning an array",
         ) from error  # fmt: skip
 
 
@@ -132,6 +132,7 @@ class _Asked:
     """A function of the user's, whose number becomes an array."""
 
     fn: Callable[..., Any]
+    takes_risk: bool
 
     def __call__(self, risk: Any, params: Any) -> jax.Array:
-        return jnp.asarray(self.fn(risk, params))
+        return jnp.asarray(self.fn(risk, params) if self.takes_risk else self.fn(params))

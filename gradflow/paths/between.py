@@ -7,22 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import root_scalar
 
-from gradflow.paths.path import AbstractPath, Recorded, not_kept
+from gradflow.paths.path import AbstractPath, Asked, Recorded, not_kept
 from gradflow.paths.stages import Stage, join, read
-from gradflow.validation import fail
 
 _ROUNDING = 8 * np.finfo(float).eps
 
 
 def solution_at(
-    path: AbstractPath, stages: Sequence[Stage], end: float, log_t: np.ndarray
+    path: AbstractPath, stages: Sequence[Stage], end: float, asked: Asked
 ) -> AbstractPath:
     """The path at any times up to ln t = ``end``, by the solutions of its stages."""
+    log_t = asked.log_t
     # (ln t of the end, by way of the clock, may be off by rounding)
     outside = (log_t > end + _ROUNDING * max(abs(end), 1.0)) | (log_t < path.log_t[0])
     if np.any(outside):
-        fix = f"pass ln t in [{path.log_t[0]:.10g}, {end:.10g}]"
-        raise fail("log_t", log_t[outside], "lies outside the path", fix)
+        fix = f"pass {asked.name} in [{asked.shown(path.log_t[0])}, {asked.shown(end)}]"
+        raise asked.refused(outside, "lies outside the path", fix)
     tau = np.logaddexp(0.0, log_t)
     ends = [float(np.ravel(stage.flow.log1p_t(stage.s[-1:], stage.Y[-1:]))[0]) for stage in stages]
     which = np.minimum(np.searchsorted(ends, tau), len(stages) - 1)
@@ -32,7 +32,7 @@ def solution_at(
         if not np.any(here):
             continue
         if stage.dense is None:
-            raise not_kept(log_t[here])
+            raise not_kept(asked, here)
         s = np.array([_clock_at(stage, one) for one in tau[here]])
         pieces.append(read(stage.flow, s, stage.dense(s)))
     rows = join(path.risk, pieces)

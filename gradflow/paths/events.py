@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, SupportsIndex, overload
 
 import numpy as np
 
+from gradflow.validation import check_choice
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -56,7 +58,9 @@ class Events(tuple[Event, ...]):
     __slots__ = ()
 
     def kind(self, *kinds: str) -> Events:
-        """Only the events of these kinds."""
+        """Only the events of these kinds (see :class:`Event`)."""
+        for asked in kinds:
+            check_choice("kind", asked, KINDS)
         return Events(event for event in self if event.kind in kinds)
 
     @property

@@ -90,7 +90,7 @@ class AbstractPath(abc.ABC):
         ValueError
             For times outside the path, and between recorded ones where nothing else was kept.
         """
-        return recorded_at(self, asked_log_times(t, log_t))
+        return recorded_at(self, asked_times(t, log_t))
 
     def observe(self, what: str | Callable[..., Any], **options: Any) -> np.ndarray:
         """Value of an observable at the recorded times (see :mod:`gradflow.observables`).
@@ -98,7 +98,8 @@ class AbstractPath(abc.ABC):
         Parameters
         ----------
         what : str or callable
-            A name, or any function ``fn(risk, params)`` written in JAX, which returns an array.
+            A name, or any function ``fn(params)`` or ``fn(risk, params)`` written in JAX, which
+            returns an array.
         **options
             Of the observable, as ``observe("loss", X=..., y=...)``.
         """
@@ -134,7 +135,7 @@ class AbstractPath(abc.ABC):
         saving.save(self, path)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recorded(AbstractPath):
     """Rows of parameters and what is known of them: a bare path."""
 
@@ -147,6 +148,15 @@ class Recorded(AbstractPath):
     energy: np.ndarray | None = None
     initial: Any = None
 
+    def __repr__(self) -> str:
+        span = f", t = {self.t[0]:.6g} ... {self.t[-1]:.6g}" if self.t.size else ""
+        # (the risk of what `as_path` was given may be any object)
+        name = getattr(self.risk, "name", "an unknown risk")
+        return (
+            f"Path of {name}\n"
+            f"  {self.t.size} points{span}; observe(...), params, to_xarray(...)"
+        )
+
 
 def as_path(value: Any) -> AbstractPath:
     """Return a path as it is, and whatever has ``risk`` and ``params`` as one."""
@@ -158,8 +168,34 @@ def as_path(value: Any) -> AbstractPath:
     return Recorded(**{f.name: given[f.name] for f in fields(Recorded) if f.name in given})
 
 
-def asked_log_times(t: Any, log_t: Any) -> np.ndarray:
-    """ln t of the times asked for, one of ``t`` and ``log_t``; increasing."""
+@dataclass(frozen=True)
+class Asked:
+    """Times at which a path is asked for.
+
+    Attributes
+    ----------
+    name : {"t", "log_t"}
+        In which they were given.
+    values, log_t : (k,) arrays
+        As they were given, and ln t.
+    """
+
+    name: str
+    values: np.ndarray
+    log_t: np.ndarray
+
+    def refused(self, which: np.ndarray, problem: str, fix: str) -> ValueError:
+        """The error for some of the times, as they were given."""
+        return fail(self.name, self.values[which], problem, fix)
+
+    def shown(self, log_t: float) -> str:
+        """A time in the variable asked in."""
+        with np.errstate(over="ignore"):
+            return f"{log_t if self.name == 'log_t' else np.exp(log_t):.10g}"
+
+
+def asked_times(t: Any, log_t: Any) -> Asked:
+    """The times asked for, one of ``t`` and ``log_t``; increasing."""
     if (t is None) == (log_t is None):
         raise fail("t", t, "is to be given, or log_t, one of them", "pass t=..., or log_t=...")
     name, value = ("t", t) if log_t is None else ("log_t", log_t)
@@ -167,11 +203,11 @@ def asked_log_times(t: Any, log_t: Any) -> np.ndarray:
     if np.any(np.diff(times) <= 0):
         raise fail(name, times, "is not increasing", "sort it and drop repeats (np.unique)")
     if log_t is not None:
-        return times
+        return Asked(name, times, times)
     if np.any(times < 0):
         raise fail(name, times, "holds a negative time", "pass times >= 0")
     with np.errstate(divide="ignore"):
-        return np.log(times)
+        return Asked(name, times, np.log(times))
 
 
 def _rows_at(path: AbstractPath, log_t: np.ndarray) -> np.ndarray:
@@ -182,11 +218,11 @@ def _rows_at(path: AbstractPath, log_t: np.ndarray) -> np.ndarray:
     return np.where(path.log_t[where] == log_t, where, -1)
 
 
-def recorded_at(path: AbstractPath, log_t: np.ndarray) -> AbstractPath:
+def recorded_at(path: AbstractPath, asked: Asked) -> AbstractPath:
     """Recorded rows of a path."""
-    where = _rows_at(path, log_t)
+    where = _rows_at(path, asked.log_t)
     if np.any(where < 0):
-        raise not_kept(log_t[where < 0])
+        raise not_kept(asked, where < 0)
     energy = None if path.energy is None else path.energy[where]
     return Recorded(
         path.risk, jax.tree.map(lambda leaf: np.asarray(leaf)[where], path.params),
@@ -196,12 +232,13 @@ def recorded_at(path: AbstractPath, log_t: np.ndarray) -> AbstractPath:
     )  # fmt: skip
 
 
-def not_kept(log_t: np.ndarray) -> ValueError:
+def not_kept(asked: Asked, which: np.ndarray) -> ValueError:
     """The error for times at which nothing was kept."""
-    return fail(
-        "log_t", log_t, "was not recorded, and nothing was kept between recorded times there",
-        "pass save_at=gf.save.dense() to gf.integrate, with a solver that steps smoothly",
+    return asked.refused(
+        which, "was not recorded, and nothing was kept between recorded times there",
+        "integrate with save_at=gf.save.dense(), or with save_at=[times] where a stage keeps "
+        "nothing between (the late phase; a file keeps recorded times only)",
     )  # fmt: skip
 
 
-__all__ = ["AbstractPath", "Recorded", "as_path", "asked_log_times", "not_kept", "recorded_at"]
+__all__ = ["AbstractPath", "Asked", "Recorded", "as_path", "asked_times", "not_kept", "recorded_at"]

@@ -13,7 +13,7 @@ from gradflow.flows.course import Course
 from gradflow.integrators.contract import Result
 from gradflow.paths.between import solution_at
 from gradflow.paths.events import Events
-from gradflow.paths.path import AbstractPath, asked_log_times, recorded_at
+from gradflow.paths.path import AbstractPath, asked_times, recorded_at
 from gradflow.paths.stages import Stage
 from gradflow.paths.view import CHART_VALUES
 
@@ -40,7 +40,7 @@ class Trajectory(AbstractPath):
     events : Events
     stats : mapping
         ``steps`` (accepted), ``rejected``, ``rhs``, ``jacobians``, ``events``, ``compile_seconds``,
-        ``run_seconds``; -1 where a solver does not report a number.
+        ``run_seconds``, ``rtol_local``, ``atol_local``; NaN where a solver does not tell.
     result : Result
         ``.name``, ``.ok``, ``.message`` (with the remedy).
     stopped_by : str
@@ -104,7 +104,7 @@ class Trajectory(AbstractPath):
         return {**super().coordinates(), "clock": (self.clock, f"{self.clock_name} clock")}
 
     def at(self, t: Any = None, *, log_t: Any = None) -> AbstractPath:
-        asked = asked_log_times(t, log_t)
+        asked = asked_times(t, log_t)
         if all(stage.dense is None for stage in self._stages):
             return recorded_at(self, asked)
         return solution_at(self, self._stages, self.log_t_final, asked)
@@ -132,7 +132,8 @@ class Trajectory(AbstractPath):
     def __repr__(self) -> str:
         span = f"t = {self.t[0]:.6g} ... {self.t[-1]:.6g}" if len(self) else "nothing recorded"
         atol = "scaled" if self.atol is None else f"{np.max(self.atol):g}"
-        work = ", ".join(f"{self.stats[k]:.0f} {k}" for k in ("steps", "rejected", "rhs"))
+        counts = {key: self.stats[key] for key in ("steps", "rejected", "rhs")}
+        work = ", ".join(f"{'unknown' if n != n else int(n)} {key}" for key, n in counts.items())
         return (
             f"Trajectory of {self.risk.name}\n"
             f"  {len(self)} points, {span}, "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradflow.paths.tree import describe_tree, leaf_names
+from gradflow.validation import fail
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,7 +49,9 @@ def chosen(path: AbstractPath, names: str | Sequence[str]) -> xr.Dataset:
     """Observables by name, over ln t."""
     import xarray as xr
 
-    wanted = [names] if isinstance(names, str) else list(names)
+    wanted = [names] if isinstance(names, str) else names
+    if not isinstance(wanted, (list, tuple)) or not wanted:
+        raise fail("observables", names, "names nothing", "pass names, as ['loss', 'norm']")
     variables = {name: _known(name, path.observe(name)) for name in wanted}
     return xr.Dataset(variables, coords=_coordinates(path), attrs=_about(path))
 

@@ -77,7 +77,7 @@ class Curve:
 def plot(
     traj: Any,
     observables: str | Sequence[str] = ("loss", "norm", "log_tan_half_angle"),
-    x: str = "t",
+    x: str = "auto",
     axes: Any = None,
 ) -> Figure:
     r"""Plot observables of a trajectory against time, one panel each.
@@ -89,8 +89,8 @@ def plot(
     observables : str or sequence of str
         Names from ``gf.observables``, or quantities the chart offers (``traj.exact``).
         ``log_tan_half_angle`` is drawn as :math:`-\ln\tan(\theta_k/2)`.
-    x : {"t", "log_t"}
-        Physical time, or its natural logarithm (for times beyond 1e308).
+    x : {"auto", "t", "log_t"}
+        Physical time, or its natural logarithm; "auto" is the logarithm for times beyond 1e308.
     axes : matplotlib Axes, or one for each observable, optional
         Where to draw; default: a new figure.
 
@@ -112,6 +112,8 @@ def plot(
     known = {*registry.names(), *traj.exact}
     for name in names:
         check_choice("observables", name, known)
+    if x == "auto":
+        x = "log_t" if np.any(np.isposinf(np.asarray(traj.t))) else "t"
     # Everything is computed before a figure exists: a bad request leaves no half-drawn picture.
     time = _time(traj, x)
     values = [_values(traj, name) for name in names]

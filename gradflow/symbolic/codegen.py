@@ -137,10 +137,13 @@ def compile_expressions(
     """
     left = set().union(*(e.free_symbols for e in expressions)) - {*arguments, nt.c0}
     if left:
-        names = ", ".join(sorted(map(str, left)))
-        raise fail(
-            names, None, "is still a symbol in the vector field", "derive with a number for it"
-        )
+        # (the options of `derive` that make numbers of them)
+        options = {"alpha": "slope=0.1", "N": "depth=3"}
+        names = sorted(map(str, left))
+        wanted = ", ".join(options.get(name, f"a number for {name}") for name in names)
+        shown = ", ".join(options.get(name, name).partition("=")[0] for name in names)
+        problem = f"{', '.join(names)} is still a symbol in the vector field"
+        raise fail(shown, None, problem, f"pass {wanted} to gf.derive")
     numeric = functions(radial)
     helpers = {name: numeric.pop(name) for name in ("versine",)} | (extra or {})
     batches = []

@@ -188,6 +188,8 @@ def _segment(
         h = jnp.where(starting, _first_step(controls, point), h)
         code = jnp.where(starting & ~jnp.all(jnp.isfinite(Y1)), _NON_FINITE, c.code)
         code = jnp.where(advancing & ~(x > base.s), _TOO_SMALL, code)
+        # A step of one spacing that is rejected, and shortened by less than half, rounds to itself.
+        code = jnp.where(advancing & ~keep & (base.s + h >= x), _TOO_SMALL, code)
         code = jnp.where((code == _RUNNING) & accepted & (x >= s_end), _REACHED, code)
         moved = accepted | starting
         first_stages = c.first_stages
