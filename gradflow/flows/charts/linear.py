@@ -13,7 +13,7 @@ exactly. Source: `lin2021faster`, `du2018balanced`.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -101,7 +101,8 @@ class LinearLogAngleChart(AbstractChart):
                 column = np.asarray(layer) @ row
                 row = column / np.linalg.norm(column)
                 vectors = (*vectors, row)
-        return cls(risk.reduction, depth, np.stack([v, side]), vectors)
+        reduction = cast(AbstractLinearReduction, risk.reduction)
+        return cls(reduction, depth, np.stack([v, side]), vectors)
 
     @property
     def name(self) -> str:
