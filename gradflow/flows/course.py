@@ -94,7 +94,7 @@ class Course:
     def gone(self, first: AbstractStage, ends: Sequence[Point]) -> Course:
         """The course after the stages from ``first`` on, which ended at ``ends``."""
         known = self.points[:-1] if len(self.points) > 1 else self.points
-        early = isinstance(first, EarlyStage) if len(known) == 1 else self.early
+        early = first.separating if len(known) == 1 else self.early
         return replace(self, points=(*known, *ends), early=early)
 
     def description(self) -> dict[str, Any] | None:

@@ -107,6 +107,7 @@ class EarlyStage(AbstractStage):
     must: np.ndarray | None = None
 
     short_of_stages: ClassVar[str] = "seen"
+    separating: ClassVar[bool] = True
 
     @property
     def kinked(self) -> bool:

@@ -29,6 +29,11 @@ class AbstractSave(abc.ABC):
 
     dense: ClassVar[bool] = False
 
+    @property
+    def asked(self) -> tuple[str, np.ndarray] | None:
+        """The time variable and its values asked for; None = where the solver steps."""
+        return None
+
     @abc.abstractmethod
     def resolve(self, flow: Any) -> tuple[np.ndarray | None, Any]:
         """``(values, variable)``: increasing values of a variable; None = the clock itself."""
@@ -58,6 +63,10 @@ class Points(AbstractSave):
 
     kind: str
     values: tuple[float, ...]
+
+    @property
+    def asked(self) -> tuple[str, np.ndarray]:
+        return self.kind, np.array(self.values)
 
     def resolve(self, flow: Any) -> tuple[np.ndarray | None, Any]:
         values = np.array(self.values)

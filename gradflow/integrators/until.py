@@ -223,12 +223,11 @@ class AbstractUntil(abc.ABC):
     def __or__(self, other: AbstractUntil) -> AbstractUntil:
         if not isinstance(other, AbstractUntil):
             return NotImplemented
-        parts = [*_parts(self), *_parts(other)]
-        return FirstOf(tuple(parts))
+        return FirstOf((*self.alternatives(), *other.alternatives()))
 
-
-def _parts(until: AbstractUntil) -> tuple[AbstractUntil, ...]:
-    return until.parts if isinstance(until, FirstOf) else (until,)
+    def alternatives(self) -> tuple[AbstractUntil, ...]:
+        """The conditions of which the first stops."""
+        return (self,)
 
 
 @dataclass(frozen=True)
@@ -236,6 +235,9 @@ class FirstOf(AbstractUntil):
     """The first of several conditions; made by ``|``."""
 
     parts: tuple[AbstractUntil, ...]
+
+    def alternatives(self) -> tuple[AbstractUntil, ...]:
+        return self.parts
 
     def of(self, risk: Any) -> FirstOf:
         return FirstOf(tuple(part.of(risk) for part in self.parts))

@@ -249,19 +249,16 @@ def _rule(risk: Any, batch: int | None, key: Any, sampling: str) -> Any:
         and callable(getattr(risk, "sample", None))
     ):
         raise fail("batch", batch, f"{risk.name} has no data to sample", "pass batch=None")
-    empirical = isinstance(risk, EmpiricalRisk)
-    # A batch mean estimates the mean risk; the sum is n times as large.
-    factor = 1.0
-    if empirical and risk.reduction == "sum":
-        factor = float(risk.n if risk.weights is None else jnp.sum(risk.weights))
-    if sampling == "reshuffled":
-        if not empirical:
-            raise fail("sampling", sampling, "needs finite data", "pass sampling='independent'")
-        if batch > risk.n:
-            problem = f"is larger than the {risk.n} data"
-            raise fail("batch", batch, problem, f"pass batch <= {risk.n}")
-        return _Reshuffled(risk, key, jnp.asarray(factor), batch)
-    return _FreshBatch(risk, key, jnp.asarray(factor), batch)
+    # A batch mean estimates the mean risk; a sum is so many times as large.
+    factor = jnp.asarray(risk.mass)
+    if sampling == "independent":
+        return _FreshBatch(risk, key, factor, batch)
+    if not isinstance(risk, EmpiricalRisk):
+        raise fail("sampling", sampling, "needs finite data", "pass sampling='independent'")
+    if batch > risk.n:
+        problem = f"is larger than the {risk.n} data"
+        raise fail("batch", batch, problem, f"pass batch <= {risk.n}")
+    return _Reshuffled(risk, key, factor, batch)
 
 
 def descend(

@@ -24,7 +24,6 @@ Sources: `tian2017analytical` (the gradient, ReLU), `saad1995online` (erf).
 from __future__ import annotations
 
 import functools as ft
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -77,9 +76,6 @@ def _(net: TwoLayer, params: PyTree) -> Atoms:
 
 class GaussianReduction(AbstractReduction):
     """The teacher's atoms and the scale of the inputs: all that a net's risk needs to know."""
-
-    #: Kinds of charts that flows of such a risk have besides those of the net.
-    charts: ClassVar[tuple[str, ...]] = ()
 
     teacher: Atoms
     scale: Array

@@ -32,7 +32,7 @@ nearest singularity, 1/|A| or v⊥. Derived here; the setting is that of `lin202
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -90,9 +90,6 @@ class TwoNeuronQuadrature(AbstractReduction):
     where no angle is tiny), as long as a growing loss stays below e^300 or
     so. φ'(0) = α: a neuron w_k = 0 gets the gradient of slope α.
     """
-
-    #: Kinds of charts that flows of such a risk have besides those of the net.
-    charts: ClassVar[tuple[str, ...]] = ()
 
     planar: RadialMoments
     spatial: RadialMoments | None
