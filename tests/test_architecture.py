@@ -20,7 +20,7 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 
 #: Ceilings that only ever come down.
-MOST_ANY = 17.9  # uses of ``Any`` per 1,000 lines
+MOST_ANY = 4.5  # uses of ``Any`` per 1,000 lines
 MOST_LONG_FUNCTIONS = 8  # functions over LONG lines
 LONG = 80
 MOST_TYPE_SWITCHES = 14  # ``isinstance`` on a class of ours, outside claims/ and refusals

@@ -6,8 +6,6 @@ The integrated vector is ``Y = (chart state, energy, clock states)`` with the en
 
 from __future__ import annotations
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +19,7 @@ from gradflow.flows.charts.conic import ConicChart
 from gradflow.flows.charts.offers import chart_names, chosen_chart
 from gradflow.flows.clocks import CLOCKS, AbstractClock
 from gradflow.flows.event import AbstractHandover
-from gradflow.flows.metrics import make_metric
+from gradflow.flows.metrics import Metric, make_metric
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_choice, fail
 
@@ -149,7 +147,7 @@ def make_flow(
     *,
     chart: str = "auto",
     clock: str = "log",
-    metric: Any = "euclidean",
+    metric: Metric = "euclidean",
 ) -> Flow:
     """The flow of ``risk`` from ``params``.
 

@@ -17,8 +17,12 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
+from numpy.typing import ArrayLike
 
 from gradflow.validation import check_positive, fail
+
+#: What may be asked for: a name, rates by name, or a function of the parameters.
+Metric = str | Mapping[str, float] | Callable[..., ArrayLike]
 
 
 class AbstractMetric(eqx.Module):

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gradflow.flows.flow import Flow
 from gradflow.integrators.until import LogTimeMeasure
 from gradflow.numerics.logs import log1p_exp
 from gradflow.validation import check_array, fail
@@ -35,7 +36,7 @@ class AbstractSave(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def resolve(self, flow: Any) -> tuple[np.ndarray | None, Any]:
+    def resolve(self, flow: Flow) -> tuple[np.ndarray | None, LogTimeMeasure | None]:
         """``(values, variable)``: increasing values of a variable; None = the clock itself."""
 
 
@@ -43,7 +44,7 @@ class AbstractSave(abc.ABC):
 class Steps(AbstractSave):
     """Every accepted step."""
 
-    def resolve(self, flow: Any) -> tuple[np.ndarray | None, Any]:
+    def resolve(self, flow: Flow) -> tuple[np.ndarray | None, LogTimeMeasure | None]:
         return None, None
 
 
@@ -53,7 +54,7 @@ class Dense(AbstractSave):
 
     dense: ClassVar[bool] = True
 
-    def resolve(self, flow: Any) -> tuple[np.ndarray | None, Any]:
+    def resolve(self, flow: Flow) -> tuple[np.ndarray | None, LogTimeMeasure | None]:
         return None, None
 
 
@@ -68,7 +69,7 @@ class Points(AbstractSave):
     def asked(self) -> tuple[str, np.ndarray]:
         return self.kind, np.array(self.values)
 
-    def resolve(self, flow: Any) -> tuple[np.ndarray | None, Any]:
+    def resolve(self, flow: Flow) -> tuple[np.ndarray | None, LogTimeMeasure | None]:
         values = np.array(self.values)
         if self.kind == "clock":
             return values, None
@@ -128,7 +129,7 @@ def dense() -> AbstractSave:
     return Dense()
 
 
-def check_save(value: Any) -> AbstractSave:
+def check_save(value: object) -> AbstractSave:
     """Return ``value`` as a choice of save points: None = steps, a sequence = physical times."""
     if value is None:
         return Steps()

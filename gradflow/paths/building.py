@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from gradflow.flows.course import Course
 from gradflow.flows.flow import Flow
@@ -17,10 +18,11 @@ from gradflow.integrators.settings import Settings
 from gradflow.paths.events import Event, Events
 from gradflow.paths.stages import Stage, join, read
 from gradflow.paths.trajectory import Trajectory
+from gradflow.risks.base import AbstractRisk
 
 
 def trajectory_of(
-    risk: Any, params: Any, course: Course, settings: Settings, done: Run
+    risk: AbstractRisk, params: PyTree, course: Course, settings: Settings, done: Run
 ) -> Trajectory:
     """Join the stages of an integration from ``params`` into one path."""
     by_steps = settings.save.asked is None

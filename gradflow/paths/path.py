@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
+from numpy.typing import ArrayLike
 
 from gradflow.paths.events import NO_EVENTS, Events
 from gradflow.validation import check_array, fail
@@ -42,13 +44,13 @@ class AbstractPath(abc.ABC):
     """
 
     risk: Any
-    params: Any
+    params: PyTree
     t: np.ndarray
     log_t: np.ndarray
     exact: Mapping[str, np.ndarray]
     events: Events
     energy: np.ndarray | None
-    initial: Any
+    initial: PyTree
     #: What it takes to go on from the end, where that is known.
     course: Course | None = None
     #: Of its files: the kind ("" = it has none), and what is kept beside the view, as trees of
@@ -69,11 +71,11 @@ class AbstractPath(abc.ABC):
         """What else than ln t says where on the path a row is: ``name: (values, long name)``."""
         return {"time": (self.t, "physical time")}
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, object]:
         """How it was made, as attributes of a view."""
         return {}
 
-    def at(self, t: Any = None, *, log_t: Any = None) -> AbstractPath:
+    def at(self, t: ArrayLike | None = None, *, log_t: ArrayLike | None = None) -> AbstractPath:
         """The path at given times, as a path that can be observed.
 
         Between recorded times this needs dense output (``save_at=gf.save.dense()``).
@@ -92,7 +94,7 @@ class AbstractPath(abc.ABC):
         """
         return recorded_at(self, asked_log_times(t, log_t))
 
-    def observe(self, what: str | Callable[..., Any], **options: Any) -> np.ndarray:
+    def observe(self, what: str | Callable[..., ArrayLike], **options: object) -> np.ndarray:
         """Value of an observable at the recorded times (see :mod:`gradflow.observables`).
 
         Parameters
@@ -139,16 +141,16 @@ class Recorded(AbstractPath):
     """Rows of parameters and what is known of them: a bare path."""
 
     risk: Any
-    params: Any
+    params: PyTree
     t: np.ndarray = field(default_factory=lambda: np.zeros(0))
     log_t: np.ndarray = field(default_factory=lambda: np.zeros(0))
     exact: Mapping[str, np.ndarray] = field(default_factory=dict)
     events: Events = NO_EVENTS
     energy: np.ndarray | None = None
-    initial: Any = None
+    initial: PyTree = None
 
 
-def as_path(value: Any) -> AbstractPath:
+def as_path(value: object) -> AbstractPath:
     """Return a path as it is, and whatever has ``risk`` and ``params`` as one."""
     if isinstance(value, AbstractPath):
         return value
@@ -158,7 +160,7 @@ def as_path(value: Any) -> AbstractPath:
     return Recorded(**{f.name: given[f.name] for f in fields(Recorded) if f.name in given})
 
 
-def asked_log_times(t: Any, log_t: Any) -> np.ndarray:
+def asked_log_times(t: ArrayLike | None, log_t: ArrayLike | None) -> np.ndarray:
     """ln t of the times asked for, one of ``t`` and ``log_t``; increasing."""
     if (t is None) == (log_t is None):
         raise fail("t", t, "is to be given, or log_t, one of them", "pass t=..., or log_t=...")

@@ -26,7 +26,8 @@ their logarithms are states. Source: `akiyama2021learnability`.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from types import ModuleType
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -115,13 +116,13 @@ class ConicChart(AbstractChart):
     def params(self, y: Array) -> PyTree:
         return self._params(y, self.outer, jnp)
 
-    def _params(self, y: PyTree, outer: Any, xp: Any) -> TwoLayerParams:
+    def _params(self, y: PyTree, outer: Array | np.ndarray, xp: ModuleType) -> TwoLayerParams:
         log_norm, u = self._split(y, xp)
         norm = xp.exp(log_norm)
         scale = norm if self.balanced else xp.ones_like(norm)
         return TwoLayerParams(norm[..., None] * u, outer * scale)
 
-    def _split(self, y: PyTree, xp: Any) -> tuple[Any, Any]:
+    def _split(self, y: PyTree, xp: ModuleType) -> tuple[PyTree, PyTree]:
         """ln ‖w_k‖ and unit vectors: what integration adds to their length is divided out."""
         m = self.outer.shape[0]
         u = y[..., m:].reshape(*y.shape[:-1], m, self.dim)
