@@ -41,7 +41,7 @@ class AbstractSave(abc.ABC):
 
 
 @dataclass(frozen=True)
-class Steps(AbstractSave):
+class EveryStep(AbstractSave):
     """Every accepted step."""
 
     def resolve(self, flow: Flow) -> tuple[np.ndarray | None, LogTimeMeasure | None]:
@@ -117,7 +117,7 @@ def clock(s: Sequence[float] | np.ndarray) -> AbstractSave:
 
 def steps() -> AbstractSave:
     """Save every accepted step of the solver (the default)."""
-    return Steps()
+    return EveryStep()
 
 
 def dense() -> AbstractSave:
@@ -132,7 +132,7 @@ def dense() -> AbstractSave:
 def check_save(value: object) -> AbstractSave:
     """Return ``value`` as a choice of save points: None = steps, a sequence = physical times."""
     if value is None:
-        return Steps()
+        return EveryStep()
     if isinstance(value, AbstractSave):
         return value
     return _points("save_at", "t", value, minimum=0.0)

@@ -374,7 +374,7 @@ def _takes_two(fn: Callable[..., ArrayLike]) -> bool:
 
 
 @dataclass(frozen=True)
-class Steps(AbstractUntil):
+class StepCount(AbstractUntil):
     """A number of accepted steps."""
 
     n: int
@@ -446,7 +446,7 @@ def when(fn: Callable[..., ArrayLike], at: float = 0.0) -> AbstractUntil:
 
 def steps(n: int) -> AbstractUntil:
     """Stop after ``n`` >= 1 accepted steps."""
-    return Steps(check_integer("n", n, minimum=1))
+    return StepCount(check_integer("n", n, minimum=1))
 
 
 def check_start_time(value: object) -> float:
