@@ -13,7 +13,7 @@ exactly. Source: `lin2021faster`, `du2018balanced`.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -82,6 +82,7 @@ class LinearLogAngleChart(AbstractChart):
             )
         size = length(across)
         side = across / size if size > 0 else np.zeros_like(v)
+<<<<<<< HEAD
         layers = params.matrices
         vectors: list[np.ndarray] = []
         row = w / radius
@@ -91,6 +92,20 @@ class LinearLogAngleChart(AbstractChart):
             vectors.append(row)
         outer = None if predictor else tuple(vectors)
         return cls(risk.reduction, len(layers), np.stack([v, side]), outer)
+=======
+        vectors: tuple[np.ndarray, ...] | None = None
+        depth = 1
+        if isinstance(params, DeepLinearParams):
+            depth = len(params.layers)
+            vectors = ()
+            row = w / radius
+            for layer in params.layers[:-1]:
+                column = np.asarray(layer) @ row
+                row = column / np.linalg.norm(column)
+                vectors = (*vectors, row)
+        reduction = cast(AbstractLinearReduction, risk.reduction)
+        return cls(reduction, depth, np.stack([v, side]), vectors)
+>>>>>>> main
 
     @property
     def name(self) -> str:
