@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,20 +12,22 @@ import jax
 import numpy as np
 from diffrax import AbstractSolver
 from jax.core import Tracer
+from jaxtyping import PyTree
+from numpy.typing import ArrayLike
 
 from gradflow.flows.course import Course
 from gradflow.flows.flow import Flow
+from gradflow.flows.metrics import Metric
 from gradflow.integrators.contract import Result
 from gradflow.integrators.driver import run
+from gradflow.integrators.save import AbstractSave
 from gradflow.integrators.settings import Settings, check_atol, check_settings
-from gradflow.integrators.until import check_start_time
+from gradflow.integrators.until import AbstractUntil, check_start_time
 from gradflow.integrators.watch import Progress
 from gradflow.paths.building import trajectory_of
 from gradflow.paths.trajectory import Trajectory
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_bool, fail
-
-Metric = str | Mapping[str, float] | Callable[..., Any]
 
 
 class IntegrationWarning(UserWarning):
@@ -47,18 +49,18 @@ class IntegrationError(RuntimeError):
 
 
 def integrate(
-    risk: Any,
-    params: Any = None,
+    risk: AbstractRisk | Trajectory,
+    params: PyTree = None,
     *,
-    until: Any,
-    t0: Any = 0.0,
+    until: AbstractUntil | float,
+    t0: AbstractUntil | float = 0.0,
     clock: str = "auto",
     chart: str = "auto",
     metric: Metric = "euclidean",
     integrator: str | AbstractSolver = "auto",
     rtol: float | None = None,
-    atol: Any = None,
-    save_at: Any = None,
+    atol: PyTree = None,
+    save_at: AbstractSave | ArrayLike | None = None,
     max_steps: int = 1_000_000,
     throw: bool = False,
     progress: Progress | bool | None = None,
@@ -163,18 +165,18 @@ def integrate(
 
 
 def integrate_many(
-    risk: Any,
-    starts: Sequence[Any],
+    risk: AbstractRisk,
+    starts: Sequence[PyTree],
     *,
-    until: Any,
-    t0: Any = 0.0,
+    until: AbstractUntil | float,
+    t0: AbstractUntil | float = 0.0,
     clock: str = "auto",
     chart: str = "auto",
     metric: Metric = "euclidean",
     integrator: str | AbstractSolver = "auto",
     rtol: float | None = None,
-    atol: Any = None,
-    save_at: Any = None,
+    atol: PyTree = None,
+    save_at: AbstractSave | ArrayLike | None = None,
     max_steps: int = 1_000_000,
     throw: bool = False,
     progress: Progress | bool | None = None,
@@ -219,9 +221,9 @@ max_seconds, safety
 
 def _paths(
     risk: AbstractRisk,
-    starts: list[Any],
+    starts: list[PyTree],
     courses: list[Course],
-    numerics: dict[str, Any],
+    numerics: dict[str, object],
     throw: bool,
 ) -> list[Trajectory]:
     """Integrate along some courses of one kind."""
@@ -251,7 +253,14 @@ def _paths(
     return paths
 
 
-def _course(risk: Any, params: Any, t0: Any, clock: Any, chart: str, metric: Metric) -> Course:
+def _course(
+    risk: AbstractRisk | Trajectory,
+    params: PyTree,
+    t0: AbstractUntil | float,
+    clock: str,
+    chart: str,
+    metric: Metric,
+) -> Course:
     """The course from a start, or what is wrong with the risk or the start."""
     if not isinstance(risk, AbstractRisk):
         raise fail(
@@ -276,7 +285,12 @@ def _course(risk: Any, params: Any, t0: Any, clock: Any, chart: str, metric: Met
 
 
 def _going_on(
-    path: Trajectory, params: Any, t0: Any, clock: str, chart: str, metric: Metric
+    path: Trajectory,
+    params: PyTree,
+    t0: AbstractUntil | float,
+    clock: str,
+    chart: str,
+    metric: Metric,
 ) -> Course:
     """The course of a path, which cannot be changed on the way."""
     taken = {
@@ -298,7 +312,7 @@ def _going_on(
     return path.course
 
 
-def _as_before(path: Trajectory, numerics: dict[str, Any]) -> dict[str, Any]:
+def _as_before(path: Trajectory, numerics: dict[str, object]) -> dict[str, object]:
     """The numerical choices of the path, where no others are passed."""
     before = {"rtol": path.rtol, "atol": path.atol}
     kept = {key: value for key, value in before.items() if numerics[key] is None}

@@ -55,6 +55,12 @@ class AbstractLoss(Described, eqx.Module):
     def log(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
         """Return ln ℓ(f, y), −inf where the loss is zero."""
 
+    def pull(
+        self, prediction: jax.Array, target: jax.Array, log_weight: jax.Array, log_unit: jax.Array
+    ) -> jax.Array:
+        """Return −ω ∂ℓ/∂f in a unit of forces; ω and the unit, as logarithms, may underflow."""
+        return -self.derivative(prediction, target) * jnp.exp(log_weight - log_unit)
+
     @property
     def margin(self) -> bool:
         """Whether ℓ is a function of the margin y f, y = ±1 (`AbstractMarginLoss`)."""
@@ -107,6 +113,12 @@ class AbstractMarginLoss(AbstractLoss):
 
     def log(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
         return self.log_of_margin(target * prediction)
+
+    def pull(
+        self, prediction: jax.Array, target: jax.Array, log_weight: jax.Array, log_unit: jax.Array
+    ) -> jax.Array:
+        logs = self.log_neg_derivative(target * prediction) + log_weight
+        return target * jnp.exp(logs - log_unit)
 
     @property
     def margin(self) -> bool:

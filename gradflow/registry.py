@@ -32,7 +32,7 @@ class Described:
 
 class _Entry(NamedTuple):
     cls: type
-    build: Callable[..., Any]
+    build: Callable[..., object]
 
 
 _ENTRIES: dict[str, _Entry] = {}
@@ -41,8 +41,8 @@ _ENTRIES: dict[str, _Entry] = {}
 @overload
 def register(kind: str) -> Callable[[C], C]: ...
 @overload
-def register(kind: str, cls: C, build: Callable[..., Any] | None = None) -> C: ...
-def register(kind: str, cls: Any = None, build: Callable[..., Any] | None = None) -> Any:
+def register(kind: str, cls: C, build: Callable[..., object] | None = None) -> C: ...
+def register(kind: str, cls: Any = None, build: Callable[..., object] | None = None) -> Any:
     """Register a class of activations, losses, networks, laws, teachers or risks under a kind.
 
     Parameters

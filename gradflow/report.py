@@ -8,7 +8,6 @@ import math
 import platform
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
 
 from gradflow.bibliography import SOURCES
 from gradflow.claims.evidence import ControlVerdict, Table, Verdict, Verdicts
@@ -30,7 +29,7 @@ def environment() -> dict[str, str]:
     return found
 
 
-def to_json(verdicts: Verdicts, run: Mapping[str, Any] | None = None) -> str:
+def to_json(verdicts: Verdicts, run: Mapping[str, object] | None = None) -> str:
     """All verdicts, the tally and the environment as JSON text."""
     return json.dumps(
         {
@@ -74,7 +73,7 @@ code { font-size:.88em }
 """
 
 
-def to_html(verdicts: Verdicts, run: Mapping[str, Any] | None = None) -> str:
+def to_html(verdicts: Verdicts, run: Mapping[str, object] | None = None) -> str:
     """One page without scripts, fonts or links to load; opens anywhere, prints well."""
     out = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
@@ -160,5 +159,5 @@ def _control(control: ControlVerdict) -> str:
     return f"{control.description}: {control.status}, {word}{numbers}. {control.message}"
 
 
-def _esc(value: Any) -> str:
+def _esc(value: object) -> str:
     return html.escape(str(value))

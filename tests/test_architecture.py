@@ -20,10 +20,20 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 
 #: Ceilings that only ever come down.
-MOST_ANY = 17.9  # uses of ``Any`` per 1,000 lines
-MOST_LONG_FUNCTIONS = 8  # functions over LONG lines
+MOST_ANY = 4.5  # uses of ``Any`` per 1,000 lines
 LONG = 80
-MOST_TYPE_SWITCHES = 35  # ``isinstance`` on a class of ours, outside claims/ and refusals
+#: Functions longer than LONG; no other may be, and none stays here once it is shorter.
+LONG_FUNCTIONS = {
+    "certificates/interior.py:solve_cell",
+    "claims/papers/benson2020over/width.py:width_bound",
+    "integration.py:integrate",
+    "integrators/steppers/late/integrator.py:late_phase",
+    "integrators/steppers/piecewise/loop.py:advance",
+    "integrators/steppers/piecewise/loop.py:segment",
+    "integrators/steppers/piecewise/step.py:choose",
+    "paths/descent.py:descend",
+}
+MOST_TYPE_SWITCHES = 14  # ``isinstance`` on a class of ours, outside claims/ and refusals
 MOST_LOOSE_SEAMS = 0  # methods of gradflow.protocols with ``Any`` in the signature
 
 
@@ -60,13 +70,13 @@ def test_types_are_named():
 
 
 def test_functions_fit_on_a_screen():
-    long = [
-        f"{path}:{node.name} ({node.end_lineno - node.lineno + 1})"
+    long = {
+        f"{path}:{node.name}"
         for path, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONG
-    ]
-    assert len(long) <= MOST_LONG_FUNCTIONS, long
+    }
+    assert long == LONG_FUNCTIONS
 
 
 def test_callers_ask_a_method_instead_of_the_type():

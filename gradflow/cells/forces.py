@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 from gradflow.cells.arrangement import Arrangement
 from gradflow.cells.blocks import join, split
-from gradflow.losses import AbstractLoss, AbstractMarginLoss
+from gradflow.losses import AbstractLoss
 from gradflow.numerics.logs import log_sum_exp
 
 #: Relative error of predictions in exact arithmetic's stead: some tens of roundings.
@@ -88,10 +88,7 @@ class Forces(eqx.Module):
         """Return ``(−ω_i ∂ℓ/∂f_i [/ L], ln L)``."""
         log_risk = log_sum_exp(self.loss.log(f, self.y) + self.log_weights)
         relative = log_risk if per_loss else jnp.zeros(())
-        if isinstance(self.loss, AbstractMarginLoss):
-            logs = self.loss.log_neg_derivative(self.y * f) + self.log_weights
-            return self.y * jnp.exp(logs - relative), log_risk
-        return -self.loss.derivative(f, self.y) * jnp.exp(self.log_weights - relative), log_risk
+        return self.loss.pull(f, self.y, self.log_weights, relative), log_risk
 
     def __call__(
         self, plus: jax.Array, minus: jax.Array, per_loss: bool

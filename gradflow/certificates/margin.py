@@ -8,9 +8,9 @@ least squares problem (Lawson and Hanson 1974, least-distance programming).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linprog, nnls
 
 from gradflow.cells.surfaces import surfaces_of
@@ -88,7 +88,7 @@ class Contradiction:
     negative: tuple[int, ...]
 
 
-def _check_data(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+def _check_data(X: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     inputs = check_array("X", X, (None, None))
     if inputs.shape[0] == 0:
         raise fail("X", inputs, "holds no data", "pass at least one row")
@@ -101,7 +101,7 @@ def _check_data(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     return inputs, labels
 
 
-def contradictions(X: Any, y: Any) -> tuple[Contradiction, ...]:
+def contradictions(X: ArrayLike, y: ArrayLike) -> tuple[Contradiction, ...]:
     """Return the groups of rows with one direction (x_j = c x_i, c > 0) and opposite labels.
 
     No bias-free network with a positively homogeneous activation separates such data, since there
@@ -121,7 +121,7 @@ def contradictions(X: Any, y: Any) -> tuple[Contradiction, ...]:
     return tuple(out)
 
 
-def separable(X: Any, y: Any, bias: bool = False) -> Separability:
+def separable(X: ArrayLike, y: ArrayLike, bias: bool = False) -> Separability:
     """Decide linear separability by a linear program, with evidence that is checked afterwards.
 
     Parameters
@@ -178,7 +178,7 @@ def _gordan(Z: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, float]:
     return p, float(np.linalg.norm(Z.T @ p))
 
 
-def hard_margin_svm(X: Any, y: Any, bias: bool = False) -> HardMargin:
+def hard_margin_svm(X: ArrayLike, y: ArrayLike, bias: bool = False) -> HardMargin:
     """Solve the hard-margin SVM exactly: least squares on the dual, then equations on its support.
 
     Parameters

@@ -75,7 +75,8 @@ class AbstractMarginProblem(ABC):
 
 def problem_of(risk: AbstractRisk) -> AbstractMarginProblem:
     """Return the max-margin problem of a risk with margin limits."""
-    assert isinstance(risk, EmpiricalRisk)  # others have none
+    if not isinstance(risk, EmpiricalRisk):
+        raise fail("risk", risk.name, "has no max-margin problem", "pass gf.EmpiricalRisk(...)")
     cells = cells_of(risk)
     return SmoothMarginProblem(risk) if cells is None else CellMarginProblem(risk, cells)
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gradflow.claims.evidence import Evidence, Status
 from gradflow.claims.lab import Lab
@@ -50,7 +51,12 @@ class Measurement:
 
     @classmethod
     def from_solves(
-        cls, coarse: Any, fine: Any, *, extra: Any = 0.0, labels: Sequence[str] = ()
+        cls,
+        coarse: ArrayLike,
+        fine: ArrayLike,
+        *,
+        extra: ArrayLike = 0.0,
+        labels: Sequence[str] = (),
     ) -> Measurement:
         """Take the fine solve; its error is the distance to the coarse one, plus ``extra``.
 
@@ -118,7 +124,7 @@ class Control:
     """
 
     description: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, object] = field(default_factory=dict)
     factor: float | None = None
     expected: tuple[Status, ...] = CONTROL_OUTCOMES
 

@@ -113,7 +113,7 @@ class Evidence:
     table: Table = field(default_factory=Table)
     deciding: int | None = None
     tolerance: float = math.nan
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def row(self) -> Row:
@@ -307,7 +307,7 @@ def _columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _jsonable(value: Any) -> Any:
+def _jsonable(value: object) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _jsonable(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

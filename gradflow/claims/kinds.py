@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gradflow.claims.claim import Claim, Control, Measurement, Outcome, check_factor
 from gradflow.claims.evidence import Evidence, Status, Table
@@ -40,7 +41,7 @@ class Equality(Claim):
     relative : bool
     """
 
-    predict: Callable[[Lab], Any]
+    predict: Callable[[Lab], ArrayLike]
     measure: Callable[[Lab], Measurement]
     tolerance: float
     relative: bool = True
@@ -288,7 +289,7 @@ class Qualitative(Claim):
 
 
 def _aligned(
-    predicted: Any, measurement: Any, name: str
+    predicted: ArrayLike, measurement: Any, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Flat float64 arrays predicted, measured, error of one shape, and labels."""
     if not isinstance(measurement, Measurement):

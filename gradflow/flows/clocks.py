@@ -13,12 +13,13 @@ loss     :math:`ds=L\,dt`              flows whose loss underflows (:math:`\thet
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import PyTree
 
 from gradflow.flows.charts.chart import AbstractChart
 from gradflow.numerics.logs import log_expm1
@@ -32,11 +33,11 @@ class AbstractClock(eqx.Module):
     states: eqx.AbstractVar[int]
 
     @abc.abstractmethod
-    def log1p_time(self, s: Any, extra: Any) -> Any:
+    def log1p_time(self, s: PyTree, extra: PyTree) -> PyTree:
         """ln(1+t) at clock value ``s``."""
 
     @abc.abstractmethod
-    def time(self, s: Any, extra: Any) -> Any:
+    def time(self, s: PyTree, extra: PyTree) -> PyTree:
         """Physical time at clock value ``s``."""
 
     @abc.abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from gradflow.flows.flow import Flow, make_flow
+from gradflow.flows.metrics import Metric
 from gradflow.flows.separation import EarlyStage, first_stage
 from gradflow.flows.stage import AbstractStage, ChartStage, Point
 from gradflow.risks.base import AbstractRisk
@@ -40,13 +41,13 @@ class Course:
     flow: Flow
     params: PyTree
     chart: str
-    metric: str | Mapping[str, float] | Callable[..., Any]
+    metric: Metric
     points: tuple[Point, ...] = ()
     early: bool = False
 
     @classmethod
     def of(
-        cls, risk: AbstractRisk, params: PyTree, *, clock: str, chart: str, metric: Any,
+        cls, risk: AbstractRisk, params: PyTree, *, clock: str, chart: str, metric: Metric,
         points: tuple[Point, ...] = (), early: bool = False,
     ) -> Course:  # fmt: skip
         """The course of a flow, as it was or is to be made."""
@@ -94,7 +95,7 @@ class Course:
     def gone(self, first: AbstractStage, ends: Sequence[Point]) -> Course:
         """The course after the stages from ``first`` on, which ended at ``ends``."""
         known = self.points[:-1] if len(self.points) > 1 else self.points
-        early = isinstance(first, EarlyStage) if len(known) == 1 else self.early
+        early = first.separating if len(known) == 1 else self.early
         return replace(self, points=(*known, *ends), early=early)
 
     def description(self) -> dict[str, Any] | None:

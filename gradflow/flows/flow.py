@@ -6,8 +6,6 @@ The integrated vector is ``Y = (chart state, energy, clock states)`` with the en
 
 from __future__ import annotations
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +19,7 @@ from gradflow.flows.charts.conic import ConicChart
 from gradflow.flows.charts.offers import chart_names, chosen_chart
 from gradflow.flows.clocks import CLOCKS, AbstractClock
 from gradflow.flows.event import AbstractHandover
-from gradflow.flows.metrics import Euclidean, make_metric
+from gradflow.flows.metrics import Metric, make_metric
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_choice, fail
 
@@ -138,7 +136,8 @@ class Flow(eqx.Module):
 
     @property
     def _dynamics(self) -> AbstractChart:
-        assert isinstance(self.chart, AbstractChart), f"{self.chart.name} has its own stepper"
+        if not isinstance(self.chart, AbstractChart):
+            raise TypeError(f"{self.chart.name} coordinates have a stepper of their own")
         return self.chart
 
 
@@ -148,7 +147,7 @@ def make_flow(
     *,
     chart: str = "auto",
     clock: str = "log",
-    metric: Any = "euclidean",
+    metric: Metric = "euclidean",
 ) -> Flow:
     """The flow of ``risk`` from ``params``.
 
@@ -176,7 +175,7 @@ def make_flow(
     if isinstance(metric, str) and metric == "conic":
         return Flow(_conic(risk, params, chart), clocked)
     made = make_metric(metric, params)
-    if isinstance(made, Euclidean):
+    if made.plain:
         return Flow(chosen_chart(risk, params, chart), clocked)
     if chart not in ("auto", "cartesian"):
         raise fail("chart", chart, "does not serve this metric", "pass chart='cartesian'")

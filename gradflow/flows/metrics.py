@@ -17,8 +17,12 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
+from numpy.typing import ArrayLike
 
 from gradflow.validation import check_positive, fail
+
+#: What may be asked for: a name, rates by name, or a function of the parameters.
+Metric = str | Mapping[str, float] | Callable[..., ArrayLike]
 
 
 class AbstractMetric(eqx.Module):
@@ -26,11 +30,12 @@ class AbstractMetric(eqx.Module):
 
     Attributes
     ----------
-    meets_kinks : bool
-        Whether flows in it may be integrated from kink to kink of the risk.
+    plain : bool
+        Whether it is the Euclidean one, whose flows every chart serves, and the integrator that
+        goes from kink to kink of the risk.
     """
 
-    meets_kinks: ClassVar[bool] = False
+    plain: ClassVar[bool] = False
 
     @abc.abstractmethod
     def velocity(self, theta: Array, gradient: Array) -> Array:
@@ -44,7 +49,7 @@ class AbstractMetric(eqx.Module):
 class Euclidean(AbstractMetric):
     """G = 1."""
 
-    meets_kinks: ClassVar[bool] = True
+    plain: ClassVar[bool] = True
 
     def velocity(self, theta: Array, gradient: Array) -> Array:
         return -gradient

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import PyTree
 
 from gradflow.cells.forces import Forces
 from gradflow.flows.charts.late import LateChart
@@ -107,6 +108,7 @@ class EarlyStage(AbstractStage):
     must: np.ndarray | None = None
 
     short_of_stages: ClassVar[str] = "seen"
+    separating: ClassVar[bool] = True
 
     @property
     def kinked(self) -> bool:
@@ -134,7 +136,7 @@ class EarlyStage(AbstractStage):
 
     def following(self, end: Point) -> LateStage:
         flow = self.flow
-        cartesian: Any = flow.chart
+        cartesian: PyTree = flow.chart
         chart = LateChart(cartesian.risk, cartesian.template)
         state = chart.encode(cartesian.decode(flow.split(end.Y)[0]))
         start = Point(end.s, flow.restart(end.Y, state), end.sides)

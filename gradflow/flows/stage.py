@@ -68,6 +68,8 @@ class AbstractStage(abc.ABC):
         The integrator it needs; "" = whichever was asked for.
     short_of_stages : str
         The result where no further stage is allowed.
+    separating : bool
+        Whether it goes on until the data are separated.
     """
 
     flow: Flow
@@ -76,6 +78,7 @@ class AbstractStage(abc.ABC):
 
     stepper: ClassVar[str] = ""
     short_of_stages: ClassVar[str] = "failed"
+    separating: ClassVar[bool] = False
 
     @property
     def kinked(self) -> bool:

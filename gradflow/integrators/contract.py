@@ -9,15 +9,20 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from gradflow.flows.event import AbstractEvent
+from gradflow.flows.flow import Flow
 from gradflow.flows.stage import Point
 from gradflow.integrators.tolerances import Tolerances
 from gradflow.integrators.watch import Describe, Watch
 from gradflow.validation import fail
+
+if TYPE_CHECKING:
+    from gradflow.integrators.until import LogTimeMeasure
+
 
 #: Results an integrator may end with: name -> (ok, message). The message carries the remedy.
 RESULTS: dict[str, tuple[bool, str]] = {
@@ -142,7 +147,7 @@ class Problem:
 
     Attributes
     ----------
-    flow : Any
+    flow : Flow
         Pytree with ``field(s, Y)``; arrays in it are run-time arguments of compiled code.
     Y0 : ndarray, shape (D,)
         State at ``s0``.
@@ -170,14 +175,14 @@ class Problem:
         As in :class:`Solution`, where a stage goes on from one that located them.
     """
 
-    flow: Any
+    flow: Flow
     Y0: np.ndarray
     s0: float
     s_end: float
     tolerances: Tolerances
     events: tuple[AbstractEvent, ...] = ()
     save: np.ndarray | None = None
-    save_by: Any = None
+    save_by: LogTimeMeasure | None = None
     max_steps: int = 1_000_000
     step_cap: int | None = None
     dense: bool = False

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gradflow.flows.flow import Flow
 from gradflow.integrators.until import LogTimeMeasure
 from gradflow.numerics.logs import log1p_exp
 from gradflow.validation import check_array, fail
@@ -29,16 +30,21 @@ class AbstractSave(abc.ABC):
 
     dense: ClassVar[bool] = False
 
+    @property
+    def asked(self) -> tuple[str, np.ndarray] | None:
+        """The time variable and its values asked for; None = where the solver steps."""
+        return None
+
     @abc.abstractmethod
-    def resolve(self, flow: Any) -> tuple[np.ndarray | None, Any]:
+    def resolve(self, flow: Flow) -> tuple[np.ndarray | None, LogTimeMeasure | None]:
         """``(values, variable)``: increasing values of a variable; None = the clock itself."""
 
 
 @dataclass(frozen=True)
-class Steps(AbstractSave):
+class EveryStep(AbstractSave):
     """Every accepted step."""
 
-    def resolve(self, flow: Any) -> tuple[np.ndarray | None, Any]:
+    def resolve(self, flow: Flow) -> tuple[np.ndarray | None, LogTimeMeasure | None]:
         return None, None
 
 
@@ -48,7 +54,7 @@ class Dense(AbstractSave):
 
     dense: ClassVar[bool] = True
 
-    def resolve(self, flow: Any) -> tuple[np.ndarray | None, Any]:
+    def resolve(self, flow: Flow) -> tuple[np.ndarray | None, LogTimeMeasure | None]:
         return None, None
 
 
@@ -59,7 +65,11 @@ class Points(AbstractSave):
     kind: str
     values: tuple[float, ...]
 
-    def resolve(self, flow: Any) -> tuple[np.ndarray | None, Any]:
+    @property
+    def asked(self) -> tuple[str, np.ndarray]:
+        return self.kind, np.array(self.values)
+
+    def resolve(self, flow: Flow) -> tuple[np.ndarray | None, LogTimeMeasure | None]:
         values = np.array(self.values)
         if self.kind == "clock":
             return values, None
@@ -107,7 +117,7 @@ def clock(s: Sequence[float] | np.ndarray) -> AbstractSave:
 
 def steps() -> AbstractSave:
     """Save every accepted step of the solver (the default)."""
-    return Steps()
+    return EveryStep()
 
 
 def dense() -> AbstractSave:
@@ -119,10 +129,10 @@ def dense() -> AbstractSave:
     return Dense()
 
 
-def check_save(value: Any) -> AbstractSave:
+def check_save(value: object) -> AbstractSave:
     """Return ``value`` as a choice of save points: None = steps, a sequence = physical times."""
     if value is None:
-        return Steps()
+        return EveryStep()
     if isinstance(value, AbstractSave):
         return value
     return _points("save_at", "t", value, minimum=0.0)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from gradflow.flows.flow import Flow
 from gradflow.integrators.contract import AbstractIntegrator, make_integrator
@@ -71,15 +72,15 @@ class Settings:
 
 def check_settings(
     *,
-    until: Any,
-    save_at: Any = None,
-    integrator: Any = "auto",
-    rtol: Any = 1e-8,
-    atol: Any = None,
-    max_steps: Any = 1_000_000,
-    progress: Any = None,
-    max_seconds: Any = None,
-    safety: Any = None,
+    until: object,
+    save_at: object = None,
+    integrator: object = "auto",
+    rtol: object = 1e-8,
+    atol: PyTree = None,
+    max_steps: object = 1_000_000,
+    progress: object = None,
+    max_seconds: object = None,
+    safety: object = None,
 ) -> Settings:
     """Check every numerical argument; a ``ValueError`` names argument, value and fix."""
     if not (isinstance(integrator, str) and integrator == "auto"):
@@ -103,7 +104,7 @@ def check_settings(
     )
 
 
-def check_atol(atol: Any, flow: Flow, params: Any) -> float | np.ndarray | None:
+def check_atol(atol: PyTree, flow: Flow, params: PyTree) -> float | np.ndarray | None:
     """Return absolute tolerances: one number, or one for each parameter.
 
     Parameters
@@ -143,7 +144,7 @@ def check_atol(atol: Any, flow: Flow, params: Any) -> float | np.ndarray | None:
     return flat
 
 
-def _one_each(atol: Any, params: Any, leaves: list[Any]) -> np.ndarray:
+def _one_each(atol: PyTree, params: PyTree, leaves: list[PyTree]) -> np.ndarray:
     size = sum(leaf.size for leaf in leaves)
     if np.ndim(atol) == 1 and hasattr(atol, "dtype"):
         return check_array("atol", atol, (size,))
@@ -168,7 +169,7 @@ def _warn_small(atol: float, scale: float) -> None:
         )
 
 
-def start_scale(params: Any) -> float:
+def start_scale(params: PyTree) -> float:
     """Size of the smallest block of the start: the least max |entry| over the arrays of ``params``.
 
     Zero blocks do not count.

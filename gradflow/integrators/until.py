@@ -15,16 +15,20 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import ArrayLike
 
+from gradflow.flows.charts.chart import AbstractCoordinates
 from gradflow.flows.event import AbstractEvent
+from gradflow.flows.flow import Flow
 from gradflow.numerics.logs import log1p_exp
+from gradflow.risks.base import AbstractRisk
 from gradflow.validation import (
     check_integer,
     check_nonnegative,
@@ -150,10 +154,10 @@ class WhenEvent(AbstractEvent):
     name : str
     """
 
-    fn: Callable[..., Any]
+    fn: Callable[..., ArrayLike]
     takes_risk: bool = eqx.field(static=True)
-    risk: Any
-    chart: Any
+    risk: AbstractRisk | None
+    chart: AbstractCoordinates
     at: Array
     name: str = eqx.field(static=True)
 
@@ -186,7 +190,7 @@ def _when_label(name: str, at: float) -> str:
 class LogTimeMeasure(eqx.Module):
     """ln(1+t) as the variable in which save points are given."""
 
-    def __call__(self, flow: Any, s: Array, Y: Array) -> Array:
+    def __call__(self, flow: Flow, s: Array, Y: Array) -> Array:
         return flow.log1p_t(s, Y)
 
 
@@ -214,22 +218,22 @@ class AbstractUntil(abc.ABC):
     """A stopping condition."""
 
     @abc.abstractmethod
-    def resolve(self, flow: Any) -> Resolved:
+    def resolve(self, flow: Flow) -> Resolved:
         """Translate into an end of the clock, events and a cap on steps."""
 
-    def of(self, risk: Any) -> AbstractUntil:
+    def of(self, risk: AbstractRisk) -> AbstractUntil:
         """The condition for the flow of a risk."""
         return self
 
     def __or__(self, other: AbstractUntil | float) -> AbstractUntil:
-        return FirstOf((*_parts(self), *_parts(check_until(other))))
+        return FirstOf((*self.alternatives(), *check_until(other).alternatives()))
 
     def __ror__(self, other: float) -> AbstractUntil:
-        return FirstOf((*_parts(check_until(other)), *_parts(self)))
+        return FirstOf((*check_until(other).alternatives(), *self.alternatives()))
 
-
-def _parts(until: AbstractUntil) -> tuple[AbstractUntil, ...]:
-    return until.parts if isinstance(until, FirstOf) else (until,)
+    def alternatives(self) -> tuple[AbstractUntil, ...]:
+        """The conditions of which the first stops."""
+        return (self,)
 
 
 @dataclass(frozen=True)
@@ -238,10 +242,13 @@ class FirstOf(AbstractUntil):
 
     parts: tuple[AbstractUntil, ...]
 
-    def of(self, risk: Any) -> FirstOf:
+    def alternatives(self) -> tuple[AbstractUntil, ...]:
+        return self.parts
+
+    def of(self, risk: AbstractRisk) -> FirstOf:
         return FirstOf(tuple(part.of(risk) for part in self.parts))
 
-    def resolve(self, flow: Any) -> Resolved:
+    def resolve(self, flow: Flow) -> Resolved:
         s_end, end_label, step_cap = np.inf, "", None
         events: list[AbstractEvent] = []
         for part in self.parts:
@@ -264,16 +271,16 @@ class Time(AbstractUntil):
     asked: float
     logarithmic: bool
 
-    def resolve(self, flow: Any) -> Resolved:
+    def resolve(self, flow: Flow) -> Resolved:
         if flow.clock.states:
             log1p_t = log1p_exp(self.asked) if self.logarithmic else np.log1p(self.asked)
             event = TimeEvent(jnp.asarray(log1p_t), jnp.asarray(self.asked), self.logarithmic)
             return Resolved(events=(event,))
         return Resolved(self._end(flow), repr(self))
 
-    def _end(self, flow: Any) -> float:
+    def _end(self, flow: Flow) -> float:
         if not self.logarithmic:
-            return flow.s_of_t(self.asked)
+            return cast(float, flow.s_of_t(self.asked))
         # np.expm1 overflows beyond t ~ 1e308; only the physical clock needs t itself.
         log1p_t = float(log1p_exp(self.asked))
         if flow.clock.name == "log":
@@ -285,7 +292,7 @@ class Time(AbstractUntil):
             t = float(np.expm1(log1p_t))
         if not np.isfinite(t):
             raise fail("until", self, "overflows the physical clock", "pass clock='log'")
-        return flow.s_of_t(t)
+        return cast(float, flow.s_of_t(t))
 
     def __repr__(self) -> str:
         return _time_label(self.asked, self.logarithmic)
@@ -301,7 +308,7 @@ class Clock(AbstractUntil):
 
     s: float
 
-    def resolve(self, flow: Any) -> Resolved:
+    def resolve(self, flow: Flow) -> Resolved:
         return Resolved(self.s, repr(self))
 
     def __repr__(self) -> str:
@@ -315,7 +322,7 @@ class Threshold(AbstractUntil):
     kind: str
     value: float
 
-    def resolve(self, flow: Any) -> Resolved:
+    def resolve(self, flow: Flow) -> Resolved:
         event = _EVENTS[self.kind](jnp.asarray(np.log(self.value)), jnp.asarray(self.value))
         return Resolved(events=(event,))
 
@@ -323,7 +330,7 @@ class Threshold(AbstractUntil):
         return f"{self.kind}({self.value!r})"
 
 
-_EVENTS: dict[str, Any] = {
+_EVENTS: dict[str, Callable[[Array, Array], AbstractEvent]] = {
     "loss": LossEvent,
     "gradient": GradientEvent,
     "direction": DirectionEvent,
@@ -334,14 +341,14 @@ _EVENTS: dict[str, Any] = {
 class When(AbstractUntil):
     """A function of the user's rises to a value."""
 
-    fn: Callable[..., Any]
+    fn: Callable[..., ArrayLike]
     at: float
-    risk: Any = None
+    risk: AbstractRisk | None = None
 
-    def of(self, risk: Any) -> When:
+    def of(self, risk: AbstractRisk) -> When:
         return replace(self, risk=risk)
 
-    def resolve(self, flow: Any) -> Resolved:
+    def resolve(self, flow: Flow) -> Resolved:
         takes_risk = takes_two(self.fn)
         event = WhenEvent(
             self.fn, takes_risk, self.risk if takes_risk else None, flow.chart,
@@ -358,12 +365,12 @@ class When(AbstractUntil):
 
 
 @dataclass(frozen=True)
-class Steps(AbstractUntil):
+class StepCount(AbstractUntil):
     """A number of accepted steps."""
 
     n: int
 
-    def resolve(self, flow: Any) -> Resolved:
+    def resolve(self, flow: Flow) -> Resolved:
         return Resolved(step_cap=self.n)
 
     def __repr__(self) -> str:
@@ -405,7 +412,7 @@ def direction(tol: float) -> AbstractUntil:
     return Threshold("direction", check_positive("tol", tol))
 
 
-def when(fn: Callable[..., Any], at: float = 0.0) -> AbstractUntil:
+def when(fn: Callable[..., ArrayLike], at: float = 0.0) -> AbstractUntil:
     """Stop where a function of one's own rises to ``at``.
 
     Parameters
@@ -430,17 +437,17 @@ def when(fn: Callable[..., Any], at: float = 0.0) -> AbstractUntil:
 
 def steps(n: int) -> AbstractUntil:
     """Stop after ``n`` >= 1 accepted steps."""
-    return Steps(check_integer("n", n, minimum=1))
+    return StepCount(check_integer("n", n, minimum=1))
 
 
-def check_start_time(value: Any) -> float:
+def check_start_time(value: object) -> float:
     """Return ln(1+t) of a time at which to start: a number, or ``log_time(...)``."""
     if isinstance(value, Time):
         return float(np.logaddexp(0.0, value.asked) if value.logarithmic else np.log1p(value.asked))
     return float(np.log1p(check_nonnegative("t0", value)))
 
 
-def check_until(value: Any) -> AbstractUntil:
+def check_until(value: object) -> AbstractUntil:
     """Return ``value`` as a stopping condition; a number is a physical time."""
     refuse_traced("until", value)
     number = np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"

@@ -128,6 +128,10 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
         besides the cartesian one."""
         return ()
 
+    def conic_refusal(self) -> str | None:
+        """Why a step cannot go by ‖w_k‖ times the gradient in w_k; None where it can."""
+        return "needs a two-layer net with a positively homogeneous activation"
+
     @property
     @abstractmethod
     def name(self) -> str:

@@ -31,6 +31,7 @@ from gradflow.networks.parameters import (
     check_leaf,
     check_shape,
     read_mapping,
+    read_params,
     require_finite,
     wrong_params,
 )
@@ -95,12 +96,14 @@ class DeepLinear(AbstractNetwork[DeepLinearParams]):
         return DeepLinearParams(tuple(check_leaf(f"layers[{j}]", w, s) for j, (w, s) in pairs))
 
     def as_params(self, value: PyTree) -> DeepLinearParams:
-        if isinstance(value, DeepLinearParams):
-            if len(value.layers) != self.depth:
-                raise wrong_params(self.name, value, f"pass {self.depth} layers")
-            for j, (matrix, shape) in enumerate(zip(value.layers, self.shapes, strict=True)):
-                check_shape(f"params.layers[{j}]", matrix, shape)
-            return value
+        params = read_params(DeepLinearParams, value, self._read)
+        if len(params.layers) != self.depth:
+            raise wrong_params(self.name, params, f"pass {self.depth} layers")
+        for j, (matrix, shape) in enumerate(zip(params.layers, self.shapes, strict=True)):
+            check_shape(f"params.layers[{j}]", matrix, shape)
+        return params
+
+    def _read(self, value: PyTree) -> DeepLinearParams:
         return self._build(read_mapping(self.name, value, frozenset({"layers"}))["layers"])
 
     def check_start(self, params: DeepLinearParams) -> DeepLinearParams:

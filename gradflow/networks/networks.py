@@ -10,7 +10,7 @@ more entry of w_k), and ``a_k² − |w_k|²/p`` for one of degree p.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import equinox as eqx
@@ -41,7 +41,9 @@ from gradflow.networks.parameters import (
     check_leaf,
     check_shape,
     joined_rows,
+    read_linear,
     read_mapping,
+    read_params,
     require_finite,
 )
 from gradflow.networks.random_features import RandomFeatures
@@ -77,13 +79,7 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
         return self.check_start(LinearParams(check_leaf("weight", weight, (self.dim,))))
 
     def as_params(self, value: PyTree) -> LinearParams:
-        if isinstance(value, LinearParams):
-            check_shape("params.weight", value.weight, (self.dim,))
-            return value
-        if not isinstance(value, Mapping):
-            return LinearParams(check_leaf("params", value, (self.dim,)))
-        given = read_mapping(self.name, value, frozenset({"weight"}))
-        return LinearParams(check_leaf("weight", given["weight"], (self.dim,)))
+        return read_linear(self.name, value, self.dim)
 
     def check_start(self, params: LinearParams) -> LinearParams:
         params = self.as_params(params)
@@ -215,15 +211,17 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         )
 
     def as_params(self, value: PyTree) -> TwoLayerParams:
-        if isinstance(value, TwoLayerParams):
-            check_shape("params.inner", value.inner, (self.width, self.dim))
-            check_shape("params.outer", value.outer, (self.width,))
-            if (value.bias is not None) != self.bias:
-                wanted = f"an array of shape ({self.width},)" if self.bias else "None"
-                raise fail("params.bias", value.bias, "does not match the net", f"pass {wanted}")
-            if value.bias is not None:
-                check_shape("params.bias", value.bias, (self.width,))
-            return value
+        params = read_params(TwoLayerParams, value, self._read)
+        check_shape("params.inner", params.inner, (self.width, self.dim))
+        check_shape("params.outer", params.outer, (self.width,))
+        if (params.bias is not None) != self.bias:
+            wanted = f"an array of shape ({self.width},)" if self.bias else "None"
+            raise fail("params.bias", params.bias, "does not match the net", f"pass {wanted}")
+        if params.bias is not None:
+            check_shape("params.bias", params.bias, (self.width,))
+        return params
+
+    def _read(self, value: PyTree) -> TwoLayerParams:
         given = read_mapping(self.name, value, frozenset({"inner", "outer"}), frozenset({"bias"}))
         return self._build(given["inner"], given["outer"], given.get("bias"))
 
@@ -313,6 +311,16 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
     @property
     def coordinates(self) -> tuple[str, ...]:
         return ("conic",) if self.activation.homogeneous and not self.bias else ()
+
+    def conic_refusal(self) -> str | None:
+        if not self.activation.homogeneous:
+            return super().conic_refusal()
+        if self.outer == "trained":
+            return (
+                "is for fixed outer weights (outer='fixed'): with trained balanced ones the plain "
+                "gradient flow is conic already"
+            )
+        return None
 
     @property
     def name(self) -> str:

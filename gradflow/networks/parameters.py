@@ -6,6 +6,7 @@ The shapes belong to a network, which calls the checks; here it appears by its n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -31,10 +32,18 @@ class AbstractParams(Described, eqx.Module):
         return tuple(self.__dataclass_fields__)
 
 
+P = TypeVar("P", bound=AbstractParams)
+
+
 class LinearParams(AbstractParams):
     """Parameters of `LinearPredictor`: ``weight`` (d,); of `RandomFeatures`: ``weight`` (m,)."""
 
     weight: jax.Array
+
+    @property
+    def matrices(self) -> tuple[jax.Array, ...]:
+        """The one layer as a matrix (1, d)."""
+        return (self.weight[None],)
 
 
 class TwoLayerParams(AbstractParams):
@@ -49,6 +58,11 @@ class DeepLinearParams(AbstractParams):
     """Parameters of `DeepLinear`: ``layers`` = (W_1 (h, d), …, W_N (1, h))."""
 
     layers: tuple[jax.Array, ...]
+
+    @property
+    def matrices(self) -> tuple[jax.Array, ...]:
+        """The layers."""
+        return self.layers
 
 
 def _of_lists(cls: type[AbstractParams]) -> Callable[..., AbstractParams]:
@@ -103,6 +117,25 @@ def check_shape(argument: str, value: PyTree, shape: tuple[int, ...]) -> None:
 def wrong_params(net: str, value: PyTree, fix: str) -> ValueError:
     """Build the error for what is no set of parameters of the network of that name."""
     return fail("params", value, f"cannot be read as parameters of {net}", fix)
+
+
+def read_params(cls: type[P], value: PyTree, read: Callable[[PyTree], P]) -> P:
+    """Return ``value`` if it is parameters of the class, else what ``read`` makes of it."""
+    return value if isinstance(value, cls) else read(value)
+
+
+def read_linear(net: str, value: PyTree, size: int) -> LinearParams:
+    """Return ``value``, parameters, a vector or a dict of one, as the vector (size,) of a net."""
+
+    def read(given: PyTree) -> LinearParams:
+        if not isinstance(given, Mapping):
+            return LinearParams(check_leaf("params", given, (size,)))
+        weight = read_mapping(net, given, frozenset({"weight"}))["weight"]
+        return LinearParams(check_leaf("weight", weight, (size,)))
+
+    params = read_params(LinearParams, value, read)
+    check_shape("params.weight", params.weight, (size,))
+    return params
 
 
 def read_mapping(

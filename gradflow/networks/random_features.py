@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -21,8 +21,7 @@ from gradflow.networks.activations import (
 from gradflow.networks.parameters import (
     LinearParams,
     check_leaf,
-    check_shape,
-    read_mapping,
+    read_linear,
     require_finite,
 )
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
@@ -117,13 +116,7 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
         return self.check_start(LinearParams(check_leaf("weight", weight, (self.width,))))
 
     def as_params(self, value: PyTree) -> LinearParams:
-        if isinstance(value, LinearParams):
-            check_shape("params.weight", value.weight, (self.width,))
-            return value
-        if not isinstance(value, Mapping):
-            return LinearParams(check_leaf("params", value, (self.width,)))
-        given = read_mapping(self.name, value, frozenset({"weight"}))
-        return LinearParams(check_leaf("weight", given["weight"], (self.width,)))
+        return read_linear(self.name, value, self.width)
 
     def check_start(self, params: LinearParams) -> LinearParams:
         params = self.as_params(params)

@@ -2,29 +2,29 @@ r"""How curved the risk is where the path runs."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import PyTree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from gradflow.numerics.compiled import compile_once
 from gradflow.numerics.rows import map_rows
 from gradflow.observables.registry import observable
 from gradflow.paths.path import AbstractPath
+from gradflow.risks.base import AbstractRisk
 
 #: Trained entries up to which the Hessian is formed and all its eigenvalues are taken.
 _DENSE = 300
 
 
-def _trained(risk: Any, params: Any) -> jax.Array:
+def _trained(risk: AbstractRisk, params: PyTree) -> jax.Array:
     ones = jax.tree.map(jnp.ones_like, params)
     return ravel_pytree(ones if risk.net is None else risk.net.freeze(ones))[0]
 
 
-def _times(risk: Any, params: Any, direction: jax.Array) -> jax.Array:
+def _times(risk: AbstractRisk, params: PyTree, direction: jax.Array) -> jax.Array:
     """The Hessian in the trained entries times a vector."""
     flat, unravel = ravel_pytree(params)
     kept = _trained(risk, params)
@@ -32,7 +32,7 @@ def _times(risk: Any, params: Any, direction: jax.Array) -> jax.Array:
     return kept * jax.jvp(gradient, (flat,), (kept * direction,))[1]
 
 
-def _largest(risk: Any, params: Any) -> jax.Array:
+def _largest(risk: AbstractRisk, params: PyTree) -> jax.Array:
     kept = _trained(risk, params)
     matrix = jax.vmap(lambda e: _times(risk, params, e))(jnp.eye(kept.shape[0]))
     matrix = (matrix + matrix.T) / 2
@@ -62,7 +62,7 @@ def sharpness(path: AbstractPath) -> np.ndarray:
 class _Hessian(LinearOperator):
     """The Hessian in the trained entries at one point, as scipy's eigensolvers want it."""
 
-    def __init__(self, risk: Any, params: Any, size: int) -> None:
+    def __init__(self, risk: AbstractRisk, params: PyTree, size: int) -> None:
         super().__init__(np.float64, (size, size))
         self.at = risk, params
 
@@ -71,7 +71,7 @@ class _Hessian(LinearOperator):
         return np.asarray(program(*arrays))
 
 
-def _lanczos(risk: Any, params: Any, size: int) -> float:
+def _lanczos(risk: AbstractRisk, params: PyTree, size: int) -> float:
     start = np.random.default_rng(0).normal(size=size)
     kept = np.asarray(_trained(risk, params))
     top = eigsh(

@@ -2,13 +2,15 @@ r"""Observables of a net on its data: margins, activations, how near to a KKT po
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import PyTree
+from numpy.typing import ArrayLike
 
 from gradflow.losses import labels_fix
+from gradflow.networks.abstract import AbstractNetwork
 from gradflow.numerics.rows import map_rows
 from gradflow.numerics.vectors import lengths, scaled
 from gradflow.observables.paths import (
@@ -20,22 +22,23 @@ from gradflow.observables.paths import (
 )
 from gradflow.observables.registry import observable
 from gradflow.paths.path import AbstractPath
+from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.validation import check_choice, check_nonnegative, fail
 
 
-def _margins(risk: Any, params: Any) -> Any:
+def _margins(risk: EmpiricalRisk, params: PyTree) -> Array:
     return risk.y * risk.net(params, risk.X)
 
 
-def _accuracy(risk: Any, params: Any) -> Any:
+def _accuracy(risk: EmpiricalRisk, params: PyTree) -> Array:
     return jnp.mean(jnp.where(_margins(risk, params) > 0, 1.0, 0.0))
 
 
-def _margin(risk: Any, params: Any) -> Any:
+def _margin(risk: EmpiricalRisk, params: PyTree) -> Array:
     return jnp.min(_margins(risk, params))
 
 
-def _normalised_margin(risk: Any, params: Any) -> Any:
+def _normalised_margin(risk: EmpiricalRisk, params: PyTree) -> Array:
     # f is evaluated on the unit sphere: f and |theta|^D of weights of 1e-200 both underflow.
     trained = risk.net.freeze(jax.tree.map(jnp.ones_like, params))
     kept = risk.net.freeze(params)
@@ -43,7 +46,7 @@ def _normalised_margin(risk: Any, params: Any) -> Any:
     squares = [jnp.sum(jnp.square(leaf / top)) for leaf in jax.tree.leaves(kept)]
     size = jnp.sqrt(sum(squares))
 
-    def scaled(leaf: Any, moves: Any) -> Any:
+    def scaled(leaf: Array, moves: Array) -> Array:
         return jnp.where(moves != 0, leaf / top / size, leaf)
 
     return _margin(risk, jax.tree.map(scaled, params, trained))
@@ -56,7 +59,9 @@ def margin(path: AbstractPath) -> np.ndarray:
 
 
 @observable("accuracy", long_name="share of data of positive margin")
-def accuracy(path: AbstractPath, X: Any = None, y: Any = None) -> np.ndarray:
+def accuracy(
+    path: AbstractPath, X: ArrayLike | None = None, y: ArrayLike | None = None
+) -> np.ndarray:
     """Share of the data with y_i f(x_i; theta(t)) > 0 (labels -1 and +1 only).
 
     Parameters
@@ -150,7 +155,7 @@ def alive(path: AbstractPath, tolerance: float = 1e-12) -> np.ndarray:
     return out & (outer_weights(path) != 0)
 
 
-def _slopes(net: Any, h: np.ndarray) -> np.ndarray:
+def _slopes(net: AbstractNetwork, h: np.ndarray) -> np.ndarray:
     """phi'(h) of a net's neurons; linear nets have 1."""
     activation = getattr(net, "activation", None)
     return (

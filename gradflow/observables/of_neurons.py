@@ -5,9 +5,8 @@ Every norm is taken after scaling, so that weights of 1e-200 or 1e150 read as we
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gradflow.numerics import vectors as vec
 from gradflow.numerics.vectors import lengths, log_tan_half, rejection, scaled
@@ -110,7 +109,7 @@ def angle(path: AbstractPath) -> np.ndarray:
     "angles_to", unit="rad", long_name="angle of neurons to directions",
     dims=("time", "neuron", "direction"),
 )  # fmt: skip
-def angles_to(path: AbstractPath, directions: Any = None) -> np.ndarray:
+def angles_to(path: AbstractPath, directions: ArrayLike | None = None) -> np.ndarray:
     r"""Angle of every neuron to every given direction, shape (time, K, p).
 
     With unit vectors u of w_k and e of direction j it is

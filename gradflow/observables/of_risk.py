@@ -7,6 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import PyTree
+from numpy.typing import ArrayLike
 
 from gradflow.cells.clarke import speeds
 from gradflow.cells.forces import Forces
@@ -14,18 +17,19 @@ from gradflow.numerics.rows import map_rows
 from gradflow.observables.paths import risk_on, tree_norm
 from gradflow.observables.registry import observable, observe
 from gradflow.paths.path import AbstractPath
+from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.validation import fail
 
 
-def _risk_value(risk: Any, params: Any) -> Any:
+def _risk_value(risk: EmpiricalRisk, params: PyTree) -> Array:
     return jnp.asarray(risk(params))
 
 
-def _risk_log(risk: Any, params: Any) -> Any:
+def _risk_log(risk: EmpiricalRisk, params: PyTree) -> Array:
     return jnp.asarray(risk.log(params))
 
 
-def _gradient_norm(risk: Any, params: Any) -> Any:
+def _gradient_norm(risk: EmpiricalRisk, params: PyTree) -> Array:
     return jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(risk.gradient(params))))
 
 
@@ -37,7 +41,7 @@ def _pulls_per_loss(forces: Forces, f: jax.Array) -> jax.Array:
     return forces.pulls(f, per_loss=True)[0]
 
 
-def _balancedness(risk: Any, params: Any) -> Any:
+def _balancedness(risk: EmpiricalRisk, params: PyTree) -> PyTree:
     return risk.net.balancedness(params)
 
 
@@ -49,7 +53,7 @@ def log_loss(path: AbstractPath) -> np.ndarray:
 
 
 @observable("loss", long_name="risk")
-def loss(path: AbstractPath, X: Any = None, y: Any = None) -> np.ndarray:
+def loss(path: AbstractPath, X: ArrayLike | None = None, y: ArrayLike | None = None) -> np.ndarray:
     """L(theta(t)), or the mean loss on other data.
 
     Parameters

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
+from numpy.typing import ArrayLike
 
 from gradflow.numerics.vectors import lengths
 from gradflow.paths.path import AbstractPath
@@ -85,11 +87,12 @@ def inputs_of(path: AbstractPath, name: str, *, bias: bool = False) -> np.ndarra
     return X
 
 
-def risk_on(path: AbstractPath, name: str, X: Any, y: Any) -> EmpiricalRisk:
+def risk_on(
+    path: AbstractPath, name: str, X: ArrayLike | None, y: ArrayLike | None
+) -> EmpiricalRisk:
     """The mean loss of the path's net on other data."""
-    for argument, value in (("X", X), ("y", y)):
-        if value is None:
-            raise fail(argument, None, "is missing", "pass X and y together")
+    if X is None or y is None:
+        raise fail("X" if X is None else "y", None, "is missing", "pass X and y together")
     risk = getattr(path.risk, "risk", path.risk)  # (what a penalty was added to)
     loss = getattr(risk, "loss", None)
     if risk.net is None or loss is None:
@@ -100,7 +103,7 @@ def risk_on(path: AbstractPath, name: str, X: Any, y: Any) -> EmpiricalRisk:
     return EmpiricalRisk(risk.net, loss, X, y)
 
 
-def log_t_since(path: AbstractPath, holds: Any) -> np.ndarray:
+def log_t_since(path: AbstractPath, holds: np.ndarray) -> np.ndarray:
     """ln t of the first recorded time from which something holds to the end; inf where it does not.
 
     When neurons have aligned: ``log_t_since(path, path.observe("cluster_spread") < 0.05)``; when
@@ -141,7 +144,7 @@ def labelled_data(path: AbstractPath, name: str) -> Any:
     return risk
 
 
-def tree_norm(tree: Any) -> np.ndarray:
+def tree_norm(tree: PyTree) -> np.ndarray:
     """Euclidean norm of a whole pytree at every time, shape (time,)."""
     parts = [np.asarray(leaf).reshape(np.shape(leaf)[0], -1) for leaf in jax.tree.leaves(tree)]
     return lengths(np.concatenate(parts, axis=1))

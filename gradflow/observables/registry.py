@@ -3,16 +3,18 @@ r"""The register of observables, and how one is read along a path."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
+from numpy.typing import ArrayLike
 
 from gradflow.numerics.rows import map_rows
 from gradflow.paths.path import AbstractPath, as_path
+from gradflow.risks.base import AbstractRisk
 from gradflow.validation import check_choice, fail, takes_two
 
 
@@ -78,7 +80,9 @@ def get(name: str) -> Observable:
     return _REGISTRY[name]
 
 
-def observe(path: Any, what: str | Callable[..., Any], **options: Any) -> np.ndarray:
+def observe(
+    path: AbstractPath, what: str | Callable[..., ArrayLike], **options: object
+) -> np.ndarray:
     """Value of an observable along ``path``, time first.
 
     Parameters
@@ -115,7 +119,9 @@ def observe(path: Any, what: str | Callable[..., Any], **options: Any) -> np.nda
     return np.asarray(_REGISTRY[what].function(path, **options))
 
 
-def _of_function(path: AbstractPath, fn: Callable[..., Any], options: Any) -> np.ndarray:
+def _of_function(
+    path: AbstractPath, fn: Callable[..., ArrayLike], options: Mapping[str, object]
+) -> np.ndarray:
     if options:
         raise fail("options", options, "are not taken by a function", "close over them instead")
     try:
@@ -131,8 +137,8 @@ def _of_function(path: AbstractPath, fn: Callable[..., Any], options: Any) -> np
 class _Asked:
     """A function of the user's, whose number becomes an array."""
 
-    fn: Callable[..., Any]
+    fn: Callable[..., ArrayLike]
     takes_risk: bool
 
-    def __call__(self, risk: Any, params: Any) -> jax.Array:
+    def __call__(self, risk: AbstractRisk, params: PyTree) -> jax.Array:
         return jnp.asarray(self.fn(risk, params) if self.takes_risk else self.fn(params))

@@ -8,23 +8,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from gradflow.flows.course import Course
 from gradflow.flows.flow import Flow
 from gradflow.integrators.contract import Happening, Result
 from gradflow.integrators.driver import Run
-from gradflow.integrators.save import Points
 from gradflow.integrators.settings import Settings
 from gradflow.paths.events import Event, Events
 from gradflow.paths.stages import Stage, join, read
 from gradflow.paths.trajectory import Trajectory
+from gradflow.risks.base import AbstractRisk
 
 
 def trajectory_of(
-    risk: Any, params: Any, course: Course, settings: Settings, done: Run
+    risk: AbstractRisk, params: PyTree, course: Course, settings: Settings, done: Run
 ) -> Trajectory:
     """Join the stages of an integration from ``params`` into one path."""
-    by_steps = not isinstance(settings.save, Points)
+    by_steps = settings.save.asked is None
     stages: list[Stage] = []
     for index, (flow, solution) in enumerate(done.stages):
         # Recording steps, each stage repeats the last point of the one before in its own chart.
@@ -63,12 +64,12 @@ def _said(result: Result, events: Events) -> Result:
 
 def _as_asked(rows: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """The times asked for, not their round trip through the clock."""
-    save = settings.save
-    if not isinstance(save, Points):
+    if settings.save.asked is None:
         return rows
-    asked = np.array(save.values)[: rows["t"].shape[0]]
-    rows = {**rows, save.kind: asked}
-    if save.kind == "t":
+    kind, values = settings.save.asked
+    asked = values[: rows["t"].shape[0]]
+    rows = {**rows, kind: asked}
+    if kind == "t":
         with np.errstate(divide="ignore"):
             rows["log_t"] = np.log(asked)
     return rows

@@ -15,6 +15,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import PyTree
 
 from gradflow.flows.charts.conic import METRICS, conic_metric_refusal, norm_dependent
 from gradflow.losses import AbstractLoss
@@ -23,6 +25,7 @@ from gradflow.paths.events import NO_EVENTS, Events
 from gradflow.paths.path import AbstractPath
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.empirical import EmpiricalRisk, data_gradient
+from gradflow.risks.population.population import PopulationRisk
 from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
 
 #: Steps per compiled call at most, and floats in the buffer that keeps the state after each.
@@ -66,7 +69,7 @@ class Descent(AbstractPath):
     step: np.ndarray
     t: np.ndarray
     log_t: np.ndarray
-    params: Any
+    params: PyTree
     step_size: np.ndarray
     result: Literal["completed", "diverged"]
     message: str
@@ -76,19 +79,19 @@ class Descent(AbstractPath):
     energy: None = None
 
     @property
-    def initial(self) -> Any:  # type: ignore[override]
+    def initial(self) -> PyTree:  # type: ignore[override]
         """θ_0."""
         return jax.tree.map(lambda leaf: leaf[0], self.params)
 
     @property
-    def final(self) -> Any:
+    def final(self) -> PyTree:
         """The last saved θ."""
         return jax.tree.map(lambda leaf: leaf[-1], self.params)
 
     def coordinates(self) -> dict[str, tuple[np.ndarray, str]]:
         return {**super().coordinates(), "step": (self.step, "number of the step")}
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, object]:
         stats = {f"stats_{name}": float(value) for name, value in self.stats.items()}
         return {"result": self.result, "message": self.message, **stats}
 
@@ -98,25 +101,25 @@ class _FullGradient(eqx.Module):
 
     risk: AbstractRisk
 
-    def start(self) -> Any:
+    def start(self) -> PyTree:
         return jnp.zeros((0,), dtype=jnp.float64)
 
-    def __call__(self, theta: Any, n: jax.Array, memory: Any) -> tuple[Any, Any]:
+    def __call__(self, theta: PyTree, n: jax.Array, memory: PyTree) -> tuple[PyTree, PyTree]:
         return self.risk.gradient(theta), memory
 
 
 class _FreshBatch(eqx.Module):
     """g_n on a batch of independent draws ``risk.sample(key_n, batch)``."""
 
-    risk: Any
+    risk: EmpiricalRisk | PopulationRisk
     key: jax.Array
     factor: jax.Array
     batch: int = eqx.field(static=True)
 
-    def start(self) -> Any:
+    def start(self) -> PyTree:
         return jnp.zeros((0,), dtype=jnp.float64)
 
-    def __call__(self, theta: Any, n: jax.Array, memory: Any) -> tuple[Any, Any]:
+    def __call__(self, theta: PyTree, n: jax.Array, memory: PyTree) -> tuple[PyTree, PyTree]:
         # The key depends on n alone, so chunking and saving do not change a single bit.
         inputs, targets = self.risk.sample(jax.random.fold_in(self.key, n), self.batch)
         return _batch_gradient(self, theta, inputs, targets), memory
@@ -130,10 +133,10 @@ class _Reshuffled(eqx.Module):
     factor: jax.Array
     batch: int = eqx.field(static=True)
 
-    def start(self) -> Any:
+    def start(self) -> PyTree:
         return jnp.arange(self.risk.n)
 
-    def __call__(self, theta: Any, n: jax.Array, memory: Any) -> tuple[Any, Any]:
+    def __call__(self, theta: PyTree, n: jax.Array, memory: PyTree) -> tuple[PyTree, PyTree]:
         per_epoch = self.risk.n // self.batch
         epoch, place = n // per_epoch, n % per_epoch
         order = jax.lax.cond(
@@ -158,16 +161,16 @@ class _NormDependent(eqx.Module):
 
     rule: Any
 
-    def start(self) -> Any:
+    def start(self) -> PyTree:
         return self.rule.start()
 
-    def __call__(self, theta: Any, n: jax.Array, memory: Any) -> tuple[Any, Any]:
+    def __call__(self, theta: PyTree, n: jax.Array, memory: PyTree) -> tuple[PyTree, PyTree]:
         gradient, memory = self.rule(theta, n, memory)
         return norm_dependent(theta, gradient), memory
 
 
 def _batch_gradient(
-    rule: _FreshBatch | _Reshuffled, theta: Any, inputs: jax.Array, targets: jax.Array
+    rule: _FreshBatch | _Reshuffled, theta: PyTree, inputs: jax.Array, targets: jax.Array
 ) -> Any:
     gradient = data_gradient(rule.risk.net, rule.risk.loss, theta, inputs, targets)
     return jax.tree.map(lambda g: rule.factor * g, gradient)
@@ -176,13 +179,13 @@ def _batch_gradient(
 @eqx.filter_jit
 def _advance(
     rule: Any,
-    theta: Any,
-    memory: Any,
+    theta: PyTree,
+    memory: PyTree,
     eta: jax.Array,
     first: jax.Array,
     count: jax.Array,
     every: jax.Array,
-) -> tuple[Any, Any, Any, Any]:
+) -> tuple[Array, PyTree, PyTree, PyTree]:
     """Take up to ``count`` steps from step ``first`` and keep θ at every multiple of ``every``.
 
     One program serves every number of steps and every saving rhythm: both are runtime numbers and
@@ -192,11 +195,11 @@ def _advance(
     rows = jax.tree.map(lambda leaf: jnp.zeros((eta.shape[0], *leaf.shape), leaf.dtype), theta)
     base = first // every
 
-    def unfinished(carry: Any) -> jax.Array:
+    def unfinished(carry: PyTree) -> jax.Array:
         i, _, _, _, finite = carry
         return (i < count) & finite
 
-    def step(carry: Any) -> Any:
+    def step(carry: PyTree) -> PyTree:
         i, old, memory, rows, _ = carry
         n = first + i
         gradient, memory = rule(old, n, memory)
@@ -233,7 +236,7 @@ def _times(sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros(1), np.cumsum(sizes, dtype=np.longdouble)]).astype(np.float64)
 
 
-def _rule(risk: Any, batch: int | None, key: Any, sampling: str) -> Any:
+def _rule(risk: Any, batch: int | None, key: jax.Array | None, sampling: str) -> Any:
     """Return what computes g_n."""
     if batch is None:
         if key is not None:
@@ -249,24 +252,21 @@ def _rule(risk: Any, batch: int | None, key: Any, sampling: str) -> Any:
         and callable(getattr(risk, "sample", None))
     ):
         raise fail("batch", batch, f"{risk.name} has no data to sample", "pass batch=None")
-    empirical = isinstance(risk, EmpiricalRisk)
-    # A batch mean estimates the mean risk; the sum is n times as large.
-    factor = 1.0
-    if empirical and risk.reduction == "sum":
-        factor = float(risk.n if risk.weights is None else jnp.sum(risk.weights))
-    if sampling == "reshuffled":
-        if not empirical:
-            raise fail("sampling", sampling, "needs finite data", "pass sampling='independent'")
-        if batch > risk.n:
-            problem = f"is larger than the {risk.n} data"
-            raise fail("batch", batch, problem, f"pass batch <= {risk.n}")
-        return _Reshuffled(risk, key, jnp.asarray(factor), batch)
-    return _FreshBatch(risk, key, jnp.asarray(factor), batch)
+    # A batch mean estimates the mean risk; a sum is so many times as large.
+    factor = jnp.asarray(risk.mass)
+    if sampling == "independent":
+        return _FreshBatch(risk, key, factor, batch)
+    if not isinstance(risk, EmpiricalRisk):
+        raise fail("sampling", sampling, "needs finite data", "pass sampling='independent'")
+    if batch > risk.n:
+        problem = f"is larger than the {risk.n} data"
+        raise fail("batch", batch, problem, f"pass batch <= {risk.n}")
+    return _Reshuffled(risk, key, factor, batch)
 
 
 def descend(
     risk: AbstractRisk,
-    params: Any,
+    params: PyTree,
     *,
     step_size: Schedule,
     steps: int,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 # Importing these registers what files may hold.
 import gradflow.data.laws.radial_law
@@ -26,6 +27,7 @@ from gradflow.paths.events import KINDS, Events
 from gradflow.paths.saving import FORMAT, NeedsRiskWarning
 from gradflow.paths.trajectory import Trajectory
 from gradflow.paths.tree import leaf_names, rebuild_tree
+from gradflow.risks.base import AbstractRisk
 from gradflow.validation import fail
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 _OLD = "gradflow-trajectory-1"
 
 
-def _course_of(risk: Any, data: xr.Dataset, header: dict[str, Any]) -> Course | None:
+def _course_of(risk: AbstractRisk, data: xr.Dataset, header: dict[str, Any]) -> Course | None:
     if "course" not in header:
         return None
     kept = [str(name) for name in data.data_vars if str(name).startswith("course_")]
@@ -55,7 +57,7 @@ def _events_of(data: xr.Dataset, header: dict[str, Any]) -> Events:
     return Events.of_columns(columns)
 
 
-def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory | Descent:
+def load(path: str | os.PathLike[str], risk: AbstractRisk | None = None) -> Trajectory | Descent:
     """Read a path written by its ``save``: the same numbers to the bit.
 
     Parameters
@@ -97,7 +99,7 @@ def load(path: str | os.PathLike[str], risk: Any = None) -> Trajectory | Descent
     )  # fmt: skip
 
 
-def _opened(path: Any) -> tuple[xr.Dataset, dict[str, Any]]:
+def _opened(path: str | os.PathLike[str]) -> tuple[xr.Dataset, dict[str, Any]]:
     import xarray as xr
 
     fix = "pass a file written by the save of a path"
@@ -120,11 +122,13 @@ def _opened(path: Any) -> tuple[xr.Dataset, dict[str, Any]]:
     return data, header
 
 
-def _tree(structure: Any, arrays: list[np.ndarray], convert: Callable[[np.ndarray], Any]) -> Any:
+def _tree(
+    structure: PyTree, arrays: list[np.ndarray], convert: Callable[[np.ndarray], PyTree]
+) -> PyTree:
     return rebuild_tree(structure, [convert(array) for array in arrays])
 
 
-def _risk_of(path: Any, description: dict[str, Any]) -> Any:
+def _risk_of(path: str | os.PathLike[str], description: dict[str, Any]) -> AbstractRisk:
     missing = registry.unknown(description)
     if missing:
         raise fail(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
+from numpy.typing import ArrayLike
 
 from gradflow.paths.events import NO_EVENTS, Events
 from gradflow.validation import check_array, fail
@@ -42,13 +44,13 @@ class AbstractPath(abc.ABC):
     """
 
     risk: Any
-    params: Any
+    params: PyTree
     t: np.ndarray
     log_t: np.ndarray
     exact: Mapping[str, np.ndarray]
     events: Events
     energy: np.ndarray | None
-    initial: Any
+    initial: PyTree
     #: What it takes to go on from the end, where that is known.
     course: Course | None = None
     #: Of its files: the kind ("" = it has none), and what is kept beside the view, as trees of
@@ -69,11 +71,11 @@ class AbstractPath(abc.ABC):
         """What else than ln t says where on the path a row is: ``name: (values, long name)``."""
         return {"time": (self.t, "physical time")}
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, object]:
         """How it was made, as attributes of a view."""
         return {}
 
-    def at(self, t: Any = None, *, log_t: Any = None) -> AbstractPath:
+    def at(self, t: ArrayLike | None = None, *, log_t: ArrayLike | None = None) -> AbstractPath:
         """The path at given times, as a path that can be observed.
 
         Between recorded times this needs dense output (``save_at=gf.save.dense()``).
@@ -92,7 +94,7 @@ class AbstractPath(abc.ABC):
         """
         return recorded_at(self, asked_times(t, log_t))
 
-    def observe(self, what: str | Callable[..., Any], **options: Any) -> np.ndarray:
+    def observe(self, what: str | Callable[..., ArrayLike], **options: object) -> np.ndarray:
         """Value of an observable at the recorded times (see :mod:`gradflow.observables`).
 
         Parameters
@@ -140,25 +142,22 @@ class Recorded(AbstractPath):
     """Rows of parameters and what is known of them: a bare path."""
 
     risk: Any
-    params: Any
+    params: PyTree
     t: np.ndarray = field(default_factory=lambda: np.zeros(0))
     log_t: np.ndarray = field(default_factory=lambda: np.zeros(0))
     exact: Mapping[str, np.ndarray] = field(default_factory=dict)
     events: Events = NO_EVENTS
     energy: np.ndarray | None = None
-    initial: Any = None
+    initial: PyTree = None
 
     def __repr__(self) -> str:
         span = f", t = {self.t[0]:.6g} ... {self.t[-1]:.6g}" if self.t.size else ""
         # (the risk of what `as_path` was given may be any object)
         name = getattr(self.risk, "name", "an unknown risk")
-        return (
-            f"Path of {name}\n"
-            f"  {self.t.size} points{span}; observe(...), params, to_xarray(...)"
-        )
+        return f"Path of {name}\n  {self.t.size} points{span}; observe(...), params, to_xarray(...)"
 
 
-def as_path(value: Any) -> AbstractPath:
+def as_path(value: object) -> AbstractPath:
     """Return a path as it is, and whatever has ``risk`` and ``params`` as one."""
     if isinstance(value, AbstractPath):
         return value
@@ -194,7 +193,7 @@ class Asked:
             return f"{log_t if self.name == 'log_t' else np.exp(log_t):.10g}"
 
 
-def asked_times(t: Any, log_t: Any) -> Asked:
+def asked_times(t: ArrayLike | None, log_t: ArrayLike | None) -> Asked:
     """The times asked for, one of ``t`` and ``log_t``; increasing."""
     if (t is None) == (log_t is None):
         raise fail("t", t, "is to be given, or log_t, one of them", "pass t=..., or log_t=...")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gradflow import registry
 from gradflow.flows.course import Course
@@ -59,7 +60,7 @@ def _write(data: xr.Dataset, name: str) -> None:
     data.to_netcdf(name, engine="scipy", format="NETCDF3_64BIT")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, np.ndarray):
         return value.tolist()
     if dataclasses.is_dataclass(value):
@@ -67,7 +68,7 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _bare(name: str, array: Any) -> tuple[tuple[str, ...], np.ndarray]:
+def _bare(name: str, array: ArrayLike) -> tuple[tuple[str, ...], np.ndarray]:
     array = np.asarray(array, np.float64)
     return tuple(f"{name}_{i}" for i in range(array.ndim)), array
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
 from gradflow.flows.flow import Flow
 from gradflow.integrators.contract import AbstractDense
 from gradflow.numerics.rows import map_rows
 from gradflow.paths.path import Recorded
+from gradflow.risks.base import AbstractRisk
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,11 @@ class Stage:
         return map_rows(fn, self.flow.core(), self.Y)
 
 
-def _log_loss(flow: Any, Y: Any) -> Any:
+def _log_loss(flow: Flow, Y: Array) -> Array:
     return flow.chart.log_risk(flow.split(Y)[0])
 
 
-def _gradient_norm(flow: Any, Y: Any) -> Any:
+def _gradient_norm(flow: Flow, Y: Array) -> Array:
     return flow.chart.gradient_norm(flow.split(Y)[0])
 
 
@@ -49,7 +51,7 @@ def read(flow: Flow, s: np.ndarray, Y: np.ndarray) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def join(risk: Any, pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def join(risk: AbstractRisk, pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rows of several stages as one; where a chart has no exact value, parameters give it."""
     joined = {
         key: np.concatenate([piece[key] for piece in pieces])
@@ -61,7 +63,7 @@ def join(risk: Any, pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**joined, "params": params, "exact": _join_exact(risk, pieces)}
 
 
-def _join_exact(risk: Any, pieces: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+def _join_exact(risk: AbstractRisk, pieces: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     from gradflow import observables
 
     out: dict[str, np.ndarray] = {}

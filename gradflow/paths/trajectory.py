@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
+from numpy.typing import ArrayLike
 
 from gradflow.flows.course import Course
 from gradflow.integrators.contract import Result
@@ -66,9 +68,9 @@ class Trajectory(AbstractPath):
     t: np.ndarray
     log_t: np.ndarray
     clock: np.ndarray
-    params: Any
-    initial: Any
-    final: Any
+    params: PyTree
+    initial: PyTree
+    final: PyTree
     t_final: float
     log_t_final: float
     clock_final: float
@@ -103,7 +105,7 @@ class Trajectory(AbstractPath):
     def coordinates(self) -> dict[str, tuple[np.ndarray, str]]:
         return {**super().coordinates(), "clock": (self.clock, f"{self.clock_name} clock")}
 
-    def at(self, t: Any = None, *, log_t: Any = None) -> AbstractPath:
+    def at(self, t: ArrayLike | None = None, *, log_t: ArrayLike | None = None) -> AbstractPath:
         asked = asked_times(t, log_t)
         if all(stage.dense is None for stage in self._stages):
             return recorded_at(self, asked)
@@ -119,7 +121,7 @@ class Trajectory(AbstractPath):
         """The chart, or the charts joined by arrows."""
         return " -> ".join(self.chart_names)
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, object]:
         return {
             "integrator": self.integrator, "clock_name": self.clock_name, "chart": self.chart,
             "rtol": self.rtol, "atol": "scaled" if self.atol is None else self.atol,

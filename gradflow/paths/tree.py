@@ -7,19 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 from gradflow import registry
 from gradflow.validation import fail
 
 
-def describe_tree(tree: Any) -> tuple[Any, list[np.ndarray]]:
+def describe_tree(tree: PyTree) -> tuple[PyTree, list[np.ndarray]]:
     """Split a pytree of arrays into a JSON-able structure and its arrays.
 
     Dicts, lists, tuples, None and registered dataclasses are known.
     """
     arrays: list[np.ndarray] = []
 
-    def walk(node: Any) -> Any:
+    def walk(node: PyTree) -> PyTree:
         if node is None:
             return {"kind": "none"}
         if isinstance(node, dict):
@@ -43,11 +44,11 @@ def describe_tree(tree: Any) -> tuple[Any, list[np.ndarray]]:
     return walk(tree), arrays
 
 
-def rebuild_tree(structure: Mapping[str, Any], arrays: list[Any]) -> Any:
+def rebuild_tree(structure: Mapping[str, Any], arrays: list[PyTree]) -> PyTree:
     """Inverse of :func:`describe_tree`."""
     rest = iter(arrays)
 
-    def walk(node: Mapping[str, Any]) -> Any:
+    def walk(node: Mapping[str, Any]) -> PyTree:
         kind = node["kind"]
         if kind == "none":
             return None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from gradflow.paths.path import AbstractPath
 
-Variable = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
+Variable = tuple[tuple[str, ...], np.ndarray, dict[str, object]]
 
 #: Read through the chart where it knows more; part of every view.
 CHART_VALUES = ("log_loss", "gradient_norm")
@@ -94,7 +94,7 @@ def _known(name: str, array: np.ndarray) -> Variable:
     return dims, array, _attributes(spec.long_name, spec.unit)
 
 
-def _attributes(long_name: str, unit: str) -> dict[str, Any]:
+def _attributes(long_name: str, unit: str) -> dict[str, object]:
     """Everything but an angle is a pure number; ``scales_as`` says how it scales with weights."""
     if unit in ("1", "rad"):
         return {"long_name": long_name, "units": unit}
@@ -108,7 +108,7 @@ def _coordinates(path: AbstractPath) -> dict[str, Variable]:
     return found
 
 
-def _about(path: AbstractPath) -> dict[str, Any]:
+def _about(path: AbstractPath) -> dict[str, object]:
     from gradflow import __version__
 
     return {

@@ -75,6 +75,11 @@ class AbstractRisk(Described, eqx.Module):
         return None
 
     @property
+    def mass(self) -> float:
+        """What the mean loss is multiplied by in L: 1, or the total weight in a sum over data."""
+        return 1.0
+
+    @property
     def has_margin_limits(self) -> bool:
         """Whether flows that separate the data go to infinity, to a max-margin direction."""
         return False

@@ -156,6 +156,12 @@ class EmpiricalRisk(AbstractRisk):
         return self.y.shape[0]
 
     @property
+    def mass(self) -> float:
+        if self.reduction == "mean":
+            return 1.0
+        return float(self.n if self.weights is None else jnp.sum(self.weights))
+
+    @property
     def floor(self) -> float | None:
         return None if self.loss.vanishes else 0.0
 

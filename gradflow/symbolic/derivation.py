@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import sympy as sp
 
@@ -171,14 +171,14 @@ class Derivation:
     state: tuple[sp.Symbol, ...] = ()
     build_right_hand_side: Callable[[], tuple[sp.Expr, ...]] = field(default=tuple, repr=False)
     expansion: sp.Eq | None = None
-    cartesian: Callable[..., Any] | None = field(default=None, repr=False)
+    cartesian: Callable[..., object] | None = field(default=None, repr=False)
 
     @property
     def right_hand_side(self) -> tuple[sp.Expr, ...]:
         """Derivatives of ``state``, all abbreviations put in (built when asked for)."""
         return self.build_right_hand_side()
 
-    def vector_field(self, law: Law | Radial, coordinates: str = "polar") -> Callable[..., Any]:
+    def vector_field(self, law: Law | Radial, coordinates: str = "polar") -> Callable[..., object]:
         """Generate a JAX-jittable vector field from the derived equations.
 
         Parameters

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sympy as sp
 
@@ -237,14 +237,14 @@ def decay_equations(near: Aligned, extra: str = "") -> dict[str, sp.Eq]:
     }
 
 
-def cartesian_field(depth: sp.Expr) -> Callable[[Radial], Callable[..., Any]]:
+def cartesian_field(depth: sp.Expr) -> Callable[[Radial], Callable[..., object]]:
     """w' = R^(2-2/N) [F + (N-1)(F.what) what] with F = (c0/pi) v - (c0/pi - h) what, compiled."""
     cosine = sp.Symbol("cosine")
     pull = c0 / sp.pi
     on_v = R ** (2 - 2 / depth) * pull
     on_unit = R ** (2 - 2 / depth) * (-(pull - h(R)) + (depth - 1) * (pull * cosine - pull + h(R)))
 
-    def build(radial: Radial) -> Callable[..., Any]:
+    def build(radial: Radial) -> Callable[..., object]:
         import jax.numpy as jnp
 
         from gradflow.symbolic import codegen

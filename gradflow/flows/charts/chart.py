@@ -129,7 +129,7 @@ class CartesianChart(AbstractChart):
 
     @property
     def arrangement(self) -> Arrangement | None:
-        return self.risk.arrangement if self.metric.meets_kinks else None
+        return self.risk.arrangement if self.metric.plain else None
 
     def least_margin(self, y: Array) -> Array | None:
         return self.risk.least_margin(self.params(y))

@@ -26,7 +26,8 @@ their logarithms are states. Source: `akiyama2021learnability`.
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -60,15 +61,7 @@ def norm_dependent(params: TwoLayerParams, gradient: TwoLayerParams) -> TwoLayer
 
 def conic_metric_refusal(risk: AbstractRisk) -> str | None:
     """Why a risk has no norm-dependent step; None where it has one."""
-    net = risk.net
-    if not isinstance(net, TwoLayer) or not net.activation.homogeneous:
-        return "needs a two-layer net with a positively homogeneous activation"
-    if net.outer == "trained":
-        return (
-            "is for fixed outer weights (outer='fixed'): with trained balanced ones the plain "
-            "gradient flow is conic already"
-        )
-    return None
+    return "needs a two-layer net" if risk.net is None else risk.net.conic_refusal()
 
 
 class ConicChart(AbstractChart):
@@ -80,8 +73,7 @@ class ConicChart(AbstractChart):
     dim: int = eqx.field(static=True)
 
     def __init__(self, risk: AbstractRisk, params: TwoLayerParams) -> None:
-        net = risk.net
-        assert isinstance(net, TwoLayer)
+        net = cast(TwoLayer, risk.net)  # (no other offers the chart)
         self.risk, self.dim = risk, net.dim
         self.balanced = net.outer == "trained"
         self.outer = jnp.sign(params.outer) if self.balanced else params.outer
@@ -101,7 +93,7 @@ class ConicChart(AbstractChart):
         """Why the chart does not serve the plain gradient flow from a start, or None."""
         if risk.arrangement is not None and risk.arrangement.kinked:
             return "does not locate the kinks of a (leaky) ReLU net on data"
-        if risk.net.outer == "fixed":  # type: ignore[union-attr]
+        if cast(TwoLayer, risk.net).outer == "fixed":
             return "needs trained outer weights (for fixed ones see metric='conic')"
         norms = np.asarray(row_norms(params.inner))
         off = np.abs(np.abs(np.asarray(params.outer)) / norms - 1)
@@ -124,13 +116,13 @@ class ConicChart(AbstractChart):
     def params(self, y: Array) -> PyTree:
         return self._params(y, self.outer, jnp)
 
-    def _params(self, y: PyTree, outer: Any, xp: Any) -> TwoLayerParams:
+    def _params(self, y: PyTree, outer: Array | np.ndarray, xp: ModuleType) -> TwoLayerParams:
         log_norm, u = self._split(y, xp)
         norm = xp.exp(log_norm)
         scale = norm if self.balanced else xp.ones_like(norm)
         return TwoLayerParams(norm[..., None] * u, outer * scale)
 
-    def _split(self, y: PyTree, xp: Any) -> tuple[Any, Any]:
+    def _split(self, y: PyTree, xp: ModuleType) -> tuple[PyTree, PyTree]:
         """ln ‖w_k‖ and unit vectors: what integration adds to their length is divided out."""
         m = self.outer.shape[0]
         u = y[..., m:].reshape(*y.shape[:-1], m, self.dim)

@@ -7,7 +7,7 @@ ln L and the normalised margin are states of their own. Source: `lyu2020homogene
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ class LateChart(AbstractCoordinates):
         flat = [np.asarray(leaf).reshape(len(W), -1) for leaf in leaves]
         return np.concatenate([*flat, np.stack([log_rho, log_loss, margin], axis=1)], axis=1)
 
-    def _scaled(self, y: PyTree, xp: Any) -> Any:
+    def _scaled(self, y: PyTree, xp: ModuleType) -> PyTree:
         """Cartesian states: the trained entries times ρ."""
         trained = np.asarray(self.cartesian.trained) if xp is np else self.cartesian.trained
         return y[..., :-3] * xp.where(trained, xp.exp(y[..., -3:-2]), 1.0)

@@ -21,7 +21,6 @@ from jax import Array
 from jaxtyping import PyTree
 
 from gradflow.flows.charts.chart import AbstractChart
-from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.parameters import DeepLinearParams, LinearParams
 from gradflow.numerics.vectors import length, log_tan_half, perpendicular
 from gradflow.risks.population.linear_reduction import AbstractLinearReduction
@@ -46,22 +45,13 @@ class LinearLogAngleChart(AbstractChart):
     def refusal(risk: PopulationRisk, params: PyTree) -> str | None:
         """Why the start has no such chart (unbalanced layers, a start on the teacher's own axis);
         None when it has one."""
-        net = risk.net
-        if not isinstance(risk.reduction, AbstractLinearReduction):
-            return "a net has a log-angle chart against a linear teacher only, not a teacher net"
-        if isinstance(net, DeepLinear):
-            layers = [np.asarray(w) for w in params.layers]
-            top = max(float(np.linalg.norm(w)) for w in layers)
-            layers = [w / top for w in layers] if top > 0 else layers
-            defect = max(
-                (
-                    float(np.linalg.norm(after.T @ after - before @ before.T))
-                    for before, after in pairwise(layers)
-                ),
-                default=0.0,
-            )
-            if defect > BALANCE_TOLERANCE:
-                return f"the layers are not balanced (relative defect {defect:.3g})"
+        layers = [np.asarray(w) for w in params.matrices]
+        top = max(float(np.linalg.norm(w)) for w in layers)
+        layers = [w / top for w in layers] if top > 0 else layers
+        gaps = (after.T @ after - before @ before.T for before, after in pairwise(layers))
+        defect = max((float(np.linalg.norm(gap)) for gap in gaps), default=0.0)
+        if defect > BALANCE_TOLERANCE:
+            return f"the layers are not balanced (relative defect {defect:.3g})"
         v, w = np.asarray(risk.direction), np.asarray(risk.end_to_end(params))
         if w @ v > 0 and not perpendicular(w, v).any():
             return "the start is on the teacher's axis, where ln tan(theta/2) is -infinity"
@@ -80,7 +70,8 @@ class LinearLogAngleChart(AbstractChart):
             )  # fmt: skip
         across = perpendicular(w, v)
         # A linear predictor passes the origin within this share of the time it takes to get there.
-        floor = _CLOSEST_TO_PI if isinstance(params, LinearParams) else 0.0
+        predictor = isinstance(params, LinearParams)
+        floor = _CLOSEST_TO_PI if predictor else 0.0
         if w @ v < 0 and length(across) <= floor * radius:
             raise fail(
                 "params",
@@ -91,18 +82,16 @@ class LinearLogAngleChart(AbstractChart):
             )
         size = length(across)
         side = across / size if size > 0 else np.zeros_like(v)
-        vectors: tuple[np.ndarray, ...] | None = None
-        depth = 1
-        if isinstance(params, DeepLinearParams):
-            depth = len(params.layers)
-            vectors = ()
-            row = w / radius
-            for layer in params.layers[:-1]:
-                column = np.asarray(layer) @ row
-                row = column / np.linalg.norm(column)
-                vectors = (*vectors, row)
+        layers = params.matrices
+        vectors: list[np.ndarray] = []
+        row = w / radius
+        for layer in layers[:-1]:
+            column = np.asarray(layer) @ row
+            row = column / np.linalg.norm(column)
+            vectors.append(row)
+        outer = None if predictor else tuple(vectors)
         reduction = cast(AbstractLinearReduction, risk.reduction)
-        return cls(reduction, depth, np.stack([v, side]), vectors)
+        return cls(reduction, len(layers), np.stack([v, side]), outer)
 
     @property
     def name(self) -> str:
@@ -114,13 +103,11 @@ class LinearLogAngleChart(AbstractChart):
 
     def encode(self, params: PyTree) -> np.ndarray:
         assert self.frame is not None
-        if isinstance(params, DeepLinearParams):
-            w = np.asarray(params.layers[0], dtype=np.float64)
-            for layer in params.layers[1:]:
-                w = np.asarray(layer) @ w
-            w = w[0]
-        else:
-            w = np.asarray(params.weight, dtype=np.float64)
+        first, *others = params.matrices
+        w = np.asarray(first, dtype=np.float64)
+        for layer in others:
+            w = np.asarray(layer) @ w
+        w = w[0]
         v = self.frame[0]
         across = length(perpendicular(w, v))
         return np.array([np.log(length(w)), float(log_tan_half(w @ v, across))])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import PyTree
 
@@ -15,8 +14,8 @@ from gradflow.flows.charts.two_neuron import TwoNeuronChart
 from gradflow.risks.base import AbstractRisk
 from gradflow.validation import fail
 
-Make = Callable[[Any, Any], AbstractChart]
-Refusal = Callable[[Any, Any], str | None]
+Make = Callable[[PyTree, PyTree], AbstractChart]
+Refusal = Callable[[PyTree, PyTree], str | None]
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class ChartKind:
     refusal: Refusal
 
 
-def _never(risk: Any, params: PyTree) -> None:
+def _never(risk: AbstractRisk, params: PyTree) -> None:
     return None
 
 

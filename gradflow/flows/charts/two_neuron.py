@@ -91,11 +91,7 @@ class TwoNeuronChart(AbstractChart):
 
     @staticmethod
     def refusal(risk: PopulationRisk, params: PyTree) -> str | None:
-        """Why the risk has no such chart (a loss other than logistic); None when it has one."""
-        if not isinstance(risk.reduction, TwoNeuronReduction):
-            return (
-                f"two neurons have a log-angle chart for logistic loss only, not {risk.loss.name}"
-            )
+        """Why the start has no such chart; None when it has one."""
         v = np.asarray(risk.direction)
         omega = np.where(np.asarray(params.outer) >= 0, 1.0, -1.0)[:, None] * params.inner
         frame = np.asarray(planar_frame(jnp.asarray(omega), jnp.asarray(v)))

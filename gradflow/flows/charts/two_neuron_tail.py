@@ -37,7 +37,9 @@ class Placement(eqx.Module):
     signs: np.ndarray
     outer: np.ndarray
 
-    def params(self, z: Any, p: Any, b: Any) -> TwoLayerParams:
+    def params(
+        self, z: Array | np.ndarray, p: Array | np.ndarray, b: Array | np.ndarray
+    ) -> TwoLayerParams:
         """Parameters from v-parts (..., 2), perpendicular parts (..., 2, 2) and weights (..., 2),
         on the host or in JAX."""
         omega = z[..., None] * self.frame[:1] + p @ self.frame[1:]

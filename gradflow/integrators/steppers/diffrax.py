@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 from jax import Array, lax
+from jaxtyping import PyTree
 
 from gradflow.integrators.contract import (
     AbstractEvent,
@@ -31,6 +32,7 @@ from gradflow.integrators.contract import (
     register_solver_type,
 )
 from gradflow.integrators.march import AbstractStepper, Steps, march
+from gradflow.integrators.until import LogTimeMeasure
 from gradflow.numerics.compiled import compile_once
 from gradflow.validation import fail
 
@@ -90,11 +92,11 @@ def _max_norm(x: Array) -> Array:
     return jnp.max(jnp.abs(x))
 
 
-def _select(pred: Array, new: Any, old: Any) -> Any:
+def _select(pred: Array, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree_util.tree_map(ft.partial(jnp.where, pred), new, old)
 
 
-def _ready(solver: diffrax.AbstractRungeKutta, rtol: Array, atol: Array) -> Any:
+def _ready(solver: diffrax.AbstractRungeKutta, rtol: Array, atol: Array) -> PyTree:
     """The solver for a loop that is not differentiated, with the controller's tolerances."""
     if not isinstance(solver, diffrax.AbstractImplicitSolver):
         return dataclasses.replace(solver, scan_kind="lax")
@@ -107,7 +109,11 @@ def _ready(solver: diffrax.AbstractRungeKutta, rtol: Array, atol: Array) -> Any:
 
 
 def _probe(
-    flow: Flow, events: tuple[AbstractEvent, ...], measure: Any, s: Array, Y: Array
+    flow: Flow,
+    events: tuple[AbstractEvent, ...],
+    measure: LogTimeMeasure | None,
+    s: Array,
+    Y: Array,
 ) -> Array:
     values = [jnp.asarray(event(flow, s, Y), jnp.float64) for event in events]
     last = s if measure is None else jnp.asarray(measure(flow, s, Y), jnp.float64)
@@ -154,7 +160,7 @@ def _segment(
     solver: diffrax.AbstractRungeKutta,
     flow: Flow,
     events: tuple[AbstractEvent, ...],
-    measure: Any,
+    measure: LogTimeMeasure | None,
     controls: dict[str, Array],
     carry: _Carry,
     retakes: _Retakes,
@@ -258,12 +264,12 @@ class _DiffraxStepper(AbstractStepper):
             first_stages=none, calls=none,
         )  # fmt: skip
 
-    def _retakes(self, s: np.ndarray, Y: np.ndarray, memory: Any, to: np.ndarray) -> _Retakes:
+    def _retakes(self, s: np.ndarray, Y: np.ndarray, memory: PyTree, to: np.ndarray) -> _Retakes:
         """Steps to retake, padded to the compiled size; without a memory slopes are missing."""
         if memory is None and self.tableau.fsal:
             memory = (np.ones(len(s), bool), np.zeros_like(Y))
         short = self.chunk - len(s)
-        padded: Any = jax.tree_util.tree_map(
+        padded: PyTree = jax.tree_util.tree_map(
             lambda x: np.concatenate([x, np.zeros((short, *x.shape[1:]), x.dtype)]),
             ((s, Y, memory), to),
         )

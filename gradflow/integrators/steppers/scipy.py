@@ -19,8 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import PyTree
 from scipy import integrate
 
+from gradflow.flows.flow import Flow
 from gradflow.integrators.contract import (
     AbstractEvent,
     AbstractIntegrator,
@@ -30,6 +32,7 @@ from gradflow.integrators.contract import (
 )
 from gradflow.integrators.march import AbstractStepper, Steps, march
 from gradflow.integrators.statistics import UNKNOWN
+from gradflow.integrators.until import LogTimeMeasure
 from gradflow.numerics.compiled import compile_once
 
 _SOLVERS: dict[str, Callable[..., integrate.OdeSolver]] = {
@@ -53,15 +56,21 @@ _LOOK_SECONDS = 0.5
 Curve = Callable[[np.ndarray], np.ndarray]
 
 
-def _field(flow: Any, s: Array, Y: Array) -> Array:
+def _field(flow: Flow, s: Array, Y: Array) -> Array:
     return flow.field(s, Y)
 
 
-def _jacobian(flow: Any, s: Array, Y: Array) -> Array:
+def _jacobian(flow: Flow, s: Array, Y: Array) -> Array:
     return jax.jacfwd(lambda state: flow.field(s, state))(Y)
 
 
-def _probe(flow: Any, events: tuple[AbstractEvent, ...], measure: Any, s: Array, Y: Array) -> Array:
+def _probe(
+    flow: Flow,
+    events: tuple[AbstractEvent, ...],
+    measure: LogTimeMeasure | None,
+    s: Array,
+    Y: Array,
+) -> Array:
     values = [jnp.asarray(event(flow, s, Y), jnp.float64) for event in events]
     values.append(s if measure is None else jnp.asarray(measure(flow, s, Y), jnp.float64))
     return jnp.stack(values)
@@ -130,7 +139,7 @@ class _ScipyStepper(AbstractStepper):
         self.accepted = 0
         self.last = Steps(np.zeros(0), np.zeros((0, 0)), np.zeros((0, 0)))
 
-    def _compiled(self, fn: Callable[..., Array], *front: Any) -> Callable[..., np.ndarray]:
+    def _compiled(self, fn: Callable[..., Array], *front: PyTree) -> Callable[..., np.ndarray]:
         point = (np.float64(self.problem.s0), self.problem.Y0)
         program, arrays, seconds = compile_once(fn, fn.__name__, (*front, *point))
         self.compile_seconds += seconds

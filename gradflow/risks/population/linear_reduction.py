@@ -114,7 +114,6 @@ class AbstractLinearReduction(AbstractReduction):
     subtracting nearby numbers. All methods can be compiled and differentiated.
     """
 
-    #: Kinds of charts that flows of such a risk have besides those of the net.
     charts: ClassVar[tuple[str, ...]] = ("linear-log-angle",)
 
     @abstractmethod

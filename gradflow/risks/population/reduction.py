@@ -20,7 +20,15 @@ Teacher = LinearTeacher | NetworkTeacher
 
 
 class AbstractReduction(eqx.Module):
-    """Value and gradient of a population risk for one kind of net, loss, law and teacher."""
+    """Value and gradient of a population risk for one kind of net, loss, law and teacher.
+
+    Attributes
+    ----------
+    charts : tuple of str
+        Kinds of charts that flows of such a risk have besides those of the net.
+    """
+
+    charts: ClassVar[tuple[str, ...]] = ()
 
     #: Kinds of charts that flows of such a risk have besides those of the net.
     charts: ClassVar[tuple[str, ...]] = ()

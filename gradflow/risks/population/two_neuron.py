@@ -117,7 +117,6 @@ class TwoNeuronReduction(AbstractReduction):
     work.
     """
 
-    #: Kinds of charts that flows of such a risk have besides those of the net.
     charts: ClassVar[tuple[str, ...]] = ("two-neuron-log-angle",)
 
     radial: RadialFunctions

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sympy as sp
 
@@ -55,10 +55,10 @@ def coefficients(slope: sp.Expr) -> tuple[sp.Expr, ...]:
     return (expr(on_v), *(expr(r) for r in result))
 
 
-def cartesian_field(slope: sp.Expr, outer: str) -> Callable[[Radial], Callable[..., Any]]:
+def cartesian_field(slope: sp.Expr, outer: str) -> Callable[[Radial], Callable[..., object]]:
     """Return ``build(radial) -> field``; see ``Derivation.vector_field``."""
 
-    def build(radial: Radial) -> Callable[..., Any]:
+    def build(radial: Radial) -> Callable[..., object]:
         import jax.numpy as jnp
 
         from gradflow.symbolic import codegen

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
 import gradflow as gf
@@ -83,7 +84,7 @@ class TeacherStudent:
         return gf.Regularised(plain, self.lam)
 
     @property
-    def params(self) -> Any:
+    def params(self) -> PyTree:
         """The start: masses ``scale``, as |w| (fixed) or as |a| |w| with |a| = |w| (trained)."""
         size = self.scale if self.outer == "fixed" else np.sqrt(self.scale)
         signs = np.array(self.signs)
@@ -95,7 +96,7 @@ class TeacherStudent:
         """How much faster masses react than in the norm-dependent flow."""
         return 1.0 if self.outer == "fixed" else 2.0
 
-    def but(self, **changes: Any) -> TeacherStudent:
+    def but(self, **changes: object) -> TeacherStudent:
         """A copy with fields replaced."""
         return replace(self, **changes)
 
@@ -333,7 +334,7 @@ def late_path(lab: Lab, one: TeacherStudent, rtol: float = FINE) -> gf.Trajector
     return conic_path(lab, one, np.linspace(0.0, late_time(lab, one), 121), rtol)
 
 
-def measures_of(params: Any) -> list[gf.certificates.AtomicMeasure]:
+def measures_of(params: PyTree) -> list[gf.certificates.AtomicMeasure]:
     """The measures at recorded times."""
     count = np.asarray(params.outer).shape[0]
     return [
@@ -342,7 +343,7 @@ def measures_of(params: Any) -> list[gf.certificates.AtomicMeasure]:
     ]
 
 
-def excess_along(lab: Lab, one: TeacherStudent, params: Any) -> np.ndarray:
+def excess_along(lab: Lab, one: TeacherStudent, params: PyTree) -> np.ndarray:
     """J − J* at recorded parameters.
 
     In the plane all of it; in more dimensions its part λ∫(1 − η sgn) d|ν|, which keeps its digits

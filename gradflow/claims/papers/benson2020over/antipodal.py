@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +53,7 @@ KERNELS: dict[str, Callable[..., np.ndarray]] = {
 # --- ranks -------------------------------------------------------------------------------------
 
 
-def _bent(slope: Any) -> float:
+def _bent(slope: float) -> float:
     slope = check_real("slope", slope)
     if not 0 <= slope <= 1:
         raise fail("slope", slope, "is outside [0, 1]", "pass 0 for ReLU")

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 import gradflow as gf
 from gradflow.claims import Bound, Claim, Control, Hypothesis, Lab, Measurement
@@ -132,7 +133,7 @@ def descent_again(lab: Lab, one: Instance, eta: np.ndarray) -> Iterates:
     return lab.get(("descent again", one, eta.tobytes()), build)
 
 
-def _sizes(step_size: Any, steps: int) -> np.ndarray:
+def _sizes(step_size: PyTree, steps: int) -> np.ndarray:
     steps = check_integer("steps", steps, minimum=1)
     if callable(step_size):
         found: Any = step_size(np.arange(steps))
@@ -219,7 +220,7 @@ def _claim(
 
 
 def descent_early(
-    step_size: Any, some: Instances = STARTS, *, steps: int = STEPS, id: str, name: str = "given"
+    step_size: PyTree, some: Instances = STARTS, *, steps: int = STEPS, id: str, name: str = "given"
 ) -> Bound:
     """The bound until cos θ ≥ 0.
 
@@ -242,7 +243,7 @@ def descent_early(
 
 
 def descent_late(
-    step_size: Any,
+    step_size: PyTree,
     some: Instances = STARTS,
     *,
     delta: float = 1.0,

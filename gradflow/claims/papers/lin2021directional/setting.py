@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
 import gradflow as gf
@@ -62,7 +63,7 @@ class Instance:
         return gf.PopulationRisk(net, LOSSES[self.loss], self.law, gf.LinearTeacher(self.v))
 
     @property
-    def params(self) -> Any:
+    def params(self) -> PyTree:
         """The start as parameters of the net; balanced if only its product is given."""
         net = self.risk.net
         if self.layered:
@@ -103,7 +104,7 @@ class Instance:
         r""":math:`\cos\theta(0)`."""
         return float(-np.tanh(self.log_tan))
 
-    def but(self, **changes: Any) -> Instance:
+    def but(self, **changes: object) -> Instance:
         """A copy with fields replaced."""
         return replace(self, **changes)
 
@@ -115,7 +116,7 @@ class Instance:
 
 def instance(
     law: gf.SphericalLaw,
-    start: Any,
+    start: PyTree,
     teacher: ArrayLike | None = None,
     *,
     depth: int = 1,

@@ -64,7 +64,7 @@ class Pair:
         """The neurons at time 0, shape (2, d)."""
         return np.array(self.inner)
 
-    def but(self, **changes: Any) -> Pair:
+    def but(self, **changes: object) -> Pair:
         """A copy with fields replaced."""
         return replace(self, **changes)
 

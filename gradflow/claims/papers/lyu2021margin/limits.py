@@ -21,6 +21,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 import gradflow as gf
 from gradflow.claims import Control, Equality, Hypothesis, Lab, Measurement
@@ -66,7 +67,7 @@ def _limit_claim(
     some: Several[Instance],
     read: Read,
     names: Sequence[str],
-    stated: Callable[[Instance], Any],
+    stated: Callable[[Instance], ArrayLike],
     **fields: Any,
 ) -> Equality:
     ones = several("instances", some, Instance)

@@ -24,6 +24,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
 import gradflow as gf
@@ -111,7 +112,7 @@ class Instance:
         return gf.EmpiricalRisk(self.net, gf.logistic, self.X, self.y)
 
     @property
-    def params(self) -> Any:
+    def params(self) -> PyTree:
         """The start: σ times ``inner`` and ``outer`` (fixed outer weights are not scaled)."""
         outer = self.scale * self.a if self.trained else self.a
         return self.net.params(self.scale * self.w, outer)
@@ -168,7 +169,7 @@ class Instance:
         gap = np.hypot(np.linalg.norm(w - size[:, None] * self.mu_bar, axis=1), a - size)
         return float(np.max(gap / np.abs(size)))
 
-    def but(self, **changes: Any) -> Instance:
+    def but(self, **changes: object) -> Instance:
         """A copy with fields replaced."""
         return replace(self, **changes)
 

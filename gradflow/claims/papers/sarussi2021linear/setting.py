@@ -99,7 +99,7 @@ class Student:
         """The hard-margin SVM on the data, through the origin."""
         return gf.certificates.hard_margin_svm(self.X, self.y)
 
-    def but(self, **changes: Any) -> Student:
+    def but(self, **changes: object) -> Student:
         """A copy with fields replaced."""
         return replace(self, **changes)
 

@@ -131,7 +131,7 @@ def sgd_again(lab: Lab, one: Student, how: Schedule) -> Run:
     return lab.get(("sgd again", one, how), build)
 
 
-def _pull(pre: np.ndarray, one: Student, y: ArrayLike) -> Any:
+def _pull(pre: np.ndarray, one: Student, y: ArrayLike) -> np.ndarray:
     """|ℓ'| = 1/(1 + e^z) at pre-activations of shape (..., m)."""
     z = y * (np.where(pre > 0, pre, one.slope * pre) @ one.a)
     return np.exp(-np.logaddexp(0, z))
@@ -157,7 +157,7 @@ def sgd_bound(
     *,
     step_size: float = 0.5,
     steps: int = STEPS,
-    seeds: Any = (0, 1),
+    seeds: int | Sequence[int] = (0, 1),
     sampling: str = "reshuffled",
     id: str,
     name: str = "given data",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from gradflow.cells.arrangement import Arrangement
 from gradflow.cells.pattern import Pattern
+from gradflow.flows.charts.late import LateChart
 from gradflow.flows.event import AbstractEvent, limits
 from gradflow.integrators.contract import (
     AbstractIntegrator,
@@ -28,7 +30,7 @@ class LateIntegrator(AbstractIntegrator):
     def solve(self, problem: Problem) -> Solution:
         """Go on from a state of the late chart, to a time, loss or speed of turning."""
         flow = problem.flow
-        chart, at = flow.chart, flow.arrangement
+        chart, at = cast(LateChart, flow.chart), cast(Arrangement, flow.arrangement)
         state, energy, extra = flow.split(problem.Y0)
         W, a = at.split(chart.decode(state))
         sides: Any = problem.sides

@@ -6,11 +6,11 @@ steps of an explicit method stay short, so that waiting for the clock to grow wo
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gradflow.flows.event import limits
+from gradflow.integrators.contract import Problem
+from gradflow.integrators.steppers.piecewise.step import Carry, Rates
 
 #: Attempted steps between two looks.
 LOOK = 2_000
@@ -24,7 +24,7 @@ _FAINT = 1e-2
 _PATIENCE = 200_000
 
 
-def is_at_rest(now: Any, W: np.ndarray, a: np.ndarray, sizes: np.ndarray, rtol: float) -> bool:
+def is_at_rest(now: Rates, W: np.ndarray, a: np.ndarray, sizes: np.ndarray, rtol: float) -> bool:
     """Whether every neuron's rate, in units of what could move it, is zero to the tolerance.
 
     A small neuron that grows away from a saddle has a rate of its own size, so this is no plateau.
@@ -46,7 +46,7 @@ def is_at_rest(now: Any, W: np.ndarray, a: np.ndarray, sizes: np.ndarray, rtol: 
     return bool(np.all((does <= _HOVER * rtol * could) | shrinks))
 
 
-def pulls_unseen(now: Any, sides: np.ndarray, held: np.ndarray) -> bool:
+def pulls_unseen(now: Rates, sides: np.ndarray, held: np.ndarray) -> bool:
     """Whether all that still pulls hard is seen by no neuron, so that it holds nobody in place.
 
     What is seen, though faint, is then all there is: no rest.
@@ -66,7 +66,7 @@ def pulls_unseen(now: Any, sides: np.ndarray, held: np.ndarray) -> bool:
     return 0 < most < _FAINT * loud
 
 
-def end_is_far(problem: Any, carry: Any, log_risk: float) -> bool:
+def end_is_far(problem: Problem, carry: Carry, log_risk: float) -> bool:
     """Whether a time to stop at, if any, is out of reach at the present step and loss."""
     if np.isfinite(problem.s_end):
         return False

@@ -9,13 +9,12 @@ hold: all violated indices at once while that lowers their number, else the last
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jaxtyping import PyTree
 
 
-def box_least_squares(G: Any, b: Any, lo: Any, hi: Any) -> tuple[Any, Any, Any]:
+def box_least_squares(G: Array, b: Array, lo: Array, hi: Array) -> tuple[Array, Array, Array]:
     """Minimise ``½ xᵀGx + bᵀx`` over ``lo ≤ x ≤ hi``.
 
     Parameters
@@ -39,7 +38,7 @@ def box_least_squares(G: Any, b: Any, lo: Any, hi: Any) -> tuple[Any, Any, Any]:
     # Values are compared in units of the box, gradients in units of their own terms.
     slack_x = 1e-14 * jnp.maximum(jnp.abs(lo), jnp.abs(hi))
 
-    def point(at: Any) -> tuple[Any, Any]:
+    def point(at: Array) -> tuple[Array, Array]:
         """x and its gradient with the entries ``at`` = -1 / 0 / +1 at lo / free / at hi."""
         bound = jnp.where(at < 0, lo, hi)
         held = at != 0
@@ -48,7 +47,7 @@ def box_least_squares(G: Any, b: Any, lo: Any, hi: Any) -> tuple[Any, Any, Any]:
         x = jnp.where(held, bound, jnp.linalg.solve(system, right))
         return x, G @ x + b
 
-    def violations(at: Any, x: Any, gradient: Any) -> Any:
+    def violations(at: Array, x: Array, gradient: Array) -> Array:
         size = scale * (jnp.abs(G) @ jnp.abs(x) / scale + jnp.abs(b)) + 1e-300
         slack = 1e-14 * size
         free = at == 0
@@ -57,15 +56,15 @@ def box_least_squares(G: Any, b: Any, lo: Any, hi: Any) -> tuple[Any, Any, Any]:
         release = ((at < 0) & (gradient < -slack)) | ((at > 0) & (gradient > slack))
         return (low | high | release) & ~fixed
 
-    def pivot(at: Any, x: Any, chosen: Any) -> Any:
+    def pivot(at: Array, x: Array, chosen: Array) -> Array:
         moved = jnp.where(at == 0, jnp.where(x < lo, -1, 1), 0)
         return jnp.where(chosen, moved, at)
 
-    def go_on(state: Any) -> Any:
+    def go_on(state: PyTree) -> PyTree:
         _, _, bad, _, _, count = state
         return jnp.any(bad) & (count < 8 * K + 40)
 
-    def body(state: Any) -> Any:
+    def body(state: PyTree) -> PyTree:
         at, x, bad, best, patience, count = state
         number = jnp.sum(bad)
         better = number < best

@@ -13,8 +13,11 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from gradflow.cells.forces import Forces
+from gradflow.flows.event import AbstractEvent
+from gradflow.flows.flow import Flow
 from gradflow.integrators.contract import (
     AbstractIntegrator,
     Problem,
@@ -25,6 +28,7 @@ from gradflow.integrators.contract import (
 from gradflow.integrators.steppers.piecewise.dense import PiecewiseDense
 from gradflow.integrators.steppers.piecewise.loop import segment
 from gradflow.integrators.steppers.piecewise.run import PiecewiseRun
+from gradflow.integrators.steppers.piecewise.step import Carry, Out
 from gradflow.integrators.watch import next_budget
 from gradflow.numerics.compiled import compile_once
 
@@ -123,16 +127,21 @@ class PiecewiseIntegrator(AbstractIntegrator):
 
 
 def _segments(
-    structure: tuple[Any, ...], flow: Any, forces: Forces, events: Any, controls: Any, carries: Any
-) -> Any:
-    def one(controls: Any, carry: Any) -> Any:
+    structure: tuple[object, ...],
+    flow: Flow,
+    forces: Forces,
+    events: tuple[AbstractEvent, ...],
+    controls: PyTree,
+    carries: PyTree,
+) -> Out:
+    def one(controls: PyTree, carry: Carry) -> Out:
         run: Any = segment
         return run(*structure, flow, forces, events, controls, carry)
 
     return jax.vmap(one)(controls, carries)
 
 
-def _stack(trees: list[Any]) -> Any:
+def _stack(trees: list[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *trees)
 
 

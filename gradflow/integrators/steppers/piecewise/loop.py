@@ -9,13 +9,16 @@ back.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jaxtyping import PyTree
 
 from gradflow.cells.forces import Forces
+from gradflow.flows.event import AbstractEvent
+from gradflow.flows.flow import Flow
 from gradflow.integrators.steppers.piecewise.step import (
     A_TABLEAU,
     C_TABLEAU,
@@ -68,8 +71,8 @@ _NO_LENGTH = 1e-10
 
 
 def error_norm(
-    layout: LoopShape, y: Any, y1: Any, error: Any, rtol: Any, atol: Any, budget: Any
-) -> Any:
+    layout: LoopShape, y: Array, y1: Array, error: Array, rtol: Array, atol: Array, budget: Array
+) -> Array:
     """Largest error in units of the tolerance, relative to the size of each neuron.
 
     A neuron's entries are measured against the largest of them: neurons of very different sizes
@@ -87,7 +90,7 @@ def error_norm(
     return jnp.maximum(worst, jnp.abs(error[layout.m * (layout.D + 1)]) / (rtol * budget))
 
 
-def first_step(layout: LoopShape, carry: Carry, controls: dict[str, Any]) -> Any:
+def first_step(layout: LoopShape, carry: Carry, controls: dict[str, Array]) -> Array:
     """1 % of the time in which the fastest neuron changes by its own size."""
     W, a = unpack(layout, jnp.abs(carry.y))
     dW, da = unpack(layout, jnp.abs(carry.k1))
@@ -97,15 +100,19 @@ def first_step(layout: LoopShape, carry: Carry, controls: dict[str, Any]) -> Any
 
 
 def _false_position(
-    function: Any, hi: Any, value_hi: Any, value_lo: Any, width: float = 1e-14
-) -> tuple[Any, Any]:
+    function: Callable[[Array], Array],
+    hi: Array,
+    value_hi: Array,
+    value_lo: Array,
+    width: float = 1e-14,
+) -> tuple[Array, Array]:
     """The end with value > 0 of a bracket [0, hi] of an increasing sign change; evaluations."""
 
-    def go_on(state: Any) -> Any:
+    def go_on(state: PyTree) -> PyTree:
         a, _, b, _, _, count = state
         return (b - a > width * b) & (count < 60)
 
-    def body(state: Any) -> Any:
+    def body(state: PyTree) -> PyTree:
         a, va, b, vb, side, count = state
         x = b - vb * (b - a) / (vb - va)
         # Every fourth probe halves; the others stay off the ends, so that both close in.
@@ -130,10 +137,10 @@ def segment(
     rows: int,
     saving: bool,
     by_time: bool,
-    flow: Any,
+    flow: Flow,
     forces: Forces,
-    events: tuple[Any, ...],
-    controls: dict[str, Any],
+    events: tuple[AbstractEvent, ...],
+    controls: dict[str, Array],
     carry: Carry,
 ) -> Out:
     """Advance until the end, a stop, a full buffer, the host's turn, or the share of steps."""
@@ -143,7 +150,7 @@ def segment(
     m, G = carry.pattern.plus.shape
     K = carry.pattern.slots.shape[1]
 
-    def field(s: Any, y: Any, pattern: LoopCell) -> Rates:
+    def field(s: Array, y: Array, pattern: LoopCell) -> Rates:
         return rates(layout, forces, s, y, pattern)
 
     # The host may have changed the pattern, and the first step needs a length. (After a mere pause
@@ -158,21 +165,21 @@ def segment(
     )  # fmt: skip
     carry = carry._replace(h=jnp.where(carry.h > 0, carry.h, first_step(layout, carry, controls)))
 
-    def stop_value(s: Any, y: Any, pattern: LoopCell) -> Any:
+    def stop_value(s: Array, y: Array, pattern: LoopCell) -> Array:
         W, a = unpack(layout, y)
         Y = flow.vector(forces.join(W, a), y[m * layout.D + m :])
         speed = lambda: speed_of(layout, field(s, y, pattern))
         values = [e.in_cell(flow, s, Y, speed) for e in events]
         return jnp.max(jnp.stack([jnp.asarray(value, jnp.float64) for value in values]))
 
-    def step(carry: Carry) -> tuple[Any, ...]:
+    def step(carry: Carry) -> PyTree:
         """A step in the frozen cell, with its error, its multipliers and the field at its end."""
         s, y, pattern = carry.s, carry.y, carry.pattern
         h = jnp.where(s + carry.h > s_end - 1e-12 * carry.h, s_end - s, carry.h)
         A, C = jnp.asarray(A_TABLEAU), jnp.asarray(C_TABLEAU)
         pattern = held(carry)
 
-        def stage(i: Any, state: Any) -> Any:
+        def stage(i: Array, state: PyTree) -> PyTree:
             ks, over, flipped = state
             point = y + h * (A[i] @ ks)
             there = field(s + C[i] * h, point, pattern)
@@ -198,7 +205,7 @@ def segment(
             return carry.pattern
         return carry.pattern._replace(fresh=carry.pattern.fresh | carry.hold)
 
-    def to_be_held(carry: Carry, y1: Any, end: Rates, flipped: Any) -> Any:
+    def to_be_held(carry: Carry, y1: Array, end: Rates, flipped: Array) -> PyTree:
         """Pairs that changed sides somewhere in the step on a surface that would hold them."""
         pattern = carry.pattern
         flipped = flipped | ((end.H > 0) != pattern.plus)
@@ -211,7 +218,9 @@ def segment(
         below = along - jnp.where(plus, jump, 0.0)
         return flipped & ~pattern.slide & ~carry.hold & (above < 0) & (below > 0)
 
-    def advance(carry: Carry, h: Any, y1: Any, shape: Any, stages_over: Any, end: Rates) -> Any:
+    def advance(
+        carry: Carry, h: Array, y1: Array, shape: Array, stages_over: Array, end: Rates
+    ) -> PyTree:
         """Cut an accepted step at what comes first, and go on from there."""
         s, y, pattern = carry.s, carry.y, carry.pattern
         frozen = held(carry)
@@ -255,7 +264,7 @@ def segment(
                 turned = turned | (slides & (a0 * a1 <= 0))
             turned = turned & (a0 != 0)
 
-            def at_zero(_: Any) -> Any:
+            def at_zero(_: Array) -> PyTree:
                 k = jnp.argmax(turned)
                 at = m * layout.D + k
                 c = jnp.concatenate([y[at][None], shape[:, at]]) * jnp.sign(y[at])
@@ -282,13 +291,13 @@ def segment(
         cut_at = xi
         if layout.jumps:
 
-            def over(x: Any) -> Any:
+            def over(x: Array | float) -> Array:
                 point = dense(y, shape, x)
                 return jnp.max(
                     excess(layout, forces, point, pattern, field(s + x * h, point, frozen))
                 )
 
-            def check(_: Any) -> Any:
+            def check(_: Array) -> PyTree:
                 # A multiplier that leaves and is back before the end of the step shows in a stage.
                 times = jnp.asarray(C_TABLEAU)
                 seen = (stages_over > 0) & (times < xi)
@@ -298,7 +307,7 @@ def segment(
                 last = jnp.max(excess(layout, forces, dense(y, shape, xi), pattern, now))
                 value = jnp.where(early > 0, early, last)
 
-                def locate(_: Any) -> Any:
+                def locate(_: Array) -> PyTree:
                     start = over(0.0)
                     at, count = _false_position(over, hi, value, start, late)
                     at = jnp.where(start > 0, 0.0, at)
@@ -325,12 +334,12 @@ def segment(
             leaving = jnp.where(leaves, where % K, -1)
         if events:
 
-            def stops(x: Any) -> Any:
+            def stops(x: Array | float) -> Array:
                 return stop_value(s + x * h, dense(y, shape, x), frozen)
 
             value = stops(xi)
 
-            def locate_stop(_: Any) -> Any:
+            def locate_stop(_: Array) -> PyTree:
                 start = stops(0.0)
                 return jnp.where(start >= 0, 0.0, _false_position(stops, xi, value, start)[0])
 
@@ -381,7 +390,7 @@ def segment(
             pattern = pattern._replace(fresh=fresh, tangent=jnp.where(moved, -1, pattern.tangent))
             acts = (ended == CROSSING) | (ended == LEAVING)
 
-            def decide(_: Any) -> Any:
+            def decide(_: Array) -> PyTree:
                 chosen = choose(layout, forces, y_new, pattern, now, neuron, hit, leaving)
                 after = reselected(layout, forces, s_new, chosen.y, chosen.pattern, now, neuron)
                 before = jnp.linalg.norm(unpack(layout, y)[0][neuron])
@@ -399,7 +408,7 @@ def segment(
                     chosen.unclear,
                 )
 
-            def leave(_: Any) -> Any:
+            def leave(_: Array) -> PyTree:
                 none = jnp.asarray(-1)
                 zero = jnp.asarray(0)
                 return y_new, pattern, now.dy, zero, none, zero, jnp.asarray(False)
@@ -440,7 +449,7 @@ def segment(
         )  # fmt: skip
         return new, ended, recorded, jnp.stack([neuron, surface, kind]), (other, other_kind)
 
-    def body(state: Any) -> Any:
+    def body(state: PyTree) -> PyTree:
         carry, saved_s, saved_y, saved, event_s, event_tau, event_data, recorded = state
         h, y1, shape, worst, over, end, flipped = step(carry)
         accepted = worst <= 1.0
@@ -454,7 +463,7 @@ def segment(
             hold = jnp.where(accepted | crowded, False, hold)
         none = jnp.zeros(3, jnp.asarray(0).dtype)
 
-        def rejected(carry: Carry) -> Any:
+        def rejected(carry: Carry) -> PyTree:
             return (
                 carry,
                 jnp.asarray(NOTHING),
@@ -503,7 +512,7 @@ def segment(
             event_s, event_tau, event_data, recorded,
         )  # fmt: skip
 
-    def go_on(state: Any) -> Any:
+    def go_on(state: PyTree) -> PyTree:
         carry, _, _, saved, _, _, _, recorded = state
         return (
             (carry.code == RUNNING)

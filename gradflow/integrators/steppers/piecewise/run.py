@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import functools as ft
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from gradflow.cells.arrangement import Arrangement
 from gradflow.cells.clarke import ways_on
@@ -47,6 +47,8 @@ from gradflow.integrators.steppers.piecewise.step import (
     Carry,
     LoopCell,
     LoopShape,
+    Out,
+    Rates,
     jumps,
     rates,
     speed_of,
@@ -79,7 +81,7 @@ class PiecewiseRun:
     ahead: int
     cap: int
     resting: np.ndarray
-    fixed: dict[str, Any]
+    fixed: dict[str, PyTree]
 
     def __init__(self, locate: str, problem: Problem) -> None:
         self.problem, flow = problem, problem.flow
@@ -107,7 +109,7 @@ class PiecewiseRun:
         self.budget, self.leg_end, self.leg_rows = FIRST_BUDGET, 0, 0
         y = np.concatenate([W.reshape(-1), a, extra])
         zero = np.int64(0)
-        self.carry = Carry(
+        self.carry: Carry = Carry(
             s=np.float64(problem.s0), y=y, k1=np.zeros_like(y), h=np.float64(-1.0),
             pattern=self._start_pattern(W), target=zero, code=np.int64(RUNNING),
             hold=np.zeros((len(W), len(self.normals)) if locate == "slides" else (1, 1), bool),
@@ -197,7 +199,7 @@ class PiecewiseRun:
         self.carry = carry._replace(y=y, pattern=pattern, stuck=np.int64(0), code=np.int64(RUNNING))
         return ""
 
-    def _at_origin(self, k: int, y: np.ndarray, pattern: LoopCell, now: Any) -> str:
+    def _at_origin(self, k: int, y: np.ndarray, pattern: LoopCell, now: Rates) -> str:
         """Decide how neuron ``k`` goes on from w_k = 0, where all its surfaces meet.
 
         It stays iff 0 is in the convex hull of the limiting fields; else it leaves along the
@@ -232,7 +234,7 @@ class PiecewiseRun:
         )
         return ""
 
-    def _loud(self, now: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _loud(self, now: Rates) -> tuple[np.ndarray, np.ndarray]:
         """F⁺ and F⁻ (G,), one where their difference is noise."""
         return now.down + np.asarray(jumps(self.forces, now)), now.down
 
@@ -294,11 +296,11 @@ class PiecewiseRun:
         }  # fmt: skip
         return Result("reached") if problem.s0 >= problem.s_end else None
 
-    def structure(self) -> tuple[Any, ...]:
+    def structure(self) -> tuple[object, ...]:
         """What the compiled program depends on besides shapes."""
         return self.layout, self.rows, self.saving, self.by_time
 
-    def controls(self) -> dict[str, Any]:
+    def controls(self) -> dict[str, PyTree]:
         """The controls of the next segment."""
         self.resting = np.flatnonzero(self.carry.pattern.resting)
         self.ahead = self.share if self.resting.size else _SEGMENT
@@ -315,7 +317,7 @@ class PiecewiseRun:
         return {**self.fixed, "attempt_cap": np.int64(cap), "targets": window,
                 "paused": np.bool_(paused)}  # fmt: skip
 
-    def take(self, out: Any) -> Result | None:
+    def take(self, out: Out) -> Result | None:
         """Read a segment and decide what the host has to; a result when the run has ended."""
         problem = self.problem
         wakes = self._wakes(out.carry, self.resting)
@@ -414,7 +416,7 @@ class PiecewiseRun:
         )
         return still and end_is_far(self.problem, self.carry, float(now.log_risk))
 
-    def _rates(self, carry: Carry) -> Any:
+    def _rates(self, carry: Carry) -> Rates:
         """The field at ``carry`` with its parts (host)."""
         exact = self.layout._replace(locate="all")
         program, arrays, seconds = compile_once(
@@ -432,7 +434,7 @@ class PiecewiseRun:
         values = [float(e.in_cell(flow, self.carry.s, Y, speed)) for e in self.problem.events]
         return self.problem.events[int(np.argmax(values))]
 
-    def _read(self, out: Any) -> None:
+    def _read(self, out: Out) -> None:
         self.carry = out.carry
         saved, recorded = int(out.saved), int(out.recorded)
         self.parts_s.append(np.asarray(out.saved_s)[:saved].copy())

@@ -18,13 +18,15 @@ order 5(4) satisfying only the first column simplifying assumption (2011).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
+from jaxtyping import PyTree
 
 from gradflow.cells.forces import Forces
 from gradflow.integrators.steppers.piecewise.box_least_squares import box_least_squares
@@ -74,63 +76,66 @@ A_TABLEAU, C_TABLEAU, ERROR, DENSE = _tsit5()
 _NODES = (0.25, 0.5, 0.75, 1.0)
 
 
-class LoopCell(NamedTuple):
+A = TypeVar("A")  # compiled, on the host
+
+
+class LoopCell(NamedTuple, Generic[A]):
     """The activation cell as the loop carries it, and what slides in it."""
 
-    plus: Any  # (m, G) bools: on the + side (False on sliding pairs)
-    slide: Any  # (m, G) bools
-    fresh: Any  # (m, G) bools: on the surface, but about to leave it
-    tangent: Any  # (2,) ints: the pair that leaves at zero speed, or -1
-    slots: Any  # (m, K) ints: surfaces slid on, -1 = empty
-    Q: Any  # (m, K, D): orthonormal rows spanning the normals slid on
-    B: Any  # (m, K, D): multipliers are mu = -B u
-    resting: Any  # (m,) bools: w_k = 0 and stays there
+    plus: A  # (m, G) bools: on the + side (False on sliding pairs)
+    slide: A  # (m, G) bools
+    fresh: A  # (m, G) bools: on the surface, but about to leave it
+    tangent: A  # (2,) ints: the pair that leaves at zero speed, or -1
+    slots: A  # (m, K) ints: surfaces slid on, -1 = empty
+    Q: A  # (m, K, D): orthonormal rows spanning the normals slid on
+    B: A  # (m, K, D): multipliers are mu = -B u
+    resting: A  # (m,) bools: w_k = 0 and stays there
 
 
-class Carry(NamedTuple):
+class Carry(NamedTuple, Generic[A]):
     """State of the loop."""
 
-    s: Any
-    y: Any  # (m D + m + 1 [+ 1],): W, a, energy, ln(1+t)
-    k1: Any
-    h: Any
+    s: A
+    y: A  # (m D + m + 1 [+ 1],): W, a, energy, ln(1+t)
+    k1: A
+    h: A
     pattern: LoopCell
-    target: Any  # next save point of the window
-    code: Any
-    stuck: Any  # zero-length events in a row
-    neuron: Any  # the neuron the host has to look at
-    origin: Any  # its weights have reached 0
-    hold: Any  # (m, G) bools where crossings pass: pairs whose side is kept, to be located
-    accepted: Any
-    attempts: Any
-    rhs: Any
-    budget: Any  # what the error of the energy is measured by: the loss at the start of the leg
+    target: A  # next save point of the window
+    code: A
+    stuck: A  # zero-length events in a row
+    neuron: A  # the neuron the host has to look at
+    origin: A  # its weights have reached 0
+    hold: A  # (m, G) bools where crossings pass: pairs whose side is kept, to be located
+    accepted: A
+    attempts: A
+    rhs: A
+    budget: A  # what the error of the energy is measured by: the loss at the start of the leg
 
 
 class Out(NamedTuple):
     """What a segment of the loop hands to the host."""
 
     carry: Carry
-    saved_s: Any
-    saved_y: Any
-    saved: Any
-    event_s: Any
-    event_tau: Any
-    event_data: Any  # (rows, 3): neuron, surface, kind
-    recorded: Any
+    saved_s: Array
+    saved_y: Array
+    saved: Array
+    event_s: Array
+    event_tau: Array
+    event_data: Array  # (rows, 3): neuron, surface, kind
+    recorded: Array
 
 
-class Rates(NamedTuple):
+class Rates(NamedTuple, Generic[A]):
     """The field at a point, with what the selection needs."""
 
-    dy: Any
-    u: Any  # (m, D): Σ_g F n_g before projection
-    dW: Any  # (m, D), not yet in the clock's units
-    da: Any  # (m,)
-    H: Any  # (m, G): switching functions
-    up: Any  # F+ (G,)
-    down: Any  # F- (G,)
-    log_risk: Any
+    dy: A
+    u: A  # (m, D): Σ_g F n_g before projection
+    dW: A  # (m, D), not yet in the clock's units
+    da: A  # (m,)
+    H: A  # (m, G): switching functions
+    up: A  # F+ (G,)
+    down: A  # F- (G,)
+    log_risk: A
 
 
 class LoopShape(NamedTuple):
@@ -144,13 +149,13 @@ class LoopShape(NamedTuple):
     locate: str  # "all" surfaces or "slides" only
 
 
-def unpack(layout: LoopShape, y: Any) -> tuple[Any, Any]:
+def unpack(layout: LoopShape, y: Array) -> tuple[Array, Array]:
     """Return W (m, D) and a (m,)."""
     size = layout.m * layout.D
     return y[:size].reshape(layout.m, layout.D), y[size : size + layout.m]
 
 
-def rates(layout: LoopShape, forces: Forces, s: Any, y: Any, pattern: LoopCell) -> Rates:
+def rates(layout: LoopShape, forces: Forces, s: Array, y: Array, pattern: LoopCell) -> Rates:
     """The field dy/ds in the cell of ``pattern``."""
     W, a = unpack(layout, y)
     H = W @ forces.normals.T
@@ -183,7 +188,9 @@ def rates(layout: LoopShape, forces: Forces, s: Any, y: Any, pattern: LoopCell) 
     return Rates(dy, u, dW, da, H, up, down, log_risk)
 
 
-def _in_clock(layout: LoopShape, s: Any, y: Any, dW: Any, da: Any, log_risk: Any) -> Any:
+def _in_clock(
+    layout: LoopShape, s: Array, y: Array, dW: Array, da: Array, log_risk: Array
+) -> Array:
     speed = jnp.sum(dW * dW) + jnp.sum(da * da)
     parts = [dW.reshape(-1), da]
     if layout.clock == "loss":
@@ -193,14 +200,14 @@ def _in_clock(layout: LoopShape, s: Any, y: Any, dW: Any, da: Any, log_risk: Any
     return dy * jnp.exp(s) if layout.clock == "log" else dy
 
 
-def speed_of(layout: LoopShape, now: Rates) -> Any:
+def speed_of(layout: LoopShape, now: Rates) -> Array:
     """|dθ/dt|, in the physical clock."""
     speed = jnp.sqrt(jnp.sum(now.dW * now.dW) + jnp.sum(now.da * now.da))
     return speed * jnp.exp(now.log_risk) if layout.clock == "loss" else speed
 
 
 def reselected(
-    layout: LoopShape, forces: Forces, s: Any, y: Any, pattern: LoopCell, now: Rates, k: Any
+    layout: LoopShape, forces: Forces, s: Array, y: Array, pattern: LoopCell, now: Rates, k: Array
 ) -> Rates:
     """``now`` after the pattern of neuron ``k`` alone has changed on surfaces where h = 0.
 
@@ -218,13 +225,15 @@ def reselected(
     return now._replace(dy=dy, u=now.u.at[k].set(u), dW=dW, da=da)
 
 
-def jumps(forces: Forces, now: Rates) -> Any:
+def jumps(forces: Forces, now: Rates) -> Array:
     """F⁺ − F⁻ (G,), 0 where it is noise (a datum that has been fitted)."""
     jump = now.up - now.down
     return jnp.where(jnp.abs(jump) <= forces.noise(), 0.0, jump)
 
 
-def multipliers(layout: LoopShape, forces: Forces, y: Any, pattern: LoopCell, now: Rates) -> Any:
+def multipliers(
+    layout: LoopShape, forces: Forces, y: Array, pattern: LoopCell, now: Rates
+) -> Array:
     """ν (m, K) in [0, 1] of the surfaces slid on."""
     mu = -jnp.sum(pattern.B * now.u[:, None, :], axis=2)
     taken = pattern.slots >= 0
@@ -238,7 +247,7 @@ def multipliers(layout: LoopShape, forces: Forces, y: Any, pattern: LoopCell, no
     return jnp.where(acts, mu / jnp.where(acts, jump, 1.0), 0.5)
 
 
-def excess(layout: LoopShape, forces: Forces, y: Any, pattern: LoopCell, now: Rates) -> Any:
+def excess(layout: LoopShape, forces: Forces, y: Array, pattern: LoopCell, now: Rates) -> Array:
     """How far multipliers are outside [0, 1] (m, K); <= 0 while all surfaces are held.
 
     A surface that has turned repelling (its force changed sign) holds nothing.
@@ -250,23 +259,23 @@ def excess(layout: LoopShape, forces: Forces, y: Any, pattern: LoopCell, now: Ra
     return jnp.where(repels, 1.0, jnp.maximum(nu - 1.0, -nu) - _NU_SLACK)
 
 
-def dense(y: Any, shape: Any, xi: Any) -> Any:
+def dense(y: Array, shape: Array, xi: Array | float) -> Array:
     """State at the fraction ξ; ``shape`` (4, dim) holds the coefficients of ξ … ξ⁴."""
     return y + xi * (shape[0] + xi * (shape[1] + xi * (shape[2] + xi * shape[3])))
 
 
-def _horner(c: Any, x: Any) -> Any:
+def _horner(c: Sequence[Array] | Array, x: Array | float) -> Array:
     return c[0] + x * (c[1] + x * (c[2] + x * (c[3] + x * c[4])))
 
 
-def quartic_root(c: Any, hi: Any) -> Any:
+def quartic_root(c: Array, hi: Array) -> Array:
     """A root in (0, hi] of a quartic that is > 0 at 0 and < 0 at hi: the end that is <= 0."""
 
-    def go_on(state: Any) -> Any:
+    def go_on(state: PyTree) -> PyTree:
         lo, hi, _, count = state
         return (hi - lo > 4e-16 * hi) & (count < 80)
 
-    def body(state: Any) -> Any:
+    def body(state: PyTree) -> PyTree:
         lo, hi, x, count = state
         value = _horner(c, x)
         slope = c[1] + x * (2 * c[2] + x * (3 * c[3] + x * 4 * c[4]))
@@ -282,8 +291,8 @@ def quartic_root(c: Any, hi: Any) -> Any:
 
 
 def first_crossing(
-    layout: LoopShape, forces: Forces, y: Any, shape: Any, pattern: LoopCell, watched: Any
-) -> tuple[Any, Any]:
+    layout: LoopShape, forces: Forces, y: Array, shape: Array, pattern: LoopCell, watched: Array
+) -> tuple[Array, Array]:
     """The first root over all pairs: ``(ξ, flat index of the pair)``, ξ = 2 if there is none."""
     size = layout.m * layout.D
     W = y[:size].reshape(layout.m, layout.D)
@@ -300,12 +309,12 @@ def first_crossing(
 def first_crossing_of_few(
     layout: LoopShape,
     forces: Forces,
-    y: Any,
-    shape: Any,
+    y: Array,
+    shape: Array,
     pattern: LoopCell,
-    watched: Any,
+    watched: Array,
     most: int,
-) -> tuple[Any, Any]:
+) -> tuple[Array, Array]:
     """`first_crossing` where at most ``most`` pairs are watched."""
     m, G = pattern.plus.shape
     k, g = jnp.nonzero(watched, size=most, fill_value=m)
@@ -321,7 +330,9 @@ def first_crossing_of_few(
     return xi, k[which] * G + g[which]
 
 
-def _first_root(c: Any, side: Any, fresh: Any, touching: Any, watched: Any) -> tuple[Any, Any]:
+def _first_root(
+    c: list[Array], side: Array, fresh: Array, touching: Array, watched: Array
+) -> tuple[Array, Array]:
     """The first root in (0, 1] over quartics h(ξ) that have the sign ``side`` at 0.
 
     A pair that has just left its surface has a known root at ξ = 0 (a double one where it leaves at
@@ -349,7 +360,7 @@ def _first_root(c: Any, side: Any, fresh: Any, touching: Any, watched: Any) -> t
     already = (c[0] <= 0) & watched & ~fresh
     any_already = jnp.any(already)
 
-    def descend(state: Any) -> Any:
+    def descend(state: PyTree) -> PyTree:
         hi, _, _, count = state
         worst = jnp.argmin(jnp.where(watched, _horner(c, hi), jnp.inf))
         mine = jnp.stack([p.reshape(-1)[worst] for p in c])
@@ -367,11 +378,11 @@ def _first_root(c: Any, side: Any, fresh: Any, touching: Any, watched: Any) -> t
     return xi, found[1]
 
 
-def basis(normals: Any, taken: Any) -> tuple[Any, Any]:
+def basis(normals: Array, taken: Array) -> tuple[Array, Array]:
     """Orthonormal rows Q and multiplier rows B of the normals that are ``taken``."""
     rows = jnp.where(taken[:, None], normals, 0.0)
 
-    def factor(rows: Any) -> Any:
+    def factor(rows: Array) -> Array:
         return jnp.linalg.cholesky(rows @ rows.T + jnp.diag(jnp.where(taken, 0.0, 1.0)))
 
     first = factor(rows)
@@ -386,22 +397,22 @@ def basis(normals: Any, taken: Any) -> tuple[Any, Any]:
 class Selected(NamedTuple):
     """How one neuron goes on from an event."""
 
-    y: Any
+    y: Array
     pattern: LoopCell
-    kind: Any
-    dropped: Any  # a surface left besides, or -1
-    unclear: Any  # True: the host must decide
+    kind: Array
+    dropped: Array  # a surface left besides, or -1
+    unclear: Array  # True: the host must decide
 
 
 def choose(
     layout: LoopShape,
     forces: Forces,
-    y: Any,
+    y: Array,
     pattern: LoopCell,
     now: Rates,
-    k: Any,
-    hit: Any,
-    leaving: Any,
+    k: Array,
+    hit: Array,
+    leaving: Array,
 ) -> Selected:
     """Go on from a point where neuron ``k`` meets surface ``hit`` or leaves slot ``leaving``.
 
@@ -486,5 +497,5 @@ def choose(
     dropped = jnp.where(jnp.any(also), members[jnp.argmax(also)], -1)
     kind = jnp.where(leaving >= 0, SLIDE_OUT, jnp.where(stays[K], SLIDE_IN, CROSS))
     size = layout.m * layout.D
-    y = y[:size].reshape(layout.m, layout.D).at[k].set(w).reshape(-1), y[size:]
-    return Selected(jnp.concatenate(y), pattern, kind, dropped, unclear)
+    y = jnp.concatenate([y[:size].reshape(layout.m, layout.D).at[k].set(w).reshape(-1), y[size:]])
+    return Selected(y, pattern, kind, dropped, unclear)
