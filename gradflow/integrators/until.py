@@ -449,18 +449,16 @@ def check_start_time(value: object) -> float:
 
 def check_until(value: object) -> AbstractUntil:
     """Return ``value`` as a stopping condition; a number is a physical time."""
+    if isinstance(value, AbstractUntil):
+        return value
     refuse_traced("until", value)
-    number = np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
-    if number:
+    array = np.asarray(value)
+    if array.ndim == 0 and array.dtype.kind in "iuf":
         return Time(check_positive("until", value), logarithmic=False)
-    if not isinstance(value, AbstractUntil):
-        raise fail(
-            "until",
-            value,
-            "is not a stopping condition",
-            "pass a time, or for example gf.until.loss(1e-6)",
-        )  # fmt: skip
-    return value
+    raise fail(
+        "until", value, "is not a stopping condition",
+        "pass a time, or for example gf.until.loss(1e-6)",
+    )  # fmt: skip
 
 
 __all__ = ["clock", "direction", "gradient", "log_time", "loss", "steps", "time", "when"]
