@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from gradflow.integration import integrate_many as integrate_many
     from gradflow.integrators import save as save
     from gradflow.integrators import until as until
-    from gradflow.integrators.contract import integrator_names as integrator_names
+    from gradflow.integrators.driver import integrator_names as integrator_names
+    from gradflow.integrators.settings import SmallStartWarning as SmallStartWarning
     from gradflow.losses import exponential as exponential
     from gradflow.losses import hinge as hinge
     from gradflow.losses import logistic as logistic
@@ -116,7 +117,8 @@ _EXPORTS = {
     "gradflow.risks.population.gaussian_kernels": "gaussian_kernel",
     # integration: the flow, and gradient descent beside it
     "gradflow.paths.descent": "descend",
-    "gradflow.integrators.contract": "integrator_names",
+    "gradflow.integrators.driver": "integrator_names",
+    "gradflow.integrators.settings": "SmallStartWarning",
     "gradflow.integration": "IntegrationError IntegrationWarning integrate integrate_many",
     "gradflow.paths.trajectory": "Trajectory",
     "gradflow.paths.file": "load",

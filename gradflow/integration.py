@@ -277,7 +277,7 @@ def _course(
         )  # fmt: skip
     params = risk.as_params(params)
     start = params if risk.net is None else risk.net.check_start(params)
-    if clock == "auto":
+    if isinstance(clock, str) and clock == "auto":  # (arrays compare entry by entry)
         at = risk.arrangement
         clock = "loss" if at is not None and at.margin_loss else "log"
     course = Course.of(risk, start, clock=clock, chart=chart, metric=metric)

@@ -71,7 +71,7 @@ CASES = {
     "angle pi": ("params", lambda: flow(params=LINEAR.params([0.0, 0.0, -1.0]))),
     "angle pi to rounding": ("params", lambda: flow(params=np.array([1e-40, 0.0, -1.0]))),
     "until beyond the log clock": ("until", lambda: flow(until=gf.until.log_time(800.0))),
-    "until word": ("until", lambda: flow(until="soon")),
+    "until number": ("until", lambda: flow(until=-1e6)),
     "until negative": ("t", lambda: gf.until.time(-1.0)),
     "until infinite": ("t", lambda: gf.until.time(np.inf)),
     "clock": ("clock", lambda: flow(clock="wall")),

@@ -350,13 +350,13 @@ def test_bad_input():
     with pytest.raises(ValueError, match="is zero"):
         layers.last_layer(data, inner=np.zeros((1, 2)), activation=gf.relu)
     with pytest.raises(ValueError, match=r"integrators=.*dopri8"):
-        layers.flow(integrators=["euler"], id="m/f")
+        layers.flow(layers.defaults(), integrators=["euler"], id="m/f")
     with pytest.raises(ValueError, match="empty"):
-        layers.flow(integrators=[], id="m/f")
+        layers.flow(layers.defaults(), integrators=[], id="m/f")
     with pytest.raises(ValueError, match="steps="):
-        layers.descent(steps=(5, 2), id="m/d")
+        layers.descent(layers.defaults(), steps=(5, 2), id="m/d")
     with pytest.raises(ValueError, match="share="):
-        layers.descent(share=-1.0, id="m/d")
+        layers.descent(layers.defaults(), share=-1.0, id="m/d")
     with pytest.raises(ValueError, match="closed spectrum"):
         spectra.sphere(gf.tanh, 3)
     with pytest.raises(ValueError, match="closed Gaussian spectrum"):

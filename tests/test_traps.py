@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gradflow import SmallStartWarning
 from gradflow.integration import integrate
 from gradflow.integrators import until
-from gradflow.integrators.driver import SmallStartWarning
 from gradflow.risks.function import FunctionRisk
 
 LOGISTIC = FunctionRisk(

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from gradflow.certificates import max_margin
 from gradflow.certificates.kkt import Sliding
@@ -59,7 +60,7 @@ class Certificate:
     kind: str
     accepted: bool
     reason: str
-    params: object
+    params: PyTree
     kkt_residual: float
     stationarity: float = np.inf
     complementarity: float = 0.0
@@ -88,9 +89,20 @@ _FURTHER = ("integrate further",)
 class PathEnd(Protocol):
     """A path as far as a certificate reads it."""
 
-    risk: AbstractRisk
-    result: Result
-    final: object
+    @property
+    def risk(self) -> AbstractRisk:
+        """Whose flow it is."""
+        ...
+
+    @property
+    def result(self) -> Result:
+        """How it ended."""
+        ...
+
+    @property
+    def final(self) -> PyTree:
+        """Where it ended."""
+        ...
 
 
 def certify(

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from gradflow.cells.arrangement import Arrangement
 from gradflow.networks.abstract import AbstractNetwork
@@ -64,9 +66,9 @@ def from_convex(cells: Arrangement, V: np.ndarray, c: np.ndarray) -> tuple[np.nd
     return normalise(cells, W, c * root)
 
 
-def join(cells: Arrangement, W: np.ndarray, a: np.ndarray) -> Any:
+def join(cells: Arrangement, W: np.ndarray, a: np.ndarray) -> PyTree:
     """Return parameters of the network."""
-    return cells.join(jnp.asarray(W), jnp.asarray(a))
+    return jax.tree.map(jnp.asarray, cells.join(W, a))
 
 
 def check_margin_risk(risk: Any) -> None:

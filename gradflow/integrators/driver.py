@@ -24,6 +24,9 @@ from gradflow.integrators.contract import (
     Solution,
     make_integrator,
 )
+
+# (named here, where every stepper is registered)
+from gradflow.integrators.contract import integrator_names as integrator_names
 from gradflow.integrators.settings import Settings
 from gradflow.integrators.statistics import add_stats, empty_stats
 from gradflow.integrators.tolerances import Tolerances

@@ -59,14 +59,23 @@ def sharpness(path: AbstractPath) -> np.ndarray:
     ])  # fmt: skip
 
 
-def _lanczos(risk: AbstractRisk, params: PyTree, size: int) -> float:
-    def times(vector: np.ndarray) -> np.ndarray:
-        arguments = (risk, params, np.ravel(vector))
-        program, arrays, _ = compile_once(_times, "hessian", arguments)
+class _Hessian(LinearOperator):
+    """The Hessian in the trained entries at one point, as scipy's eigensolvers want it."""
+
+    def __init__(self, risk: AbstractRisk, params: PyTree, size: int) -> None:
+        super().__init__(np.float64, (size, size))
+        self.at = risk, params
+
+    def _matvec(self, x: np.ndarray) -> np.ndarray:
+        program, arrays, _ = compile_once(_times, "hessian", (*self.at, np.ravel(x)))
         return np.asarray(program(*arrays))
 
+
+def _lanczos(risk: AbstractRisk, params: PyTree, size: int) -> float:
     start = np.random.default_rng(0).normal(size=size)
     kept = np.asarray(_trained(risk, params))
-    operator = LinearOperator((size, size), matvec=times, dtype=np.float64)
-    top = eigsh(operator, k=1, which="LA", v0=start * kept, tol=1e-10, return_eigenvectors=False)
+    top = eigsh(
+        _Hessian(risk, params, size), k=1, which="LA", v0=start * kept, return_eigenvectors=False,
+        tol=1e-10,  # pyright: ignore[reportArgumentType]  (inferred from the default 0)
+    )  # fmt: skip
     return float(top[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 
 from gradflow.paths.path import AbstractPath, Recorded, not_kept
 from gradflow.paths.stages import Stage, join, read
@@ -66,7 +66,10 @@ def _clock_at(stage: Stage, tau: float) -> float:
         return low
     if ahead(high) <= 0:
         return high
-    return float(brentq(ahead, low, high, xtol=1e-14 * max(abs(high), 1e-300), rtol=1e-14))
+    found = root_scalar(
+        ahead, bracket=(low, high), method="brentq", xtol=1e-14 * max(abs(high), 1e-300), rtol=1e-14
+    )
+    return float(found.root)
 
 
 __all__ = ["solution_at"]

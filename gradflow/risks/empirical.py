@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property
 from typing import Literal
 
 import equinox as eqx
@@ -18,6 +17,7 @@ from numpy.typing import ArrayLike
 from gradflow.cells.arrangement import Arrangement
 from gradflow.losses import AbstractLoss, as_loss
 from gradflow.networks.abstract import AbstractNetwork, check_key
+from gradflow.numerics.kept import Kept
 from gradflow.numerics.logs import log_sum_exp
 from gradflow.registry import register
 from gradflow.risks.base import AbstractRisk
@@ -83,6 +83,10 @@ def data_gradient(
         params
     )
     return net.freeze(gradient)
+
+
+#: Arrangements, made once a risk.
+_ARRANGEMENTS: Kept[Arrangement | None] = Kept()
 
 
 class EmpiricalRisk(AbstractRisk):
@@ -189,8 +193,8 @@ class EmpiricalRisk(AbstractRisk):
         """
         return _log_gradient(self, self.net.as_params(params))
 
-    @cached_property
-    def arrangement(self) -> Arrangement | None:  # type: ignore[override]
+    @property
+    def arrangement(self) -> Arrangement | None:
         """The surfaces of one layer of piecewise linear neurons on the data; made once.
 
         A last layer with squared loss is a linear predictor on its features. None for other nets
@@ -198,6 +202,9 @@ class EmpiricalRisk(AbstractRisk):
         """
         if self.loss.kinked or isinstance(self.X, Tracer):
             return None
+        return _ARRANGEMENTS.get(self, EmpiricalRisk._arranged)
+
+    def _arranged(self) -> Arrangement | None:
         layer = self.net.layer(np.asarray(self.X))
         if layer is None or (layer.of_features and self.loss.margin):
             return None

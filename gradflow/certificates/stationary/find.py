@@ -49,6 +49,8 @@ def _judged(risk: AbstractRisk, params: object, candidate: object, tol: float) -
         reason = "the state is not stationary: L or its gradient is not finite there"
         return Stationary(params, np.inf, np.zeros(0), "undecided", -1, False, reason)
     cells = cells_of(risk)
-    if cells is None:
-        return judge(smooth_landing(risk, params, candidate), tol)
-    return judge(cell_landing(risk, cells, params, candidate), tol)
+    # (a polish that runs away may overflow: what is not finite is refused)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if cells is None:
+            return judge(smooth_landing(risk, params, candidate), tol)
+        return judge(cell_landing(risk, cells, params, candidate), tol)

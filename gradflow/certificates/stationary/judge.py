@@ -173,6 +173,11 @@ def judge(landing: Landing, tol: float) -> Stationary:
     them along a manifold on which L is constant, or L at its lower bound), "saddle" (a negative
     eigenvalue, or a neuron at zero that lowers L in some direction) or "undecided".
     """
+    if not all(np.all(np.isfinite(part)) for part in landing.field(landing.point)):
+        reason = f"the state is not stationary: {landing.run_away()}, where L overflows"
+        return Stationary(
+            landing.params, np.inf, np.zeros(0), "undecided", -1, False, reason, landing.sliding
+        )
     modes = Modes.at(landing.field, landing.point)
     step = modes.step(modes.resolved)
     sharp = Modes.at(landing.field, landing.point, blur=step)
@@ -264,6 +269,8 @@ def _slope(landing: Landing, modes: Modes) -> list[str]:
         along @ landing.field(landing.point + sign * share * landing.scale * along)[0]
         for share in _PROBES for sign in (1.0, -1.0)
     ])  # fmt: skip
+    if not np.all(np.isfinite(slopes)):
+        return ["the gradient overflows within the distances probed around the point"]
     # (rounding, or a curved valley, gives either sign)
     if here == 0 or not np.all(slopes * here > 0):
         return []

@@ -17,6 +17,8 @@ import numpy as np
 Field = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 _EPS = float(np.finfo(float).eps)
+#: A descent that has left its start by so many times its size runs away; nobody accepts its end.
+_REACH = 1e8
 #: Shares of the largest eigenvalue below which a step ignores a direction, tried in turn: one that
 #: is too low follows rounding along flat directions.
 _CUTS = (1e-13, 1e-10, 1e-7, 1e-4)
@@ -118,8 +120,11 @@ def newton(field: Field, start: np.ndarray, steps: int = 60) -> Descended:
     first = modes.step(modes.resolved)
     curvature = float(np.linalg.norm(modes.hessian, 2)) if modes.hessian.size else 0.0
     lengths: list[float] = []
+    reach = _REACH * float(np.linalg.norm(start) + np.linalg.norm(first))
     for _ in range(steps):
         if modes.size == 0 or not np.isfinite(modes.size):
+            break
+        if float(np.linalg.norm(point - start)) > reach:
             break
         trial = _improved(field, point, modes)
         if trial is None:

@@ -13,7 +13,7 @@ exactly. Source: `lin2021faster`, `du2018balanced`.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -90,7 +90,8 @@ class LinearLogAngleChart(AbstractChart):
             row = column / np.linalg.norm(column)
             vectors.append(row)
         outer = None if predictor else tuple(vectors)
-        return cls(risk.reduction, len(layers), np.stack([v, side]), outer)
+        reduction = cast(AbstractLinearReduction, risk.reduction)
+        return cls(reduction, len(layers), np.stack([v, side]), outer)
 
     @property
     def name(self) -> str:

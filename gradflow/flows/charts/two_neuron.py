@@ -11,7 +11,7 @@ chart (`gradflow.flows.charts.two_neuron_tail`). Derived here for the setting of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ from gradflow.flows.charts.two_neuron_tail import (
     slow_mode,
 )
 from gradflow.flows.event import AbstractHandover
+from gradflow.networks.activations import LeakyReLU
+from gradflow.networks.networks import TwoLayer
 from gradflow.networks.parameters import TwoLayerParams
 from gradflow.numerics.vectors import length, log_tan_half
 from gradflow.risks.population.population import PopulationRisk
@@ -113,9 +115,10 @@ class TwoNeuronChart(AbstractChart):
                 "a neuron starts at angle pi to its target and no perpendicular part turns it",
                 "turn the start by any angle, or pass chart='cartesian'",
             )
-        slope = risk.net.activation.slope
+        net = cast(TwoLayer, risk.net)
+        slope = cast(LeakyReLU, net.activation).slope
         reduction = TwoNeuronReduction(risk.law.radial, slope, (int(signs[0]), int(signs[1])))
-        trained = risk.net.outer == "trained"
+        trained = net.outer == "trained"
         b = signs * outer
         paired = bool(0 < slope < 1 and signs[0] != signs[1] and np.all(b > 0))
         modes = _equal_cap_modes(np.asarray(reduction.forms), b) if paired else np.eye(2)

@@ -30,6 +30,9 @@ class AbstractReduction(eqx.Module):
 
     charts: ClassVar[tuple[str, ...]] = ()
 
+    #: Kinds of charts that flows of such a risk have besides those of the net.
+    charts: ClassVar[tuple[str, ...]] = ()
+
     @abstractmethod
     def risk_at(self, net: AbstractNetwork, params: PyTree, teacher: Teacher) -> Array:
         """L(θ)."""

@@ -69,7 +69,9 @@ class Instance:
         if self.layered:
             return net.as_params({"layers": tuple(np.array(layer) for layer in self.start)})
         weight = np.array(self.start)
-        return net.params(weight) if self.depth == 1 else net.balanced(weight)
+        if isinstance(net, gf.DeepLinear):
+            return net.balanced(weight)
+        return net.as_params({"weight": weight})
 
     @property
     def v(self) -> np.ndarray:

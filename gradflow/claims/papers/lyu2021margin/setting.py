@@ -261,6 +261,13 @@ def instance(
 # -- paths --------------------------------------------------------------------------------------
 
 
+def _reached(done: gf.Trajectory) -> gf.Trajectory:
+    """The path, if it reached its end: branches on the way are what some claims are about."""
+    if not done.result.ok:
+        raise RuntimeError(f"{done.result.name}: {done.result.message}")
+    return done
+
+
 def path(lab: Lab, one: Instance, time: float, rtol: float = 1e-10) -> gf.Trajectory:
     """The flow to a physical time, integrated once for all claims that ask for it.
 
@@ -268,7 +275,7 @@ def path(lab: Lab, one: Instance, time: float, rtol: float = 1e-10) -> gf.Trajec
     """
 
     def build() -> gf.Trajectory:
-        return gf.integrate(one.risk, one.params, until=gf.until.time(time), rtol=rtol, throw=True)
+        return _reached(gf.integrate(one.risk, one.params, until=gf.until.time(time), rtol=rtol))
 
     return lab.get((SOURCE, "path", one, float(time), rtol), build)
 
@@ -284,7 +291,7 @@ def late_path(lab: Lab, one: Instance, rtol: float = FINE) -> gf.Trajectory:
 
     def build() -> gf.Trajectory:
         until = gf.until.log_time(LATE)
-        return gf.integrate(one.risk, one.params, until=until, rtol=rtol, throw=True)
+        return _reached(gf.integrate(one.risk, one.params, until=until, rtol=rtol))
 
     return lab.get((SOURCE, "late path", one, rtol), build)
 

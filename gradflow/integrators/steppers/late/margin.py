@@ -257,5 +257,5 @@ class MarginPhase(AbstractPhase):
         else:
             self.unsettled += 1
         for k, g in np.argwhere(start != self.standing.sides):
-            kind = kind_of(start[k, g], self.standing.sides[k, g])
+            kind = kind_of(int(start[k, g]), int(self.standing.sides[k, g]))
             what.append((int(k), int(g), kind))
