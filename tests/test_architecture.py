@@ -21,17 +21,13 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 #: Ceilings that only ever come down.
 MOST_ANY = 4.5  # uses of ``Any`` per 1,000 lines
-LONG = 80
+LONG = 80  # lines, docstring apart
 #: Functions longer than LONG; no other may be, and none stays here once it is shorter.
 LONG_FUNCTIONS = {
-    "certificates/interior.py:solve_cell",
-    "claims/papers/benson2020over/width.py:width_bound",
-    "integration.py:integrate",
     "integrators/steppers/late/integrator.py:late_phase",
     "integrators/steppers/piecewise/loop.py:advance",
     "integrators/steppers/piecewise/loop.py:segment",
     "integrators/steppers/piecewise/step.py:choose",
-    "paths/descent.py:descend",
 }
 MOST_TYPE_SWITCHES = 14  # ``isinstance`` on a class of ours, outside claims/ and refusals
 MOST_LOOSE_SEAMS = 0  # methods of gradflow.protocols with ``Any`` in the signature
@@ -74,7 +70,8 @@ def test_functions_fit_on_a_screen():
         f"{path}:{node.name}"
         for path, tree in trees().items()
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONG
+        if isinstance(node, ast.FunctionDef)
+        and node.end_lineno - node.lineno - len((ast.get_docstring(node) or "").split("\n")) >= LONG
     }
     assert long == LONG_FUNCTIONS
 

@@ -17,7 +17,7 @@ factorisation of the square roots, largest first, keeps both.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -54,7 +54,7 @@ class CellSolution:
 
 def solve_cell(
     cells: Arrangement,
-    V: Any,
+    V: np.ndarray,
     c: np.ndarray,
     sides: np.ndarray,
     level: float,
@@ -65,105 +65,161 @@ def solve_cell(
 
     ``V`` is the starting point, of size about 1; it need not lie in the cell.
     """
-    # (numpy's overloads, inferred through this loop, take a type checker minutes)
-    xp: Any = np
-    m, D = V.shape
-    walls = cells.slope < 1
-    N = cells.normals
-    sides = sides.astype(float)
-    rows = (c[:, None] * cells.y * Pattern(cells, sides).slopes / level)[
-        :, :, None
-    ] * cells.inputs  # (m, n, D)
-    # (rows of size 1 keep all slacks of one size)
-    size = xp.maximum(xp.linalg.norm(rows, axis=(0, 2)), 1e-300)
-    rows = rows / size[:, None]
-
-    def pushed(weights: np.ndarray) -> np.ndarray:
-        return weights @ N if walls else xp.zeros((m, D))
-
-    V = 2.0 * V
-    mass = max(float(xp.mean(xp.linalg.norm(V, axis=1))), 1e-12)
-    value = xp.einsum("kid,kd->i", rows, V) - 1 / size
-    s = xp.maximum(value, 0.1 / size)
-    wall = sides * (V @ N.T)
-    sigma = xp.maximum(wall, 1e-2 * mass)
-    tau = 0.1 * mass
-    lam, mu = tau / s, tau / sigma
-    force = _slope(V, tau)[0] if cells.trained else V
-    gap = total = xp.inf
+    at = _Interior(cells, V, c, sides.astype(float), level)
     for _ in range(steps):
-        value = xp.einsum("kid,kd->i", rows, V) - 1 / size
-        wall = sides * (V @ N.T)
-        parts = [s @ lam, float(xp.sum(sigma * mu)) if walls else 0.0]
-        count = s.size + (sigma.size if walls else 0)
-        if cells.trained:
-            parts.append(float(xp.sum(xp.linalg.norm(V, axis=1)) - xp.sum(V * force)))
-            count += m
-        total = max(sum(parts), 0.0)
-        gap = total / count
-        pull = xp.einsum("kid,i->kd", rows, lam) + pushed(mu * sides)
+        at.look()
+        if (at.gap <= tol and at.defect <= 1e3 * tol) or not at.step(tol):
+            break
+    # back to the rows as they are
+    return CellSolution(at.V, at.force, at.s * at.size, at.lam / at.size, at.sigma, at.mu, at.total)
+
+
+class _Direction(NamedTuple):
+    """Changes of one Newton step."""
+
+    V: np.ndarray
+    s: np.ndarray
+    lam: np.ndarray
+    sigma: np.ndarray
+    mu: np.ndarray
+
+
+class _Interior:
+    """Where the method stands: V, the margins' slacks and multipliers s, λ, the walls' σ, μ, and
+    the forces g.
+
+    Attributes
+    ----------
+    rows : (m, n, D) array
+        c_k y_i s_ki x_i / level, scaled by ``size`` (n,) so that all slacks have one size.
+    value, wall : (n,), (m, G) arrays
+        What the slacks should be at V.
+    pull : (m, D) array
+        Σ λ_i rows_i + Σ μ_g P_g n_g, which the forces should be.
+    total, gap, defect : float
+        The duality gap, its mean over the complementary pairs, and the largest residual.
+    """
+
+    value: np.ndarray
+    wall: np.ndarray
+    pull: np.ndarray
+
+    def __init__(
+        self, cells: Arrangement, V: np.ndarray, c: np.ndarray, sides: np.ndarray, level: float
+    ) -> None:
+        self.trained, self.walls = cells.trained, cells.slope < 1
+        self.N, self.sides = cells.normals, sides
+        rows = (c[:, None] * cells.y * Pattern(cells, sides).slopes / level)[
+            :, :, None
+        ] * cells.inputs
+        # (rows of size 1 keep all slacks of one size)
+        self.size = np.maximum(np.linalg.norm(rows, axis=(0, 2)), 1e-300)
+        self.rows = rows / self.size[:, None]
+        self.V = 2.0 * V
+        mass = max(float(np.mean(np.linalg.norm(self.V, axis=1))), 1e-12)
+        self._reach()
+        self.s = np.maximum(self.value, 0.1 / self.size)
+        self.sigma = np.maximum(self.wall, 1e-2 * mass)
+        tau = 0.1 * mass
+        self.lam, self.mu = tau / self.s, tau / self.sigma
+        self.force = _slope(self.V, tau)[0] if self.trained else self.V
+        self.total = self.gap = self.defect = np.inf
+
+    def _reach(self) -> None:
+        self.value = np.einsum("kid,kd->i", self.rows, self.V) - 1 / self.size
+        self.wall = self.sides * (self.V @ self.N.T)
+
+    def _pushed(self, weights: np.ndarray) -> np.ndarray:
+        return weights @ self.N if self.walls else np.zeros(self.V.shape)
+
+    def look(self) -> None:
+        """Measure how far from optimal this is."""
+        self._reach()
+        parts = [self.s @ self.lam, float(np.sum(self.sigma * self.mu)) if self.walls else 0.0]
+        count = self.s.size + (self.sigma.size if self.walls else 0)
+        if self.trained:
+            lengths = np.linalg.norm(self.V, axis=1)
+            parts.append(float(np.sum(lengths) - np.sum(self.V * self.force)))
+            count += self.V.shape[0]
+        self.total = max(sum(parts), 0.0)
+        self.gap = self.total / count
+        self.pull = np.einsum("kid,i->kd", self.rows, self.lam) + self._pushed(self.mu * self.sides)
         # A cell without interior leaves a neuron no mass and its multipliers no bound.
-        most = 1.0 + (xp.max(mu, axis=1)[:, None] if walls else 0.0)
-        defect = max(
-            float(xp.max(xp.abs((force if cells.trained else V) - pull) / most)),
-            float(xp.max(xp.abs(value - s))),
-            float(xp.max(xp.abs(wall - sigma))) if walls else 0.0,
+        most = 1.0 + (np.max(self.mu, axis=1)[:, None] if self.walls else 0.0)
+        self.defect = max(
+            float(np.max(np.abs((self.force if self.trained else self.V) - self.pull) / most)),
+            float(np.max(np.abs(self.value - self.s))),
+            float(np.max(np.abs(self.wall - self.sigma))) if self.walls else 0.0,
         )
-        if gap <= tol and defect <= 1e3 * tol:
-            break
-        tau = max(0.1 * gap, 0.01 * tol) if defect < 10 * gap else 0.5 * gap
-        if cells.trained:
-            drive, t, rise = _slope(V, tau)
-            cross = force[:, :, None] * rise[:, None, :]
-            H = (xp.eye(D) - 0.5 * (cross + xp.swapaxes(cross, 1, 2))) / t[:, None, None]
-        else:
-            drive = V
-            H = xp.broadcast_to(xp.eye(D), (m, D, D)).copy()
-        b = -(drive - xp.einsum("kid,i->kd", rows, lam))
-        e = tau / lam - s - (value - s)
-        L = xp.linalg.cholesky(H + 1e-15 * xp.trace(H, axis1=1, axis2=2)[:, None, None] * xp.eye(D))
-        if walls:
-            lean = _Lean(sides, N, mu, sigma, wall - sigma, tau, L)
-            L = xp.swapaxes(lean.R, 1, 2)
-        half = xp.linalg.solve(L, xp.swapaxes(rows, 1, 2))  # (m, D, n)
-        half_b = xp.linalg.solve(L, b[:, :, None])[:, :, 0]
-        if walls:
-            half_b = half_b + lean.push
-        flat = half.reshape(m * D, -1)
-        K = flat.T @ flat + xp.diag(s / lam)
-        rhs = e - flat.T @ half_b.ravel()
-        try:
-            d_lam = cho_solve(cho_factor(K), rhs)
-        except np.linalg.LinAlgError:
-            break
-        back = half_b + xp.einsum("kdi,i->kd", half, d_lam)
-        dV = xp.linalg.solve(xp.swapaxes(L, 1, 2), back[:, :, None])[:, :, 0]
-        ds = xp.einsum("kid,kd->i", rows, dV) + value - s
-        primal, dual = _step(s, ds), _step(lam, d_lam)
-        if walls:
-            d_mu = lean.change(back)
-            direct = sides * (dV @ N.T) + wall - sigma
-            # Small slacks from complementarity: their change has digits of its own there.
-            d_sigma = xp.where(mu > sigma, (tau - sigma * (mu + d_mu)) / mu, direct)
-            primal, dual = min(primal, _step(sigma, d_sigma)), min(dual, _step(mu, d_mu))
-        else:
-            d_sigma = d_mu = xp.zeros_like(sigma)
-        if cells.trained:
+
+    def step(self, tol: float) -> bool:
+        """Take one step towards the point of gap τ; whether there was one to take."""
+        tau = max(0.1 * self.gap, 0.01 * tol) if self.defect < 10 * self.gap else 0.5 * self.gap
+        d = self._direction(tau)
+        if d is None:
+            return False
+        primal, dual = _step(self.s, d.s), _step(self.lam, d.lam)
+        if self.walls:
+            primal = min(primal, _step(self.sigma, d.sigma))
+            dual = min(dual, _step(self.mu, d.mu))
+        if self.trained:
             # g − pull + (change of both) = 0
-            new = pull + xp.einsum("kid,i->kd", rows, d_lam) + pushed(d_mu * sides)
-            d_force = new - force
-            dual = min(dual, _ball_step(force, d_force))
-            force = force + dual * d_force
+            new = self.pull + np.einsum("kid,i->kd", self.rows, d.lam)
+            d_force = new + self._pushed(d.mu * self.sides) - self.force
+            dual = min(dual, _ball_step(self.force, d_force))
+            self.force = self.force + dual * d_force
         else:
             primal = dual = min(primal, dual)
-        if not xp.isfinite(primal + dual + float(xp.sum(dV))):
-            break
-        V, s, sigma = V + primal * dV, s + primal * ds, sigma + primal * d_sigma
-        lam, mu = lam + dual * d_lam, mu + dual * d_mu
-        if not cells.trained:
-            force = V
-    # back to the rows as they are
-    return CellSolution(V, force, s * size, lam / size, sigma, mu, total)
+        if not np.isfinite(primal + dual + float(np.sum(d.V))):
+            return False
+        self.V, self.s = self.V + primal * d.V, self.s + primal * d.s
+        self.sigma = self.sigma + primal * d.sigma
+        self.lam, self.mu = self.lam + dual * d.lam, self.mu + dual * d.mu
+        if not self.trained:
+            self.force = self.V
+        return True
+
+    def _curvature(self, tau: float) -> tuple[np.ndarray, np.ndarray]:
+        """The objective's gradient (m, D) and Hessian (m, D, D), norms smoothed by τ."""
+        m, D = self.V.shape
+        if not self.trained:
+            return self.V, np.broadcast_to(np.eye(D), (m, D, D)).copy()
+        drive, t, rise = _slope(self.V, tau)
+        cross = self.force[:, :, None] * rise[:, None, :]
+        return drive, (np.eye(D) - 0.5 * (cross + np.swapaxes(cross, 1, 2))) / t[:, None, None]
+
+    def _direction(self, tau: float) -> _Direction | None:
+        """Newton's direction; None where its equations are singular."""
+        (m, D), rows, lam, mu, sigma = self.V.shape, self.rows, self.lam, self.mu, self.sigma
+        drive, H = self._curvature(tau)
+        b = -(drive - np.einsum("kid,i->kd", rows, lam))
+        e = tau / lam - self.s - (self.value - self.s)
+        L = np.linalg.cholesky(H + 1e-15 * np.trace(H, axis1=1, axis2=2)[:, None, None] * np.eye(D))
+        lean = None
+        if self.walls:
+            lean = _Lean(self.sides, self.N, mu, sigma, self.wall - sigma, tau, L)
+            L = np.swapaxes(lean.R, 1, 2)
+        half = np.linalg.solve(L, np.swapaxes(rows, 1, 2))  # (m, D, n)
+        half_b = np.linalg.solve(L, b[:, :, None])[:, :, 0]
+        if lean is not None:
+            half_b = half_b + lean.push
+        flat = half.reshape(m * D, -1)
+        K = flat.T @ flat + np.diag(self.s / lam)
+        try:
+            d_lam = cho_solve(cho_factor(K), e - flat.T @ half_b.ravel())
+        except np.linalg.LinAlgError:
+            return None
+        back = half_b + np.einsum("kdi,i->kd", half, d_lam)
+        dV = np.linalg.solve(np.swapaxes(L, 1, 2), back[:, :, None])[:, :, 0]
+        ds = np.einsum("kid,kd->i", rows, dV) + self.value - self.s
+        if lean is None:
+            nothing = np.zeros_like(sigma)
+            return _Direction(dV, ds, d_lam, nothing, nothing)
+        d_mu = lean.change(back)
+        direct = self.sides * (dV @ self.N.T) + self.wall - sigma
+        # Small slacks from complementarity: their change has digits of its own there.
+        d_sigma = np.where(mu > sigma, (tau - sigma * (mu + d_mu)) / mu, direct)
+        return _Direction(dV, ds, d_lam, d_sigma, d_mu)
 
 
 class _Lean:
@@ -197,7 +253,7 @@ class _Lean:
         return out - self.mu
 
 
-def _slope(V: np.ndarray, tau: float) -> Any:
+def _slope(V: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return v/t, t and ∇t for t = τ + √(τ² + |v|²), the barrier's optimal bound on |v|."""
     root = np.sqrt(tau**2 + np.sum(V**2, axis=1))
     t = tau + root

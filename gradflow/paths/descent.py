@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -336,6 +336,47 @@ def descend(
     if risk.net is not None:
         theta = risk.net.check_start(theta)
 
+    kept = _iterate(rule, theta, sizes, every)
+    message = f"{kept.done} steps of gradient descent"
+    if kept.diverged:
+        message = (
+            f"diverged at step {kept.done} of {steps}: the parameters left the floats; "
+            f"pass a smaller step_size (there it was {sizes[kept.done]:.6g})"
+        )
+        if throw:
+            raise RuntimeError(message)
+    t = _times(sizes)[kept.step]
+    with np.errstate(divide="ignore"):
+        log_t = np.log(t)
+    gradients = kept.done + int(kept.diverged)
+    return Descent(
+        risk=risk, step=kept.step, t=t, log_t=log_t, params=kept.params,
+        step_size=sizes[: kept.done], result="diverged" if kept.diverged else "completed",
+        message=message,
+        stats={
+            "steps": kept.done,
+            "gradients": gradients,
+            "samples": 0 if batch is None else batch * gradients,
+            "compile_seconds": kept.compile_seconds,
+            "run_seconds": kept.run_seconds,
+        },
+    )  # fmt: skip
+
+
+class _Kept(NamedTuple):
+    """Iterates of a descent: which were kept, how many were taken, and what they cost."""
+
+    step: np.ndarray
+    params: PyTree
+    done: int
+    diverged: bool
+    compile_seconds: float
+    run_seconds: float
+
+
+def _iterate(rule: Any, theta: PyTree, sizes: np.ndarray, every: int) -> _Kept:
+    """Take the steps in chunks of one compiled program, until the last or until θ diverges."""
+    steps = sizes.size
     floats = sum(np.size(leaf) for leaf in jax.tree.leaves(theta))
     chunk = int(np.clip(_BUFFER_FLOATS // max(floats, 1), 1, _MOST_STEPS))
     if steps < chunk:
@@ -370,34 +411,7 @@ def descend(
     if done % every:
         saved_steps.append(np.array([done]))
         saved.append(jax.tree.map(lambda leaf: np.asarray(leaf)[None], theta))
+    params = jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)), *saved)
     run_seconds = time.perf_counter() - tick
-
     step = np.concatenate(saved_steps)
-    t = _times(sizes)[step]
-    with np.errstate(divide="ignore"):
-        log_t = np.log(t)
-    message = f"{done} steps of gradient descent"
-    if diverged:
-        message = (
-            f"diverged at step {done} of {steps}: the parameters left the floats; "
-            f"pass a smaller step_size (there it was {sizes[done]:.6g})"
-        )
-        if throw:
-            raise RuntimeError(message)
-    return Descent(
-        risk=risk,
-        step=step,
-        t=t,
-        log_t=log_t,
-        params=jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)), *saved),
-        step_size=sizes[:done],
-        result="diverged" if diverged else "completed",
-        message=message,
-        stats={
-            "steps": done,
-            "gradients": done + int(diverged),
-            "samples": 0 if batch is None else batch * (done + int(diverged)),
-            "compile_seconds": compile_seconds,
-            "run_seconds": run_seconds,
-        },
-    )
+    return _Kept(step, params, done, diverged, compile_seconds, run_seconds)

@@ -125,6 +125,69 @@ def least_eigenvalues(one: Features, width: int, trials: int, seed: int) -> np.n
     return np.concatenate(found)
 
 
+@dataclass(frozen=True)
+class _Ensemble:
+    """Draws of all the weights, and how often λ_min(AAᵀ/m) ≤ (1-ε)λ among them."""
+
+    epsilon: float
+    delta: float
+    trials: int
+    seed: int
+
+    def rate(self, one: Features) -> float:
+        """ε²λ/2B: the bound falls like e^(-m rate)."""
+        return self.epsilon**2 * one.least / (2 * one.bound)
+
+    def stated(self, one: Features) -> int:
+        """The width at which the bound is δ."""
+        return math.ceil(math.log(one.data.n / self.delta) / self.rate(one))
+
+    def too_wide(self, one: Features) -> str:
+        """Why the stated width cannot be drawn; "" if it can."""
+        top = self.stated(one)
+        return "" if top <= WIDEST else f"the stated width {top} is beyond {WIDEST}"
+
+    def widths(self, lab: Lab, one: Features) -> tuple[int, ...]:
+        """The stated width, half of it, and those at which a pilot run fails now and then."""
+        return lab.get(
+            ("benson widths", one, self.epsilon, self.delta, self.seed), lambda: self._chosen(one)
+        )
+
+    def _chosen(self, one: Features) -> tuple[int, ...]:
+        top = self.stated(one)
+        if top > WIDEST:
+            raise ValueError(self.too_wide(one))
+        grid = np.unique(np.geomspace(one.data.n, top / 2, 24).astype(int))
+        pilot = [least_eigenvalues(one, int(m), 300, self.seed + 1_000_003) for m in grid]
+        often = np.array([np.mean(found <= (1 - self.epsilon) * one.least) for found in pilot])
+        near = {int(grid[np.argmin(np.abs(often - p))]) for p in PILOT}
+        return tuple(sorted(near | {top // 2, top}))
+
+    def failures(self, lab: Lab, one: Features, width: int, which: int) -> tuple[int, int]:
+        """Failures and draws at a width; ``which`` tells independent ensembles apart."""
+
+        def count() -> tuple[int, int]:
+            often = draws_at(width, self.trials, self.delta)
+            found = least_eigenvalues(one, width, often, self.seed + 7919 * which)
+            return int(np.sum(found <= (1 - self.epsilon) * one.least)), often
+
+        key = ("benson failures", one, self.epsilon, width, self.trials, self.seed, which)
+        return lab.get(key, count)
+
+
+def _unbounded(one: Features) -> str:
+    return "" if math.isfinite(one.bound) else "no bound on the features is known"
+
+
+def _singular(one: Features) -> str:
+    K = one.kernel
+    coarse = gf.kernels.gram(one.activation, one.data.X, nodes=48)
+    error = float(np.max(np.abs(coarse - gf.kernels.gram(one.activation, one.data.X))))
+    found = gf.kernels.numerical_rank(K, error)
+    sound = found.decided and found.rank == one.data.n
+    return "" if sound else f"λ_min(K) = {one.least:.2g} is not positive beyond its error"
+
+
 def width_bound(
     ones: Several[Features],
     *,
@@ -151,85 +214,45 @@ def width_bound(
     trials = check_integer("trials", trials, minimum=100)
     seed = check_integer("seed", seed, minimum=0)
 
-    def rate(one: Features) -> float:
-        return epsilon**2 * one.least / (2 * one.bound)
-
-    def stated(one: Features) -> int:
-        return math.ceil(math.log(one.data.n / delta) / rate(one))
-
-    def too_wide(one: Features) -> str:
-        return "" if stated(one) <= WIDEST else f"the stated width {stated(one)} is beyond {WIDEST}"
-
-    def widths(lab: Lab, one: Features) -> tuple[int, ...]:
-        """The stated width, half of it, and those at which a pilot run fails now and then."""
-
-        def choose() -> tuple[int, ...]:
-            top = stated(one)
-            if top > WIDEST:
-                raise ValueError(too_wide(one))
-            grid = np.unique(np.geomspace(one.data.n, top / 2, 24).astype(int))
-            pilot = [least_eigenvalues(one, int(m), 300, seed + 1_000_003) for m in grid]
-            often = np.array([np.mean(found <= (1 - epsilon) * one.least) for found in pilot])
-            near = {int(grid[np.argmin(np.abs(often - p))]) for p in PILOT}
-            return tuple(sorted(near | {top // 2, top}))
-
-        return lab.get(("benson widths", one, epsilon, delta, seed), choose)
-
-    def failures(lab: Lab, one: Features, width: int, which: int) -> tuple[int, int]:
-        """Failures and draws at a width; ``which`` tells independent ensembles apart."""
-
-        def count() -> tuple[int, int]:
-            often = draws_at(width, trials, delta)
-            found = least_eigenvalues(one, width, often, seed + 7919 * which)
-            return int(np.sum(found <= (1 - epsilon) * one.least)), often
-
-        return lab.get(("benson failures", one, epsilon, width, trials, seed, which), count)
+    drawn = _Ensemble(epsilon, delta, trials, seed)
 
     def measure(lab: Lab) -> Measurement:
         value, error, labels = [], [], []
         for one in ones:
-            for m in widths(lab, one):
-                count, often = failures(lab, one, m, 0)
+            for m in drawn.widths(lab, one):
+                count, often = drawn.failures(lab, one, m, 0)
                 low, high = interval(count, often)
                 value.append(count / often)
                 error.append(max(high - count / often, count / often - low))
-                labels.append(f"m={m} ({stated(one)} stated), {one}")
+                labels.append(f"m={m} ({drawn.stated(one)} stated), {one}")
         return Measurement(value, error, labels)
 
     def bound(lab: Lab, factor: float) -> np.ndarray:
         return np.concatenate(
-            [one.data.n * np.exp(-factor * rate(one) * np.array(widths(lab, one))) for one in ones]
+            [
+                one.data.n * np.exp(-factor * drawn.rate(one) * np.array(drawn.widths(lab, one)))
+                for one in ones
+            ]
         )
 
     def sharp(lab: Lab) -> float:
         # Of draws of their own, where failures are frequent enough to be counted well.
         best = []
         for one in ones:
-            for m in widths(lab, one)[:-2]:
-                count, often = failures(lab, one, m, 1)
+            for m in drawn.widths(lab, one)[:-2]:
+                count, often = drawn.failures(lab, one, m, 1)
                 if count >= 0.1 * often:
-                    best.append(math.log(one.data.n * often / count) / (rate(one) * m))
+                    best.append(math.log(one.data.n * often / count) / (drawn.rate(one) * m))
         if not best:
             raise ValueError("no width fails often enough to tell how sharp the bound is")
         return min(best)
 
-    def unbounded(one: Features) -> str:
-        return "" if math.isfinite(one.bound) else "no bound on the features is known"
-
-    def singular(one: Features) -> str:
-        K = one.kernel
-        coarse = gf.kernels.gram(one.activation, one.data.X, nodes=48)
-        error = float(np.max(np.abs(coarse - gf.kernels.gram(one.activation, one.data.X))))
-        found = gf.kernels.numerical_rank(K, error)
-        sound = found.decided and found.rank == one.data.n
-        return "" if sound else f"λ_min(K) = {one.least:.2g} is not positive beyond its error"
-
     return Bound(
         **PAPER.words("width-bound", id),
         hypotheses=[
-            every("bounded features", ones, unbounded),
-            every("λ > 0", ones, singular),
-            every("a width that can be drawn", ones, too_wide),
+            every("bounded features", ones, _unbounded),
+            every("λ > 0", ones, _singular),
+            every("a width that can be drawn", ones, drawn.too_wide),
         ],
         measure=measure,
         bound=bound,
