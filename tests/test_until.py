@@ -49,8 +49,9 @@ def test_bad_save_points_are_refused(value):
 def test_conditions_combine():
     both = until.time(10.0) | until.loss(0.5) | until.steps(7)
     assert repr(both) == "time(10.0) | loss(0.5) | steps(7)"
-    with pytest.raises(TypeError):
-        both | 3
+    assert repr(both | 3) == "time(10.0) | loss(0.5) | steps(7) | time(3.0)"
+    with pytest.raises(ValueError, match="until"):
+        both | "soon"
 
 
 @pytest.mark.parametrize("clock", ["log", "physical", "loss"])
