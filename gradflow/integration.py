@@ -329,9 +329,9 @@ def _check_metric(risk: AbstractRisk, flow: Flow, settings: Settings) -> None:
     if flow.chart.name == "cartesian":
         raise fail(
             "metric", "...", "moves neurons over kinks, which are located in the Euclidean metric",
-            "name an integrator that steps over them under error control, as integrator='dopri8', "
-            "or rescale: outer weights at the rate r are those of the Euclidean flow times sqrt(r) "
-            "on data sqrt(r) X",
+            "rescale: outer weights at the rate r are those of the Euclidean flow times sqrt(r) on "
+            "data sqrt(r) X; or name an explicit integrator, as integrator='dopri8', with a small "
+            "max_steps: it steps over kinks, and chatters where a neuron slides",
         )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 
 from gradflow.claims.statement import Statement
+from gradflow.numerics.format import number
 from gradflow.validation import check_choice, fail
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Table(Sequence[Row]):
         return Row(self.labels[index], *map(float, columns))
 
     def __str__(self) -> str:
-        shown = [(r.label, *(_number(x, 8) for x in r[1:3]), _number(r.error, 2)) for r in self]
+        shown = [(r.label, *(number(x, 8) for x in r[1:3]), number(r.error, 2)) for r in self]
         return _columns(("component", "predicted", "measured", "error"), shown)
 
     def to_xarray(self) -> xr.Dataset:
@@ -249,8 +250,8 @@ class Verdicts(Sequence[Verdict]):
 
     def __repr__(self) -> str:
         rows = [
-            (v.id, _number(v.predicted, 6), _number(v.measured, 6), _number(v.error, 2),
-             _number(v.tolerance, 2), v.provenance, str(v.status))
+            (v.id, number(v.predicted, 6), number(v.measured, 6), number(v.error, 2),
+             number(v.tolerance, 2), v.provenance, str(v.status))
             for v in self
         ]  # fmt: skip
         headings = ("claim", "predicted", "measured", "error", "tolerance", "provenance", "status")
@@ -287,10 +288,6 @@ class Verdicts(Sequence[Verdict]):
             {name: ("claim", column) for name, column in columns.items()},
             {"claim": [v.id for v in self]},
         )
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}g}" if math.isfinite(value) else "-"
 
 
 def _columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

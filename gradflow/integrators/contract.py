@@ -38,7 +38,7 @@ RESULTS: dict[str, tuple[bool, str]] = {
     "stationary": (
         False,
         "the flow has come to rest at a positive loss: the data are not separated, and there is "
-        "no limit direction; the part computed is kept. Ask for a finite time or gradient norm, "
+        "no limit direction; the part computed is kept. Ask for an earlier time or gradient norm, "
         "check that labels do not contradict each other, or take a wider net",
     ),
     "seen": (
