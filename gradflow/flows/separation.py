@@ -203,6 +203,8 @@ def separates(flow: Flow, quantities: Collection[str], *, capped: bool) -> bool:
     return (
         flow.clock.name == "loss"
         and at is not None
+        and at.central
+        and at.slopes[-1] != 0  # (the late phase knows neurons that are blind on their left only)
         and at.loss.vanishes
         and not capped
         and bool(quantities)
