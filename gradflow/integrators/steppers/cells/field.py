@@ -30,6 +30,7 @@ from gradflow.integrators.steppers.cells.system import (
 
 #: exp of it is a float.
 _LARGEST = 700.0
+_LN2 = math.log(2.0)
 
 
 @kernel
@@ -48,87 +49,105 @@ def softplus(z: float) -> float:
 
 
 @kernel
-def log_loss(loss: int, f: np.ndarray, y: np.ndarray) -> float:
-    """ln ℓ(f_i, y_i) of one datum, f and y of shape (o,)."""
-    if loss == LOGISTIC:
-        return log_logistic(f[0] * y[0])
-    if loss == EXPONENTIAL:
-        return -f[0] * y[0]
-    if loss == HINGE:
-        z = f[0] * y[0]
-        return math.log1p(-z) if z < 1 else -np.inf
-    if loss == SQUARED:
-        top = 0.0
-        for j in range(f.size):
-            top = max(top, abs(f[j] - y[j]))
-        if top == 0:
-            return -np.inf
-        total = 0.0
-        for j in range(f.size):
-            total += ((f[j] - y[j]) / top) ** 2
-        return 2 * math.log(top) + math.log(0.5 * total)
-    if loss == SOFT_LOGISTIC:
-        value = y[0] * softplus(-f[0]) + (1 - y[0]) * softplus(f[0])
-        return math.log(value)
-    top = np.max(f)
-    total = 0.0
-    for j in range(f.size):
-        total += math.exp(f[j] - top)
-    shift = top + math.log(total)
-    value = 0.0
-    for j in range(f.size):
-        if y[j] > 0:
-            value += y[j] * (shift - f[j])
-    return math.log(value) if value > 0 else -np.inf
+def log_losses(loss: int, f: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+    """Add ln ℓ(f_i, y_i) of losses of one output (n,) to ``out``."""
+    for i in range(f.size):
+        if loss == SQUARED:
+            gap = abs(f[i] - y[i])
+            out[i] += 2 * math.log(gap) - _LN2 if gap > 0 else -np.inf
+        elif loss == LOGISTIC:
+            out[i] += log_logistic(f[i] * y[i])
+        elif loss == EXPONENTIAL:
+            out[i] -= f[i] * y[i]
+        elif loss == HINGE:
+            z = f[i] * y[i]
+            out[i] += math.log1p(-z) if z < 1 else -np.inf
+        else:
+            out[i] += math.log(y[i] * softplus(-f[i]) + (1 - y[i]) * softplus(f[i]))
 
 
 @kernel
-def pull(loss: int, f: np.ndarray, y: np.ndarray, logs: float, out: np.ndarray) -> None:
-    """−e^{logs} ∂ℓ/∂f of one datum into ``out`` (o,)."""
-    if loss == LOGISTIC:
-        out[0] = y[0] * math.exp(logs - softplus(f[0] * y[0]))
-    elif loss == EXPONENTIAL:
-        out[0] = y[0] * math.exp(logs - f[0] * y[0])
-    elif loss == HINGE:
-        out[0] = y[0] * math.exp(logs) if f[0] * y[0] < 1 else 0.0
-    elif loss == SQUARED:
-        weight = math.exp(logs)
-        for j in range(f.size):
-            out[j] = weight * (y[j] - f[j])
-    elif loss == SOFT_LOGISTIC:
-        weight = math.exp(logs)
-        out[0] = weight * (y[0] * math.exp(-softplus(f[0])) - (1 - y[0]) * math.exp(-softplus(-f[0])))
-    else:
-        weight, top, total, mass = math.exp(logs), np.max(f), 0.0, 0.0
-        for j in range(f.size):
-            out[j] = math.exp(f[j] - top)
-            total += out[j]
-            mass += y[j]
-        for j in range(f.size):
-            out[j] = weight * (y[j] - mass * out[j] / total)
+def pull_each(loss: int, f: np.ndarray, y: np.ndarray, unit: float, logw: np.ndarray, out: np.ndarray) -> None:
+    """−ω_i e^{−unit} ∂ℓ/∂f_i of losses of one output (n,) into ``out``."""
+    for i in range(f.size):
+        log = logw[i] - unit
+        if loss == SQUARED:
+            out[i] = math.exp(log) * (y[i] - f[i])
+        elif loss == LOGISTIC:
+            out[i] = y[i] * math.exp(log - softplus(f[i] * y[i]))
+        elif loss == EXPONENTIAL:
+            out[i] = y[i] * math.exp(log - f[i] * y[i])
+        elif loss == HINGE:
+            out[i] = y[i] * math.exp(log) if f[i] * y[i] < 1 else 0.0
+        else:
+            up, down = math.exp(log - softplus(f[i])), math.exp(log - softplus(-f[i]))
+            out[i] = y[i] * up - (1 - y[i]) * down
+
+
+@kernel
+def log_losses_of_many(loss: int, f: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+    """Add ln ℓ(f_i, y_i) of losses of several outputs (n, o) to ``out`` (n,)."""
+    n, o = f.shape
+    for i in range(n):
+        top, value = -np.inf, 0.0
+        if loss == CROSS_ENTROPY:
+            shift = log_sum(f[i])
+            for j in range(o):
+                value += y[i, j] * (shift - f[i, j])
+            out[i] += math.log(value) if value > 0 else -np.inf
+            continue
+        for j in range(o):
+            top = max(top, abs(f[i, j] - y[i, j]))
+        for j in range(o):
+            value += 0.5 * ((f[i, j] - y[i, j]) / top) ** 2 if top > 0 else 0.0
+        out[i] += 2 * math.log(top) + math.log(value) if top > 0 else -np.inf
+
+
+@kernel
+def pull_many(loss: int, f: np.ndarray, y: np.ndarray, unit: float, logw: np.ndarray, out: np.ndarray) -> None:
+    """−ω_i e^{−unit} ∂ℓ/∂f_i of losses of several outputs into ``out`` (n, o)."""
+    n, o = f.shape
+    for i in range(n):
+        weight = math.exp(logw[i] - unit)
+        if loss == CROSS_ENTROPY:
+            shift, mass = log_sum(f[i]), np.sum(y[i])
+            for j in range(o):
+                out[i, j] = weight * (y[i, j] - mass * math.exp(f[i, j] - shift))
+        else:
+            for j in range(o):
+                out[i, j] = weight * (y[i, j] - f[i, j])
+
+
+@kernel
+def log_sum(f: np.ndarray) -> float:
+    """ln Σ_j e^{f_j}."""
+    top, total = np.max(f), 0.0
+    for j in range(f.size):
+        total += math.exp(f[j] - top)
+    return top + math.log(total)
 
 
 @kernel
 def pulls(sys: System, work: Work, penalty: float) -> float:
     """Fill ``work.r`` from ``work.f``; return ln L. In the loss clock r is in units of L."""
-    n = sys.y.shape[0]
-    top = -np.inf
-    for i in range(n):
-        work.logs[i] = log_loss(sys.loss, work.f[i], sys.y[i]) + sys.logw[i]
-        top = max(top, work.logs[i])
-    log_risk = top
-    if top > -np.inf:
-        total = 0.0
-        for i in range(n):
-            total += math.exp(work.logs[i] - top)
-        log_risk = top + math.log(total)
+    n, o = sys.y.shape
+    logs = work.logs
+    logs[:] = sys.logw
+    if o == 1:
+        log_losses(sys.loss, work.f.reshape(n), sys.y.reshape(n), logs)
+    else:
+        log_losses_of_many(sys.loss, work.f, sys.y, logs)
+    log_risk = np.max(logs)
+    if log_risk > -np.inf:
+        log_risk = log_sum(logs)
     if penalty > 0:
-        lp = math.log(penalty)
-        high = max(lp, log_risk)
-        log_risk = high + math.log(math.exp(lp - high) + math.exp(log_risk - high))
+        both = np.array([log_risk, math.log(penalty)])
+        log_risk = log_sum(both)
     unit = log_risk if sys.clock == LOSS else 0.0
-    for i in range(n):
-        pull(sys.loss, work.f[i], sys.y[i], sys.logw[i] - unit, work.r[i])
+    if o == 1:
+        pull_each(sys.loss, work.f.reshape(n), sys.y.reshape(n), unit, sys.logw, work.r.reshape(n))
+    else:
+        pull_many(sys.loss, work.f, sys.y, unit, sys.logw, work.r)
     return log_risk
 
 
@@ -150,44 +169,39 @@ def penalty_of(sys: System, W: np.ndarray, a: np.ndarray) -> float:
 
 
 @kernel
-def hold(cell: Cell, k: int, v: np.ndarray) -> None:
-    """Remove from v (D,) what points off the flat of neuron k."""
-    if cell.rank[k] == v.size:
+def hold(Q: np.ndarray, rank: int, v: np.ndarray) -> None:
+    """Remove from v (D,) what points off the flat of ``rank`` orthonormal rows Q."""
+    D = v.size
+    if rank == D:
         v[:] = 0.0
         return
-    for j in range(cell.rank[k]):
+    for j in range(rank):
         c = 0.0
-        for d in range(v.size):
-            c += cell.Q[k, j, d] * v[d]
-        for d in range(v.size):
-            v[d] -= c * cell.Q[k, j, d]
+        for d in range(D):
+            c += Q[j, d] * v[d]
+        for d in range(D):
+            v[d] -= c * Q[j, d]
 
 
 @kernel
-def drive(sys: System, cell: Cell, work: Work, k: int, W: np.ndarray, a: np.ndarray, unit: float) -> None:
-    """Fill row k of ``work.DW`` and ``work.DA`` from ``work.U`` and the penalties."""
-    D, o = W.shape[1], a.shape[1]
-    size, mass = 0.0, 0.0
-    if sys.tv > 0:
+def penalise(sys: System, work: Work, W: np.ndarray, a: np.ndarray, unit: float) -> None:
+    """Take the penalties' forces off ``work.V`` and ``work.DA``."""
+    V, DA, l2w = work.V, work.DA, sys.l2w
+    (m, D), o = W.shape, a.shape[1]
+    for k in range(m):
+        size, mass = 0.0, 0.0
         for d in range(D):
             size += W[k, d] ** 2
+            V[k, d] -= unit * l2w[d] * W[k, d]
         for j in range(o):
             mass += a[k, j] ** 2
-        size, mass = math.sqrt(size), math.sqrt(mass)
-    for d in range(D):
-        v = work.U[k, d] - unit * sys.l2w[d] * W[k, d]
-        if size > 0:
-            v -= unit * sys.tv * mass * W[k, d] / size
-        work.V[k, d] = v
-        work.DW[k, d] = v
-    hold(cell, k, work.DW[k])
-    for j in range(o):
-        if not sys.trained:
-            work.DA[k, j] = 0.0
-            continue
-        work.DA[k, j] -= unit * sys.l2a * a[k, j]
-        if mass > 0:
-            work.DA[k, j] -= unit * sys.tv * size * a[k, j] / mass
+            DA[k, j] -= unit * sys.l2a * a[k, j]
+        size, mass, weight = math.sqrt(size), math.sqrt(mass), unit * sys.tv
+        if weight > 0 and size > 0 and mass > 0:
+            for d in range(D):
+                V[k, d] -= weight * mass / size * W[k, d]
+            for j in range(o):
+                DA[k, j] -= weight * size / mass * a[k, j]
 
 
 @kernel
@@ -195,13 +209,14 @@ def outputs(sys: System, cell: Cell, work: Work, W: np.ndarray, a: np.ndarray) -
     """Fill ``work.Z``, ``work.A`` and ``work.f``."""
     m, n, o = W.shape[0], sys.X.shape[0], a.shape[1]
     np.dot(W, sys.XT, work.Z)
-    for k in range(m):
-        for i in range(n):
-            work.A[k, i] = cell.S[k, i] * work.Z[k, i] + cell.T[k, i]
+    A, Z, S, T = work.A.reshape(-1), work.Z.reshape(-1), cell.S.reshape(-1), cell.T.reshape(-1)
+    for e in range(A.size):
+        A[e] = S[e] * Z[e] + T[e]
     if o == 1:
-        f = np.dot(a.reshape(m), work.A)
+        f, offset = work.f.reshape(n), sys.offset.reshape(n)
+        np.dot(a.reshape(m), work.A, f)
         for i in range(n):
-            work.f[i, 0] = sys.gain * f[i] + sys.offset[i, 0]
+            f[i] = sys.gain * f[i] + offset[i]
     else:
         f2 = np.dot(np.ascontiguousarray(a.T), work.A)
         for i in range(n):
@@ -225,25 +240,32 @@ def forces(sys: System, cell: Cell, work: Work, W: np.ndarray, a: np.ndarray) ->
     outputs(sys, cell, work, W, a)
     log_risk = pulls(sys, work, penalty_of(sys, W, a))
     for k in range(m):
-        for i in range(n):
-            work.M[k, i] = 0.0
-        for j in range(o):
-            pulling = sys.gain * a[k, j]
+        M, S = work.M[k], cell.S[k]
+        if o == 1:
+            pulling, r = sys.gain * a[k, 0], work.r.reshape(n)
             for i in range(n):
-                work.M[k, i] += pulling * work.r[i, j]
-        for i in range(n):
-            work.M[k, i] *= cell.S[k, i]
+                M[i] = pulling * r[i] * S[i]
+        else:
+            for i in range(n):
+                M[i] = force(sys, work, a, k, i) * S[i]
     np.dot(work.M, sys.X, work.U)
     if sys.trained:
         if o == 1:
-            one = np.dot(work.A, np.ascontiguousarray(work.r[:, 0]))
-            for k in range(m):
-                work.DA[k, 0] = sys.gain * one[k]
+            np.dot(work.A, work.r.reshape(n), work.DA.reshape(m))
         else:
-            work.DA[:] = sys.gain * np.dot(work.A, work.r)
-    unit = math.exp(-log_risk) if sys.clock == LOSS else 1.0
+            np.dot(work.A, work.r, work.DA)
+        DA = work.DA.reshape(-1)
+        for c in range(DA.size):
+            DA[c] *= sys.gain
+    work.V[:] = work.U
+    if sys.l2a > 0 or sys.tv > 0 or np.max(sys.l2w) > 0:
+        penalise(sys, work, W, a, math.exp(-log_risk) if sys.clock == LOSS else 1.0)
+    if not sys.trained:
+        work.DA[:] = 0.0
+    work.DW[:] = work.V
     for k in range(m):
-        drive(sys, cell, work, k, W, a, unit)
+        if cell.rank[k]:
+            hold(cell.Q[k], cell.rank[k], work.DW[k])
     return log_risk
 
 

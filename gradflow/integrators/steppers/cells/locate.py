@@ -8,7 +8,7 @@ from gradflow.integrators.steppers.cells.compiled import kernel
 from gradflow.integrators.steppers.cells.system import Cell, System
 
 #: Fractions of a step at which signs are compared.
-_NODES = np.array([0.25, 0.5, 0.75, 1.0])
+_NODES = (0.25, 0.5, 0.75, 1.0)
 #: A pair that has just left its surface; one that leaves at zero speed; one that stays on it.
 FRESH, TANGENT, PARKED = 1, 2, 3
 
@@ -104,11 +104,21 @@ def suspects(
                 at = 1.0
             if fresh == 0 and v0 <= 0:
                 at = 0.0
-            elif at > 0.25:
+            elif at > 0.25 and dips(v0, v1, v2, v3, v4):
                 at = min(at, dip(sys, cell, y, shape, k, g, v0, v1, v2, v3, v4, at))
             first[k, g] = at
             least = min(least, at)
     return least
+
+
+@kernel
+def dips(v0: float, v1: float, v2: float, v3: float, v4: float) -> bool:
+    """Whether five values of a quartic let it fall below zero between them.
+
+    Between nodes it falls short of their least by a share of their range only.
+    """
+    low = min(v0, v1, v2, v3, v4)
+    return low < 0.3 * (max(v0, v1, v2, v3, v4) - low)
 
 
 @kernel

@@ -22,7 +22,7 @@ from gradflow.integrators.steppers.cells.locate import (
     suspects,
 )
 from gradflow.integrators.steppers.cells.step import (
-    C_TABLEAU,
+    Tableau,
     dense,
     error_norm,
     excess,
@@ -61,8 +61,8 @@ class Record(NamedTuple):
     ----------
     s, y : (rows + 1,), (rows + 1, dim) arrays
         Row 0 is the start.
-    values : (rows + 1, 3) array
-        ln L, ln |dθ/dt|, ln of the turning per unit of ln(1+t).
+    values : (rows + 1, 4) array
+        ln L, ln |dθ/dt|, ln of the turning per unit of ln(1+t), min_i y_i f_i.
     shape : (rows, 4, dim) array
         Each step's coefficients of ξ … ξ⁴.
     event_s : (events,) array
@@ -80,7 +80,7 @@ class Record(NamedTuple):
 
 @kernel
 def measure(sys: System, work: Work, s: float, y: np.ndarray, log_risk: float, out: np.ndarray) -> None:
-    """ln L, ln |dθ/dt| and the logarithm of the direction's turning into ``out`` (3,)."""
+    """ln L, ln |dθ/dt|, the logarithm of the direction's turning, the least margin into ``out``."""
     m, D = work.DW.shape
     o = work.DA.shape[1]
     size, along, speed = 0.0, 0.0, 0.0
@@ -107,6 +107,9 @@ def measure(sys: System, work: Work, s: float, y: np.ndarray, log_risk: float, o
     out[0] = log_risk
     out[1] = 0.5 * math.log(speed) + unit if speed > 0 else -np.inf
     out[2] = 0.5 * math.log(across / size) + unit + later if across > 0 else -np.inf
+    out[3] = np.inf
+    for i in range(work.f.shape[0]):
+        out[3] = min(out[3], work.f[i, 0] * sys.y[i, 0])
 
 
 @kernel
@@ -180,7 +183,7 @@ def cross(sys: System, cell: Cell, work: Work, y: np.ndarray, before: float, k: 
             if abs(height(sys, w, other)) <= ON_SURFACE * size * sys.size[other]:
                 return False
     way = sys.N[g].copy()
-    hold(cell, k, way)
+    hold(cell.Q[k], cell.rank[k], way)
     reach = norm(way)
     if reach < 1e-7 * sys.size[g]:
         return False
@@ -196,7 +199,7 @@ def cross(sys: System, cell: Cell, work: Work, y: np.ndarray, before: float, k: 
         for d in range(D):
             V[d] += pulling * sys.X[i, d]
     raw = V.copy()
-    hold(cell, k, V)
+    hold(cell.Q[k], cell.rank[k], V)
     new = 0.0
     for d in range(D):
         new += sys.N[g, d] * V[d]
@@ -291,7 +294,7 @@ def leave_at(
 
 @kernel
 def advance(
-    sys: System, cell: Cell, work: Work, num: np.ndarray, count: np.ndarray, y: np.ndarray,
+    tab: Tableau, sys: System, cell: Cell, work: Work, num: np.ndarray, count: np.ndarray, y: np.ndarray,
     k1: np.ndarray, attempts: int, accepted: int, record: Record,
 ) -> int:  # fmt: skip
     """Take steps from ``y``, whose field is ``k1``, both changed in place; return how it ended.
@@ -316,8 +319,8 @@ def advance(
         ends = s + num[H] > num[S_END] - 1e-12 * num[H]
         h = num[S_END] - s if ends else num[H]
         K[0] = k1
-        log_risk = step(sys, cell, work, s, y, h, K, y1, shape, over, num[LOG_RISK])
-        worst = error_norm(sys, y, y1, h, K, m, D, o, num[BUDGET])
+        log_risk = step(tab, sys, cell, work, s, y, h, K, y1, shape, over, num[LOG_RISK])
+        worst = error_norm(tab, sys, y, y1, h, K, m, D, o, num[BUDGET])
         count[ATTEMPTS] += 1
         count[RHS] += 6
         factor = min(max(0.9 * max(worst, 1e-30) ** -0.2, 0.2), 8.0)
@@ -347,14 +350,14 @@ def advance(
         if cell.ray_neuron.size:
             hi, value = 2.0, -1.0
             for i in range(1, 6):
-                if over[i] > 0 and C_TABLEAU[i] < xi:
+                if over[i] > 0 and tab.C[i] < xi:
                     # (stages are no points of the solution)
-                    dense(y, shape, C_TABLEAU[i], point)
-                    field(sys, cell, work, s + C_TABLEAU[i] * h, point, spare)
+                    dense(y, shape, tab.C[i], point)
+                    field(sys, cell, work, s + tab.C[i] * h, point, spare)
                     count[RHS] += 1
                     value = excess(sys, cell, work, point[m * D : m * (D + o)].reshape(m, o))[0]
                     if value > 0:
-                        hi = C_TABLEAU[i]
+                        hi = tab.C[i]
                         break
             if hi > 1.0:
                 if whole:

@@ -6,6 +6,8 @@ assumption (2011).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import diffrax
 import numpy as np
 
@@ -14,13 +16,22 @@ from gradflow.integrators.steppers.cells.field import field, force
 from gradflow.integrators.steppers.cells.system import LOSS, Cell, System, Work
 
 
-def _tsit5() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+class Tableau(NamedTuple):
+    """The method: stage weights, stage times, error weights, and b_j(ξ) = Σ_p dense_jp ξ^{p+1}."""
+
+    A: np.ndarray
+    C: np.ndarray
+    error: np.ndarray
+    dense: np.ndarray
+
+
+def _tsit5() -> Tableau:
     tableau = diffrax.Tsit5.tableau
     A = np.zeros((7, 7))
     for i, row in enumerate(tableau.a_lower):
         A[i + 1, : i + 1] = row
     C = np.concatenate([[0.0], np.asarray(tableau.c)])
-    error = np.asarray(tableau.b_error)
+    error = np.array(tableau.b_error, np.float64)
     # Dense output: y(ξ) = y + h Σ_j b_j(ξ) k_j, the b_j by their roots in ξ.
     poly = np.polynomial.polynomial
     quartics = [
@@ -37,16 +48,15 @@ def _tsit5() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         (2.5, 1.0, 0.6),
     ):
         quartics.append(factor * np.array([0.0, 0.0, r1 * r2, -(r1 + r2), 1.0]))
-    return A, C, error, np.stack(quartics)[:, 1:]
+    return Tableau(A, C, error, np.stack(quartics)[:, 1:].copy())
 
 
-#: Stage weights, stage times, error weights, and b_j(ξ) = Σ_p DENSE[j, p] ξ^{p+1}.
-A_TABLEAU, C_TABLEAU, ERROR, DENSE = _tsit5()
+TSIT5 = _tsit5()
 
 
 @kernel
 def step(
-    sys: System, cell: Cell, work: Work, s: float, y: np.ndarray, h: float,
+    tab: Tableau, sys: System, cell: Cell, work: Work, s: float, y: np.ndarray, h: float,
     K: np.ndarray, y1: np.ndarray, shape: np.ndarray, over: np.ndarray, log_risk0: float,
 ) -> float:  # fmt: skip
     """Take a step of length h from (s, y), whose field is ``K[0]``; return ln L at its end.
@@ -61,9 +71,9 @@ def step(
         for c in range(dim):
             total = 0.0
             for j in range(i):
-                total += A_TABLEAU[i, j] * K[j, c]
+                total += tab.A[i, j] * K[j, c]
             y1[c] = y[c] + h * total
-        log_risk = field(sys, cell, work, s + C_TABLEAU[i] * h, y1, K[i])
+        log_risk = field(sys, cell, work, s + tab.C[i] * h, y1, K[i])
         if cell.ray_neuron.size:
             over[i] = excess(sys, cell, work, y1[m * D : m * (D + o)].reshape(m, o))[0]
         else:
@@ -72,7 +82,7 @@ def step(
         for c in range(dim):
             total = 0.0
             for j in range(7):
-                total += DENSE[j, p] * K[j, c]
+                total += tab.dense[j, p] * K[j, c]
             shape[p, c] = h * total
     return log_risk
 
@@ -112,7 +122,7 @@ def excess(sys: System, cell: Cell, work: Work, a: np.ndarray) -> tuple[float, i
 
 @kernel
 def error_norm(
-    sys: System, y: np.ndarray, y1: np.ndarray, h: float, K: np.ndarray, m: int, D: int, o: int,
+    tab: Tableau, sys: System, y: np.ndarray, y1: np.ndarray, h: float, K: np.ndarray, m: int, D: int, o: int,
     budget: float,
 ) -> float:  # fmt: skip
     """The largest error in units of the tolerance, relative to the size of each neuron.
@@ -130,13 +140,13 @@ def error_norm(
                 if part == 1 and not sys.trained:
                     continue
                 size = max(size, abs(y[c]), abs(y1[c]))
-                error = max(error, abs(entry_error(h, K, c)))
+                error = max(error, abs(entry_error(tab, h, K, c)))
         worst = max(worst, error / (sys.rtol * size + sys.atol[k]))
     place = m * (D + o)
-    worst = max(worst, abs(entry_error(h, K, place)) / (sys.rtol * budget))
+    worst = max(worst, abs(entry_error(tab, h, K, place)) / (sys.rtol * budget))
     if sys.clock == LOSS:
         allowed = sys.atol_tau + sys.rtol * abs(y1[place + 1])
-        worst = max(worst, abs(entry_error(h, K, place + 1)) / allowed)
+        worst = max(worst, abs(entry_error(tab, h, K, place + 1)) / allowed)
     for c in range(y1.size):
         if not np.isfinite(y1[c]):
             return np.inf
@@ -144,11 +154,11 @@ def error_norm(
 
 
 @kernel
-def entry_error(h: float, K: np.ndarray, c: int) -> float:
+def entry_error(tab: Tableau, h: float, K: np.ndarray, c: int) -> float:
     """The error estimate of one entry."""
     total = 0.0
     for j in range(7):
-        total += ERROR[j] * K[j, c]
+        total += tab.error[j] * K[j, c]
     return h * total
 
 

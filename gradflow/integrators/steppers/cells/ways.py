@@ -48,6 +48,8 @@ class Pull:
         F⁺ and F⁻ (the sign and size of the outer weight in them).
     noise : (C,) array
         Below it their differences are rounding.
+    present : (C,) ints
+        The side of each member that moves by neither force: where it has been, or is going.
     """
 
     members: np.ndarray
@@ -56,6 +58,7 @@ class Pull:
     up: np.ndarray
     down: np.ndarray
     noise: np.ndarray
+    present: np.ndarray
 
     @property
     def jump(self) -> np.ndarray:
@@ -140,7 +143,8 @@ def _consistent(flats: Flats, pull: Pull, jump: np.ndarray, plus: np.ndarray) ->
     for _ in range(_ROUNDS):
         flat = flats.of(pull.members[slides])
         slides = np.isin(pull.members, flat.members)
-        sides = np.where(slides, 0, np.where(rates >= 0, 1, -1))
+        none = np.abs(rates) <= _NO_RATE * scale * size
+        sides = np.where(slides, 0, np.where(none & (jump == 0), pull.present, np.sign(rates)))
         on_plus = np.where(attracting, sides > 0, np.where(jump > 0, plus, sides > 0))
         chosen = pull.u + np.where(slides, 0.0, np.where(on_plus, pull.up, pull.down)) @ N
         g = chosen - (chosen @ flat.Q.T) @ flat.Q
