@@ -305,7 +305,7 @@ class CellsIntegrator(AbstractIntegrator):
     """Event-located Tsit5 on a flow with kinks."""
 
     locates: ClassVar[bool] = True
-    name = "cells"
+    name = "piecewise"
 
     def solve(self, problem: Problem) -> Solution:
         """Integrate one stage (see :class:`~gradflow.integrators.contract.AbstractIntegrator`)."""
@@ -317,4 +317,4 @@ class CellsIntegrator(AbstractIntegrator):
         return replace(solution, stats=stats, happenings=happenings, sides=host.cell.side.astype(int))
 
 
-register_integrator("cells", CellsIntegrator)
+register_integrator("piecewise", CellsIntegrator)
