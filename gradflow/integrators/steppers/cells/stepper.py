@@ -54,8 +54,8 @@ _BUFFER_BYTES = 2**22
 _MIN_ROWS, _MAX_ROWS = 16, 1024
 #: Steps between two looks at neurons on flats that the loop cannot watch.
 _WATCH = 20
-#: Zero-length events of one neuron in a row after which it is stuck.
-_STORM = 200
+#: Steps between two looks at events.
+_LOOK = 64
 
 
 @dataclass(frozen=True)
@@ -146,18 +146,20 @@ class CellsStepper(AbstractStepper):
         measure(host.sys, host.work, host.num[S], host.y, host.num[LOG_RISK], out)
 
     def advance(self, attempts: int, accepted: int, target: float) -> Steps:
-        began = Snapshot.of(self.host) if self.problem.events else None
-        steps = self._go(attempts, accepted)
-        if began is None or len(steps.s) == 1:
-            return steps
+        if not self.problem.events:
+            return self._go(attempts, accepted)
+        # Few steps at a time: those after the one in which an event happens are taken in vain.
+        share = min(attempts, _LOOK)
+        began = Snapshot.of(self.host)
+        steps = self._go(share, min(accepted, _LOOK))
         first = np.flatnonzero(np.any(steps.values[1:, :-1] >= 0, axis=1))
         if not first.size:
             return steps
         # Once more from the beginning, so that the step in which it happens is the last one.
         began.restore(self.host)
-        head = self._go(2**62, int(first[0])) if first[0] else None
+        head = self._go(2**40, int(first[0])) if first[0] else None
         self.before = Snapshot.of(self.host)
-        last = self._go(2**62, 1)
+        last = self._go(2**40, 1)
         return last if head is None else _joined(head, last)
 
     def _go(self, attempts: int, accepted: int) -> Steps:
