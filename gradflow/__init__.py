@@ -55,15 +55,20 @@ if TYPE_CHECKING:
     from gradflow.losses import squared as squared
     from gradflow.networks.activations import AbstractActivation as AbstractActivation
     from gradflow.networks.activations import LeakyReLU as LeakyReLU
+    from gradflow.networks.activations import PiecewiseLinear as PiecewiseLinear
     from gradflow.networks.activations import ShiftedReLU as ShiftedReLU
+    from gradflow.networks.activations import UnstatedKinkWarning as UnstatedKinkWarning
+    from gradflow.networks.activations import absolute as absolute
     from gradflow.networks.activations import activation as activation
     from gradflow.networks.activations import elu as elu
     from gradflow.networks.activations import erf as erf
     from gradflow.networks.activations import fourier as fourier
     from gradflow.networks.activations import gelu as gelu
+    from gradflow.networks.activations import hard_tanh as hard_tanh
     from gradflow.networks.activations import leaky_relu as leaky_relu
     from gradflow.networks.activations import linear as linear
     from gradflow.networks.activations import monomial as monomial
+    from gradflow.networks.activations import piecewise_linear as piecewise_linear
     from gradflow.networks.activations import probit_erf as probit_erf
     from gradflow.networks.activations import relu as relu
     from gradflow.networks.activations import shifted_relu as shifted_relu
@@ -97,8 +102,9 @@ if TYPE_CHECKING:
 _EXPORTS = {
     # activations, losses, networks, laws of the inputs, teachers
     "gradflow.networks.activations": (
-        "AbstractActivation LeakyReLU ShiftedReLU activation elu erf fourier gelu leaky_relu "
-        "linear monomial probit_erf relu shifted_relu sigmoid softplus swish tanh"
+        "AbstractActivation LeakyReLU PiecewiseLinear ShiftedReLU UnstatedKinkWarning absolute "
+        "activation elu erf fourier gelu hard_tanh leaky_relu linear monomial piecewise_linear "
+        "probit_erf relu shifted_relu sigmoid softplus swish tanh"
     ),
     "gradflow.losses": "exponential hinge logistic loss squared",
     "gradflow.networks.networks": "LinearPredictor TwoLayer",

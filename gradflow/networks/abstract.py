@@ -116,6 +116,10 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
         """
         return None
 
+    def unlocated_kinks(self) -> str | None:
+        """Say which kinks of the net no flow locates, and what helps; None where there are none."""
+        return None
+
     @property
     def vanishes_at_zero(self) -> bool:
         """Whether f(0; θ) = 0 for every θ, so that a datum at 0 says nothing."""

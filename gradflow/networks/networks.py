@@ -33,6 +33,7 @@ from gradflow.networks.activations import (
     AbstractActivation,
     apply_activation,
     as_activation,
+    kinks_remark,
 )
 from gradflow.networks.activations.pieces import IDENTITY
 from gradflow.networks.deep_linear import DeepLinear
@@ -298,6 +299,9 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         if pieces.central:  # s φ(w·x) = φ(w·sx)
             return Layer(self.factor * rows, pieces, trained, layout)
         return Layer(rows, pieces.scaled(self.factor), trained, layout)
+
+    def unlocated_kinks(self) -> str | None:
+        return kinks_remark(self.activation)
 
     @property
     def vanishes_at_zero(self) -> bool:
