@@ -48,10 +48,12 @@ if TYPE_CHECKING:
     from gradflow.integrators import until as until
     from gradflow.integrators.driver import integrator_names as integrator_names
     from gradflow.integrators.settings import SmallStartWarning as SmallStartWarning
+    from gradflow.losses import cross_entropy as cross_entropy
     from gradflow.losses import exponential as exponential
     from gradflow.losses import hinge as hinge
     from gradflow.losses import logistic as logistic
     from gradflow.losses import loss as loss
+    from gradflow.losses import soft_logistic as soft_logistic
     from gradflow.losses import squared as squared
     from gradflow.networks.activations import AbstractActivation as AbstractActivation
     from gradflow.networks.activations import LeakyReLU as LeakyReLU
@@ -106,7 +108,7 @@ _EXPORTS = {
         "activation elu erf fourier gelu hard_tanh leaky_relu linear monomial piecewise_linear "
         "probit_erf relu shifted_relu sigmoid softplus swish tanh"
     ),
-    "gradflow.losses": "exponential hinge logistic loss squared",
+    "gradflow.losses": ("cross_entropy exponential hinge logistic loss soft_logistic squared"),
     "gradflow.networks.networks": "LinearPredictor TwoLayer",
     "gradflow.networks.deep_linear": "DeepLinear",
     "gradflow.networks.parameters": "TwoLayerParams",

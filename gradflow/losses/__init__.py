@@ -17,13 +17,16 @@ import jax
 
 from gradflow.losses.abstract import AbstractLoss as AbstractLoss
 from gradflow.losses.abstract import AbstractMarginLoss as AbstractMarginLoss
+from gradflow.losses.abstract import SumOverOutputs as SumOverOutputs
 from gradflow.losses.abstract import labels_fix as labels_fix
+from gradflow.losses.cross_entropy import CrossEntropy as CrossEntropy
 from gradflow.losses.function import FunctionLoss as FunctionLoss
 from gradflow.losses.function import FunctionMarginLoss as FunctionMarginLoss
 from gradflow.losses.function import loss as loss
 from gradflow.losses.margin import Exponential as Exponential
 from gradflow.losses.margin import Hinge as Hinge
 from gradflow.losses.margin import Logistic as Logistic
+from gradflow.losses.margin import SoftLogistic as SoftLogistic
 from gradflow.losses.regression import Squared as Squared
 from gradflow.registry import register
 from gradflow.validation import fail
@@ -50,7 +53,13 @@ hinge = Hinge()
 #: ½(f − y)².
 squared = Squared()
 
-for _class in (Logistic, Exponential, Hinge, Squared):
+#: −Σ_j p_j ln softmax(f)_j, for nets of several outputs.
+cross_entropy = CrossEntropy()
+#: p ln(1 + e^{−f}) + (1 − p) ln(1 + e^f), p in [0, 1].
+soft_logistic = SoftLogistic()
+
+for _class in (Logistic, SoftLogistic, Exponential, Hinge, Squared, CrossEntropy):
     register(_class.name, _class)
 register("function_loss", FunctionLoss)
 register("function_margin_loss", FunctionMarginLoss)
+register("sum_over_outputs", SumOverOutputs)

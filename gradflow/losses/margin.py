@@ -1,4 +1,4 @@
-"""Margin losses: logistic, exponential, hinge."""
+"""Margin losses, logistic, exponential and hinge, and the logistic loss of soft labels."""
 
 from __future__ import annotations
 
@@ -7,82 +7,90 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
 
-from gradflow.losses.abstract import AbstractMarginLoss
-from gradflow.numerics.logs import log1p_ratio
-
-
-# The sigmoid with the derivative σ(z)σ(−z): no 1 − σ, which cancels for large z.
-@jax.custom_jvp
-def _sigmoid(z: jax.Array) -> jax.Array:
-    return jax.nn.sigmoid(z)
-
-
-@_sigmoid.defjvp
-def _sigmoid_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (z,), (dz,) = primals, tangents
-    return _sigmoid(z), _sigmoid(z) * _sigmoid(-z) * dz
-
-
-# ln(1 + e^{-z}) with the derivative −σ(−z); the derivative of the formula below would be undefined
-# at the corner of |z|, where the function is smooth.
-@jax.custom_jvp
-def _logistic(z: jax.Array) -> jax.Array:
-    return jnp.maximum(-z, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(z)))
-
-
-@_logistic.defjvp
-def _logistic_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (z,), (dz,) = primals, tangents
-    return _logistic(z), -_sigmoid(-z) * dz
-
-
-@jax.custom_jvp
-def _log_logistic(z: jax.Array) -> jax.Array:
-    # z > 0: ln log1p(u) = −z + ln(log1p(u)/u), two terms of one sign, and nothing underflows.
-    ratio = log1p_ratio(jnp.exp(-jnp.maximum(z, 0.0)), jnp)
-    return jnp.where(z > 0, jnp.log(ratio) - z, jnp.log(_logistic(jnp.minimum(z, 0.0))))
-
-
-@_log_logistic.defjvp
-def _log_logistic_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (z,), (dz,) = primals, tangents
-    u = jnp.exp(-jnp.maximum(z, 0.0))
-    ratio = log1p_ratio(u, jnp)
-    low = jnp.minimum(z, 0.0)
-    slope = jnp.where(z > 0, 1.0 / ((1.0 + u) * ratio), _sigmoid(-low) / _logistic(low))
-    return _log_logistic(z), -slope * dz
+from gradflow.losses.abstract import AbstractLoss, AbstractMarginLoss
+from gradflow.losses.formulas import log1p_exp_neg, log_log1p_exp_neg, sigmoid
+from gradflow.validation import fail
 
 
 class Logistic(AbstractMarginLoss):
     """``ℓ(z) = ln(1 + e^{−z})``, ``ℓ'(z) = −1/(1 + e^z)``; −ℓ'(0) = ½, M = π²/12.
 
     ``ln ℓ(z)`` is −z + O(e^{−z}) for large z and ln(−z) for very negative z;
-    ``ln(−ℓ'(z)) = −ln(1 + e^z)``.
+    ``ln(−ℓ'(z)) = −ln(1 + e^z)``. Targets in [0, 1], some of them inside, are soft labels: the loss
+    is then `SoftLogistic`, no loss of the margin.
     """
 
     name: ClassVar[str] = "logistic"
     vanishes: ClassVar[bool] = True
+    attains_zero: ClassVar[bool] = False
     neg_derivative_at_zero: ClassVar[float] = 0.5
     mass: ClassVar[float] = math.pi**2 / 12
 
     def of_margin(self, z: jax.Array) -> jax.Array:
-        return _logistic(z)
+        return log1p_exp_neg(z)
 
     def margin_derivative(self, z: jax.Array) -> jax.Array:
-        return -_sigmoid(-z)
+        return -sigmoid(-z)
 
     def log_of_margin(self, z: jax.Array) -> jax.Array:
-        return _log_logistic(z)
+        return log_log1p_exp_neg(z)
 
     def log_neg_derivative(self, z: jax.Array) -> jax.Array:
-        return -_logistic(-z)
+        return -log1p_exp_neg(-z)
+
+    def taking(
+        self, argument: str, value: ArrayLike, outputs: int
+    ) -> tuple[AbstractLoss, np.ndarray]:
+        numbers = np.asarray(value)
+        if outputs == 1 and numbers.dtype.kind == "f":
+            inside = (numbers > 0) & (numbers < 1)
+            if np.any(inside) and np.all(inside | (numbers == 0) | (numbers == 1)):
+                return SoftLogistic().taking(argument, value, outputs)
+        return super().taking(argument, value, outputs)
+
+
+class SoftLogistic(AbstractLoss):
+    """``ℓ(f, p) = p ln(1 + e^{−f}) + (1 − p) ln(1 + e^f)``, p in [0, 1] the probability of +1.
+
+    ``∂ℓ/∂f = (1 − p)σ(f) − pσ(−f)``, zero at f = ln(p/(1 − p)), where ℓ is the entropy of p. With
+    p = (1 + y)/2 for labels y = ±1 it is the logistic loss. ``ln ℓ`` is exact where ℓ underflows.
+    """
+
+    name: ClassVar[str] = "soft_logistic"
+    attains_zero: ClassVar[bool] = False
+
+    def __call__(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
+        return target * log1p_exp_neg(prediction) + (1.0 - target) * log1p_exp_neg(-prediction)
+
+    def derivative(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
+        # (two terms of one factor each: σ(f) − p has no digits for p near 0 or 1)
+        return (1.0 - target) * sigmoid(prediction) - target * sigmoid(-prediction)
+
+    def log(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
+        return jnp.logaddexp(
+            jnp.log(target) + log_log1p_exp_neg(prediction),
+            jnp.log1p(-target) + log_log1p_exp_neg(-prediction),
+        )
+
+    def check_targets(self, argument: str, value: ArrayLike) -> np.ndarray:
+        targets = super().check_targets(argument, value)
+        if not np.all((targets >= 0) & (targets <= 1)):
+            problem = "holds soft labels outside [0, 1]"
+            raise fail(argument, targets, problem, "pass probabilities of the label +1")
+        return targets
+
+    def taking(
+        self, argument: str, value: ArrayLike, outputs: int
+    ) -> tuple[AbstractLoss, np.ndarray]:
+        if outputs > 1:
+            raise fail(
+                "loss", self.name, f"is one of one output; the net has {outputs}",
+                "use gf.cross_entropy, or TwoLayer(..., outputs=1)",
+            )  # fmt: skip
+        return super().taking(argument, value, outputs)
 
 
 class Exponential(AbstractMarginLoss):
@@ -93,6 +101,7 @@ class Exponential(AbstractMarginLoss):
 
     name: ClassVar[str] = "exponential"
     vanishes: ClassVar[bool] = True
+    attains_zero: ClassVar[bool] = False
     neg_derivative_at_zero: ClassVar[float] = 1.0
     mass: ClassVar[float] = 1.0
 

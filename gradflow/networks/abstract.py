@@ -91,6 +91,11 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
     def balancedness(self, params: P) -> jax.Array | None:
         """Return the quantities that the flow conserves, or None where it conserves none."""
 
+    @property
+    def outputs(self) -> int:
+        """o, the number of outputs: f is a number for o = 1 and a vector (o,) for more."""
+        return 1
+
     def flat_directions(self, params: P) -> int:
         """Return the dimension of the manifold of parameters through ``params`` with the same f;
         −1 where there is one of unknown dimension."""

@@ -27,7 +27,7 @@ from gradflow.validation import check_choice, check_nonnegative, fail
 
 
 def _margins(risk: EmpiricalRisk, params: PyTree) -> Array:
-    return risk.y * risk.net(params, risk.X)
+    return risk.y * risk.predictions(params)
 
 
 def _accuracy(risk: EmpiricalRisk, params: PyTree) -> Array:
