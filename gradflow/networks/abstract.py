@@ -63,7 +63,8 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
 
     @abstractmethod
     def __call__(self, params: P, x: jax.Array) -> jax.Array:
-        """Return f(x; θ): a scalar for x of shape (d,), shape (n,) for x of shape (n, d)."""
+        """Return f(x; θ): a scalar for x of shape (d,), shape (n,) for x of shape (n, d); with
+        several `outputs` one axis more."""
 
     @abstractmethod
     def as_params(self, value: PyTree) -> P:
@@ -117,7 +118,8 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
         """Return the weights ``(W, a)`` of the neurons, or None where the net has none.
 
         W (m, D) holds what meets the data, with a bias as the last entry of a row; a (m,) are the
-        outer weights, 1 for linear nets, whose one neuron is their vector. Leading axes stay.
+        outer weights, (m, o) of o > 1 outputs, 1 for linear nets, whose one neuron is their vector.
+        Leading axes stay.
         """
         return None
 
@@ -143,7 +145,7 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
 
     def conic_refusal(self) -> str | None:
         """Why a step cannot go by ‖w_k‖ times the gradient in w_k; None where it can."""
-        return "needs a two-layer net with a positively homogeneous activation"
+        return "needs a two-layer net of one output with a positively homogeneous activation"
 
     @property
     @abstractmethod
