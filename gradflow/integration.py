@@ -324,7 +324,7 @@ def _as_before(path: Trajectory, numerics: dict[str, object]) -> dict[str, objec
 def _check_metric(risk: AbstractRisk, flow: Flow, settings: Settings) -> None:
     """Kinks are not passed over in silence in a metric in which they cannot be located."""
     at = risk.arrangement
-    located = at is not None and at.located_by_old and at.kinked
+    located = at is not None and at.kinked
     if not located or flow.arrangement is not None or settings.explicit:
         return
     if flow.chart.name == "cartesian":

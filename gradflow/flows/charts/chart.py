@@ -130,8 +130,7 @@ class CartesianChart(AbstractChart):
     @property
     def arrangement(self) -> Arrangement | None:
         at = self.risk.arrangement
-        # To be "metric.rates is known" once the integrator takes every arrangement.
-        known = at is not None and at.located_by_old and self.metric.plain
+        known = at is not None and self.metric.plain
         return at if known else None
 
     def least_margin(self, y: Array) -> Array | None:

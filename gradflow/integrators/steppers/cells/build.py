@@ -12,6 +12,7 @@ from gradflow.cells.arrangement import Arrangement
 from gradflow.cells.surfaces import surfaces_of
 from gradflow.flows.flow import Flow
 from gradflow.integrators.contract import Problem
+from gradflow.integrators.steppers.cells.own import OwnLoss
 from gradflow.integrators.steppers.cells.system import (
     CROSS_ENTROPY,
     EXPONENTIAL,
@@ -19,6 +20,7 @@ from gradflow.integrators.steppers.cells.system import (
     LOG,
     LOGISTIC,
     LOSS,
+    OWN,
     PHYSICAL,
     SOFT_LOGISTIC,
     SQUARED,
@@ -122,7 +124,16 @@ class Surfaces:
         )  # fmt: skip
 
 
-def system_of(problem: Problem, at: Arrangement, units: Units, m: int) -> System:
+def own_loss(at: Arrangement) -> OwnLoss | None:
+    """Return the loss of an arrangement as a function to call back; None if it has a number."""
+    if at.loss.name in _LOSSES:
+        return None
+    return OwnLoss(at.loss, np.asarray(at.y, np.float64), np.asarray(at.log_weights))
+
+
+def system_of(
+    problem: Problem, at: Arrangement, units: Units, m: int, own: OwnLoss | None
+) -> System:
     """Return the kernel's arrays of a problem."""
     n, o = len(at.y), at.outputs
     X = np.ascontiguousarray(at.inputs * units.w)
@@ -140,7 +151,8 @@ def system_of(problem: Problem, at: Arrangement, units: Units, m: int) -> System
         slopes=np.array(at.slopes, np.float64), icepts=np.array(at.intercepts, np.float64),
         y=np.ascontiguousarray(np.reshape(at.y, (n, o)), np.float64),
         logw=np.array(at.log_weights, np.float64), offset=np.ascontiguousarray(offset, np.float64),
-        loss=_LOSSES[at.loss.name], gain=units.a if trained else 1.0,
+        loss=_LOSSES.get(at.loss.name, OWN), own=0 if own is None else own.address,
+        gain=units.a if trained else 1.0,
         l2w=at.l2 * units.w**2, l2a=at.l2 * units.a**2 if trained else 0.0, tv=at.tv,
         clock=_CLOCKS[problem.flow.clock.name], trained=trained, atol=atol, atol_tau=tau,
         rtol=tolerances.rtol_local, noise=noise, hush=float(noise @ lengths) * steepest,

@@ -13,7 +13,8 @@ import math
 
 import numpy as np
 
-from gradflow.integrators.steppers.cells.compiled import kernel
+from gradflow.integrators.steppers.cells.compiled import inner, kernel
+from gradflow.integrators.steppers.cells.own import LOGS, PULLS, call_back
 from gradflow.integrators.steppers.cells.system import (
     CROSS_ENTROPY,
     EXPONENTIAL,
@@ -21,6 +22,7 @@ from gradflow.integrators.steppers.cells.system import (
     LOG,
     LOGISTIC,
     LOSS,
+    OWN,
     SOFT_LOGISTIC,
     SQUARED,
     Cell,
@@ -33,7 +35,7 @@ _LARGEST = 700.0
 _LN2 = math.log(2.0)
 
 
-@kernel
+@inner
 def log_logistic(z: float) -> float:
     """ln ln(1 + e^{−z}), where neither underflows."""
     if z > 0:
@@ -42,13 +44,13 @@ def log_logistic(z: float) -> float:
     return math.log(-z + math.log1p(math.exp(z)))
 
 
-@kernel
+@inner
 def softplus(z: float) -> float:
     """ln(1 + e^z)."""
     return max(z, 0.0) + math.log1p(math.exp(-abs(z)))
 
 
-@kernel
+@inner
 def log_losses(loss: int, f: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
     """Add ln ℓ(f_i, y_i) of losses of one output (n,) to ``out``."""
     for i in range(f.size):
@@ -66,7 +68,7 @@ def log_losses(loss: int, f: np.ndarray, y: np.ndarray, out: np.ndarray) -> None
             out[i] += math.log(y[i] * softplus(-f[i]) + (1 - y[i]) * softplus(f[i]))
 
 
-@kernel
+@inner
 def pull_each(loss: int, f: np.ndarray, y: np.ndarray, unit: float, logw: np.ndarray, out: np.ndarray) -> None:
     """−ω_i e^{−unit} ∂ℓ/∂f_i of losses of one output (n,) into ``out``."""
     for i in range(f.size):
@@ -84,7 +86,7 @@ def pull_each(loss: int, f: np.ndarray, y: np.ndarray, unit: float, logw: np.nda
             out[i] = y[i] * up - (1 - y[i]) * down
 
 
-@kernel
+@inner
 def log_losses_of_many(loss: int, f: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
     """Add ln ℓ(f_i, y_i) of losses of several outputs (n, o) to ``out`` (n,)."""
     n, o = f.shape
@@ -103,7 +105,7 @@ def log_losses_of_many(loss: int, f: np.ndarray, y: np.ndarray, out: np.ndarray)
         out[i] += 2 * math.log(top) + math.log(value) if top > 0 else -np.inf
 
 
-@kernel
+@inner
 def pull_many(loss: int, f: np.ndarray, y: np.ndarray, unit: float, logw: np.ndarray, out: np.ndarray) -> None:
     """−ω_i e^{−unit} ∂ℓ/∂f_i of losses of several outputs into ``out`` (n, o)."""
     n, o = f.shape
@@ -118,7 +120,7 @@ def pull_many(loss: int, f: np.ndarray, y: np.ndarray, unit: float, logw: np.nda
                 out[i, j] = weight * (y[i, j] - f[i, j])
 
 
-@kernel
+@inner
 def log_sum(f: np.ndarray) -> float:
     """ln Σ_j e^{f_j}."""
     top, total = np.max(f), 0.0
@@ -127,13 +129,17 @@ def log_sum(f: np.ndarray) -> float:
     return top + math.log(total)
 
 
-@kernel
+@inner
 def pulls(sys: System, work: Work, penalty: float) -> float:
     """Fill ``work.r`` from ``work.f``; return ln L. In the loss clock r is in units of L."""
     n, o = sys.y.shape
     logs = work.logs
     logs[:] = sys.logw
-    if o == 1:
+    if sys.loss == OWN:
+        call_back(sys.own, LOGS, 0.0, work.f, work.logs)
+        for i in range(n):
+            logs[i] += sys.logw[i]
+    elif o == 1:
         log_losses(sys.loss, work.f.reshape(n), sys.y.reshape(n), logs)
     else:
         log_losses_of_many(sys.loss, work.f, sys.y, logs)
@@ -144,14 +150,16 @@ def pulls(sys: System, work: Work, penalty: float) -> float:
         both = np.array([log_risk, math.log(penalty)])
         log_risk = log_sum(both)
     unit = log_risk if sys.clock == LOSS else 0.0
-    if o == 1:
+    if sys.loss == OWN:
+        call_back(sys.own, PULLS, unit, work.f, work.r)
+    elif o == 1:
         pull_each(sys.loss, work.f.reshape(n), sys.y.reshape(n), unit, sys.logw, work.r.reshape(n))
     else:
         pull_many(sys.loss, work.f, sys.y, unit, sys.logw, work.r)
     return log_risk
 
 
-@kernel
+@inner
 def penalty_of(sys: System, W: np.ndarray, a: np.ndarray) -> float:
     """The penalties' value."""
     total = 0.0
@@ -168,7 +176,7 @@ def penalty_of(sys: System, W: np.ndarray, a: np.ndarray) -> float:
     return total
 
 
-@kernel
+@inner
 def hold(Q: np.ndarray, rank: int, v: np.ndarray) -> None:
     """Remove from v (D,) what points off the flat of ``rank`` orthonormal rows Q."""
     D = v.size
@@ -183,7 +191,7 @@ def hold(Q: np.ndarray, rank: int, v: np.ndarray) -> None:
             v[d] -= c * Q[j, d]
 
 
-@kernel
+@inner
 def penalise(sys: System, work: Work, W: np.ndarray, a: np.ndarray, unit: float) -> None:
     """Take the penalties' forces off ``work.V`` and ``work.DA``."""
     V, DA, l2w = work.V, work.DA, sys.l2w
@@ -204,7 +212,7 @@ def penalise(sys: System, work: Work, W: np.ndarray, a: np.ndarray, unit: float)
                 DA[k, j] -= weight * size / mass * a[k, j]
 
 
-@kernel
+@inner
 def outputs(sys: System, cell: Cell, work: Work, W: np.ndarray, a: np.ndarray) -> None:
     """Fill ``work.Z``, ``work.A`` and ``work.f``."""
     m, n, o = W.shape[0], sys.X.shape[0], a.shape[1]
@@ -224,7 +232,7 @@ def outputs(sys: System, cell: Cell, work: Work, W: np.ndarray, a: np.ndarray) -
                 work.f[i, j] = sys.gain * f2[j, i] + sys.offset[i, j]
 
 
-@kernel
+@inner
 def force(sys: System, work: Work, a: np.ndarray, k: int, i: int) -> float:
     """gain a_k·r_i: what datum i pulls neuron k with, per unit of slope."""
     total = 0.0
@@ -233,7 +241,7 @@ def force(sys: System, work: Work, a: np.ndarray, k: int, i: int) -> float:
     return sys.gain * total
 
 
-@kernel
+@inner
 def forces(sys: System, cell: Cell, work: Work, W: np.ndarray, a: np.ndarray) -> float:
     """Fill all of ``work`` at weights W (m, D), a (m, o); return ln L."""
     m, n, o = W.shape[0], sys.X.shape[0], a.shape[1]
@@ -269,7 +277,7 @@ def forces(sys: System, cell: Cell, work: Work, W: np.ndarray, a: np.ndarray) ->
     return log_risk
 
 
-@kernel
+@inner
 def in_clock(sys: System, work: Work, s: float, log_risk: float, y: np.ndarray, dy: np.ndarray) -> float:
     """Fill dy/ds from ``work``; return |dθ|² in the clock's unit of forces."""
     m, D = work.DW.shape

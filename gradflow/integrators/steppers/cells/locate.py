@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradflow.integrators.steppers.cells.compiled import kernel
+from gradflow.integrators.steppers.cells.compiled import inner
 from gradflow.integrators.steppers.cells.system import Cell, System
 
 #: Fractions of a step at which signs are compared.
@@ -13,13 +13,13 @@ _NODES = (0.25, 0.5, 0.75, 1.0)
 FRESH, TANGENT, PARKED = 1, 2, 3
 
 
-@kernel
+@inner
 def horner(c: np.ndarray, x: float) -> float:
     """c_0 + … + c_4 x⁴."""
     return c[0] + x * (c[1] + x * (c[2] + x * (c[3] + x * c[4])))
 
 
-@kernel
+@inner
 def root(c: np.ndarray, hi: float) -> float:
     """A root in (0, hi] of a quartic that is > 0 at 0 and ≤ 0 at hi: the end that is ≤ 0."""
     lo = 0.0
@@ -39,7 +39,7 @@ def root(c: np.ndarray, hi: float) -> float:
     return hi
 
 
-@kernel
+@inner
 def quartic(
     sys: System, cell: Cell, y: np.ndarray, shape: np.ndarray, k: int, g: int, c: np.ndarray
 ) -> None:
@@ -60,7 +60,7 @@ def quartic(
         c[p] = cell.side[k, g] * c[p + drop] if p + drop < 5 else 0.0
 
 
-@kernel
+@inner
 def suspects(
     sys: System, cell: Cell, y: np.ndarray, shape: np.ndarray, H: np.ndarray, point: np.ndarray,
     first: np.ndarray,
@@ -111,7 +111,7 @@ def suspects(
     return least
 
 
-@kernel
+@inner
 def dips(v0: float, v1: float, v2: float, v3: float, v4: float) -> bool:
     """Whether five values of a quartic let it fall below zero between them.
 
@@ -121,7 +121,7 @@ def dips(v0: float, v1: float, v2: float, v3: float, v4: float) -> bool:
     return low < 0.3 * (max(v0, v1, v2, v3, v4) - low)
 
 
-@kernel
+@inner
 def dip(
     sys: System, cell: Cell, y: np.ndarray, shape: np.ndarray, k: int, g: int,
     v0: float, v1: float, v2: float, v3: float, v4: float, at: float,
@@ -146,7 +146,7 @@ def dip(
     return 2.0
 
 
-@kernel
+@inner
 def first_crossing(
     sys: System, cell: Cell, y: np.ndarray, shape: np.ndarray, first: np.ndarray, least: float
 ) -> tuple[float, int, int]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradflow.integrators.steppers.cells.compiled import kernel
+from gradflow.integrators.steppers.cells.compiled import inner, kernel
 from gradflow.integrators.steppers.cells.field import field, force, hold, in_clock
 from gradflow.integrators.steppers.cells.locate import (
     FRESH,
@@ -112,7 +112,7 @@ def measure(sys: System, work: Work, s: float, y: np.ndarray, log_risk: float, o
         out[3] = min(out[3], work.f[i, 0] * sys.y[i, 0])
 
 
-@kernel
+@inner
 def settle(sys: System, cell: Cell, y: np.ndarray, m: int, D: int) -> None:
     """Put sliding neurons on their flats to rounding; pairs well off their surface are fresh no more."""
     W = y[: m * D].reshape(m, D)
@@ -135,7 +135,7 @@ def settle(sys: System, cell: Cell, y: np.ndarray, m: int, D: int) -> None:
                     cell.fresh[k, g] = 0
 
 
-@kernel
+@inner
 def norm(v: np.ndarray) -> float:
     """|v|."""
     top = 0.0
@@ -149,7 +149,7 @@ def norm(v: np.ndarray) -> float:
     return top * math.sqrt(total)
 
 
-@kernel
+@inner
 def height(sys: System, w: np.ndarray, g: int) -> float:
     """n_g·w − level_g."""
     total = -sys.level[g]
@@ -158,13 +158,13 @@ def height(sys: System, w: np.ndarray, g: int) -> float:
     return total
 
 
-@kernel
+@inner
 def piece_of(sys: System, e: int, side: int) -> int:
     """The piece of entry e of a surface on one of its sides."""
     return sys.piece[e] if side * sys.way[e] < 0 else sys.piece[e] + 1
 
 
-@kernel
+@inner
 def cross(sys: System, cell: Cell, work: Work, y: np.ndarray, before: float, k: int, g: int) -> bool:
     """Let neuron k cross surface g, if that is all that happens there; whether it did.
 
@@ -227,7 +227,7 @@ def cross(sys: System, cell: Cell, work: Work, y: np.ndarray, before: float, k: 
     return True
 
 
-@kernel
+@inner
 def turning_outer(
     cell: Cell, y: np.ndarray, shape: np.ndarray, m: int, D: int, o: int, xi: float
 ) -> tuple[float, int]:
@@ -251,7 +251,7 @@ def turning_outer(
     return best, neuron
 
 
-@kernel
+@inner
 def leave_at(
     sys: System, cell: Cell, work: Work, s: float, y: np.ndarray, h: float, shape: np.ndarray,
     hi: float, value: float, point: np.ndarray, dy: np.ndarray,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import diffrax
 import numpy as np
 
-from gradflow.integrators.steppers.cells.compiled import kernel
+from gradflow.integrators.steppers.cells.compiled import inner, kernel
 from gradflow.integrators.steppers.cells.field import field, force
 from gradflow.integrators.steppers.cells.system import LOSS, Cell, System, Work
 
@@ -54,7 +54,7 @@ def _tsit5() -> Tableau:
 TSIT5 = _tsit5()
 
 
-@kernel
+@inner
 def step(
     tab: Tableau, sys: System, cell: Cell, work: Work, s: float, y: np.ndarray, h: float,
     K: np.ndarray, y1: np.ndarray, shape: np.ndarray, over: np.ndarray, log_risk0: float,
@@ -91,7 +91,7 @@ def step(
 EXIT = 1e-12
 
 
-@kernel
+@inner
 def excess(sys: System, cell: Cell, work: Work, a: np.ndarray) -> tuple[float, int]:
     """By how much a flat fails to hold its neuron, ≤ 0 while all hold; the ray of the largest.
 
@@ -120,7 +120,7 @@ def excess(sys: System, cell: Cell, work: Work, a: np.ndarray) -> tuple[float, i
     return worst, at
 
 
-@kernel
+@inner
 def error_norm(
     tab: Tableau, sys: System, y: np.ndarray, y1: np.ndarray, h: float, K: np.ndarray, m: int, D: int, o: int,
     budget: float,
@@ -153,7 +153,7 @@ def error_norm(
     return worst if worst == worst else np.inf
 
 
-@kernel
+@inner
 def entry_error(tab: Tableau, h: float, K: np.ndarray, c: int) -> float:
     """The error estimate of one entry."""
     total = 0.0

@@ -15,7 +15,7 @@ from gradflow.integrators.contract import (
     register_integrator,
 )
 from gradflow.integrators.march import AbstractStepper, Steps, march
-from gradflow.integrators.steppers.cells.build import Units, Vectors, system_of
+from gradflow.integrators.steppers.cells.build import Units, Vectors, own_loss, system_of
 from gradflow.integrators.steppers.cells.host import Host
 from gradflow.integrators.steppers.cells.loop import (
     ACCEPTED,
@@ -109,7 +109,8 @@ class CellsStepper(AbstractStepper):
         units = Units(np.ones(at.dim), 1.0)
         self.vectors = Vectors(flow, at, units)
         W, a, extras = self.vectors.inward(problem.Y0)
-        sys = system_of(problem, at, units, len(W))
+        self.own = own_loss(at)
+        sys = system_of(problem, at, units, len(W), self.own)
         self.host = Host(sys, at.breakpoints, W, a, extras, problem.s0)
         self.before: Snapshot | None = None
         host = self.host

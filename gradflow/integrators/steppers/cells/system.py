@@ -40,6 +40,8 @@ class System(NamedTuple):
     slopes, icepts : (J+1,) arrays
     y, logw, offset : (n, o), (n,), (n, o) arrays
     loss : int
+    own : int
+        Address of a loss that has no number (:mod:`.own`).
     gain : float
     l2w, l2a, tv : (D,) array, floats
     clock : int
@@ -69,6 +71,7 @@ class System(NamedTuple):
     logw: np.ndarray
     offset: np.ndarray
     loss: int
+    own: int
     gain: float
     l2w: np.ndarray
     l2a: float
