@@ -33,7 +33,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from gradflow.cells.blocks import join, split
-from gradflow.cells.surfaces import surfaces_of
+from gradflow.cells.surfaces import Surfaces, surfaces_of
 from gradflow.losses import AbstractLoss
 from gradflow.networks.abstract import Layer
 from gradflow.networks.activations.pieces import Pieces
@@ -150,12 +150,6 @@ class Arrangement:
         return plain and self.pieces.central and not self.loss_kinked
 
     @property
-    def located_by_old(self) -> bool:
-        """Whether the integrator that goes from kink to kink knows all of it, φ(z) = max(z, αz)."""
-        # To be deleted with that integrator: its successor takes every arrangement.
-        return self.central and bool(0 <= self.slopes[0] <= self.slopes[-1] == 1)
-
-    @property
     def slope(self) -> float:
         """s₋, the slope of φ left of 0: α of a leaky ReLU (central)."""
         return float(self.slopes[0])
@@ -191,9 +185,14 @@ class Arrangement:
         return np.linalg.norm(self.normals, axis=1)
 
     @cached_property
+    def surfaces(self) -> Surfaces:
+        """The surfaces w·x_i = b_j of all data and breakpoints."""
+        return Surfaces.of(self.inputs, self.breakpoints)
+
+    @property
     def representatives(self) -> np.ndarray:
-        """The first datum of each surface (G,)."""
-        return np.unique(self.surface, return_index=True)[1]
+        """The first datum of each of `surfaces` (G,)."""
+        return self.surfaces.datum[self.surfaces.start[:-1]]
 
     @cached_property
     def plain(self) -> bool:

@@ -2,10 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 #: Rows whose directions differ by less than this are one surface.
 _COLLINEAR = 1e-13
+
+
+@dataclass(frozen=True)
+class Surfaces:
+    """The surfaces n_g·w = level_g of data and breakpoints, and which data are on each.
+
+    Attributes
+    ----------
+    N, level : (G, D), (G,) arrays
+    start, datum, piece, way : (G+1,), (E,), (E,), (E,) arrays
+        Entries ``start[g]:start[g+1]`` are the data of surface g: on its − side they are on piece
+        ``piece`` of φ, on its + side on the next one; the other way round where ``way`` is −1.
+    """
+
+    N: np.ndarray
+    level: np.ndarray
+    start: np.ndarray
+    datum: np.ndarray
+    piece: np.ndarray
+    way: np.ndarray
+
+    @classmethod
+    def of(cls, X: np.ndarray, breakpoints: np.ndarray) -> Surfaces:
+        """Return the surfaces of inputs (n, D): rows (x_i, −b_j) on one line share one."""
+        n, J = len(X), len(breakpoints)
+        seen = np.any(X != 0, axis=1) if J else np.zeros(n, bool)
+        if not np.any(seen):
+            none = np.zeros(0, np.int64)
+            return cls(np.zeros((0, X.shape[1])), np.zeros(0), np.zeros(1, np.int64), none, none,
+                       np.zeros(0, np.int8))  # fmt: skip
+        rows = np.concatenate([
+            np.repeat(X[seen], J, axis=0),
+            -np.tile(breakpoints, int(seen.sum()))[:, None],
+        ], axis=1)  # fmt: skip
+        normals, surface, scale = surfaces_of(rows)
+        order = np.argsort(surface, kind="stable")
+        start = np.searchsorted(surface[order], np.arange(len(normals) + 1)).astype(np.int64)
+        return cls(
+            np.ascontiguousarray(normals[:, :-1]), -normals[:, -1].copy(), start,
+            np.repeat(np.flatnonzero(seen), J)[order].astype(np.int64),
+            np.tile(np.arange(J), int(seen.sum()))[order].astype(np.int64),
+            np.sign(scale[order]).astype(np.int8),
+        )  # fmt: skip
 
 
 def surfaces_of(X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

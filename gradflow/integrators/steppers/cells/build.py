@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from gradflow.cells.arrangement import Arrangement
-from gradflow.cells.surfaces import surfaces_of
+from gradflow.cells.surfaces import Surfaces
 from gradflow.flows.flow import Flow
 from gradflow.integrators.contract import Problem
 from gradflow.integrators.steppers.cells.own import OwnLoss
@@ -80,48 +80,6 @@ class Vectors:
         leaves = jax.tree.leaves(joined)
         flat = [np.asarray(x).reshape(rows, math.prod(x.shape[1:])) for x in leaves]
         return np.concatenate([*flat, y[:, m * (D + o) :]], axis=1)
-
-
-@dataclass(frozen=True)
-class Surfaces:
-    """The surfaces n_g·w = level_g of data and breakpoints, and which data are on each.
-
-    Attributes
-    ----------
-    N, level : (G, D), (G,) arrays
-    start, datum, piece, way : arrays
-        As in :class:`~.system.System`.
-    """
-
-    N: np.ndarray
-    level: np.ndarray
-    start: np.ndarray
-    datum: np.ndarray
-    piece: np.ndarray
-    way: np.ndarray
-
-    @classmethod
-    def of(cls, X: np.ndarray, breakpoints: np.ndarray) -> Surfaces:
-        """Return the surfaces of inputs (n, D): rows (x_i, −b_j) on one line share one."""
-        n, J = len(X), len(breakpoints)
-        seen = np.any(X != 0, axis=1) if J else np.zeros(n, bool)
-        if not np.any(seen):
-            none = np.zeros(0, np.int64)
-            return cls(np.zeros((0, X.shape[1])), np.zeros(0), np.zeros(1, np.int64), none, none,
-                       np.zeros(0, np.int8))  # fmt: skip
-        rows = np.concatenate([
-            np.repeat(X[seen], J, axis=0),
-            -np.tile(breakpoints, int(seen.sum()))[:, None],
-        ], axis=1)  # fmt: skip
-        normals, surface, scale = surfaces_of(rows)
-        order = np.argsort(surface, kind="stable")
-        start = np.searchsorted(surface[order], np.arange(len(normals) + 1)).astype(np.int64)
-        return cls(
-            np.ascontiguousarray(normals[:, :-1]), -normals[:, -1].copy(), start,
-            np.repeat(np.flatnonzero(seen), J)[order].astype(np.int64),
-            np.tile(np.arange(J), int(seen.sum()))[order].astype(np.int64),
-            np.sign(scale[order]).astype(np.int8),
-        )  # fmt: skip
 
 
 def own_loss(at: Arrangement) -> OwnLoss | None:
