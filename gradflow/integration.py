@@ -279,7 +279,7 @@ def _course(
     start = params if risk.net is None else risk.net.check_start(params)
     if isinstance(clock, str) and clock == "auto":  # (arrays compare entry by entry)
         at = risk.arrangement
-        clock = "loss" if at is not None and at.margin_loss else "log"
+        clock = "loss" if at is not None and at.central and at.margin_loss else "log"
     course = Course.of(risk, start, clock=clock, chart=chart, metric=metric)
     return course.begin(check_start_time(t0))
 
@@ -324,7 +324,8 @@ def _as_before(path: Trajectory, numerics: dict[str, object]) -> dict[str, objec
 def _check_metric(risk: AbstractRisk, flow: Flow, settings: Settings) -> None:
     """Kinks are not passed over in silence in a metric in which they cannot be located."""
     at = risk.arrangement
-    if at is None or not at.kinked or flow.arrangement is not None or settings.explicit:
+    located = at is not None and at.located_by_old and at.kinked
+    if not located or flow.arrangement is not None or settings.explicit:
         return
     if flow.chart.name == "cartesian":
         raise fail(
@@ -338,7 +339,8 @@ def _check_metric(risk: AbstractRisk, flow: Flow, settings: Settings) -> None:
 def _explained(path: Trajectory) -> Result:
     """The result, with what can be said of data that the flow has not separated."""
     result = path.result
-    if result.name != "stationary":
+    at = path.risk.arrangement
+    if result.name != "stationary" or at is None or not (at.central and at.margin_loss):
         return result
     # Imported here: a linear program's libraries are needed in this case only.
     from gradflow.certificates import contradictions

@@ -313,6 +313,4 @@ def test_risks_without_kinks_of_this_kind() -> None:
     X, y = np.array([[1.0, 2.0]]), np.array([1.0])
     nets = [gf.TwoLayer(2, 3, gf.tanh), gf.DeepLinear(2, 2, width=2)]
     assert all(gf.EmpiricalRisk(net, gf.logistic, X, y).arrangement is None for net in nets)
-    hinge = gf.EmpiricalRisk(gf.TwoLayer(2, 3, gf.relu), gf.hinge, X, y)
-    assert hinge.arrangement is None
     assert gf.FunctionRisk(lambda p: jnp.sum(p**2)).arrangement is None

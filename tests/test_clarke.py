@@ -32,7 +32,7 @@ def velocity(risk: gf.EmpiricalRisk, params: object):
     """The velocity at parameters, and the pattern there (squared loss)."""
     at = risk.arrangement
     W, a = at.split(params)
-    pulls = np.exp(at.log_weights) * (at.y - at.outputs(W, a))
+    pulls = np.exp(at.log_weights) * (at.y - at.predictions(W, a))
     pattern = Pattern.at(at, W)
     return clarke(pattern, W, a, at.per_surface(pulls)), pattern, W, a
 

@@ -15,8 +15,13 @@ so the risk is a smooth function of them, however many data share a surface. Wit
 .. math:: \dot w_k=a_k\sum_gF^{\sigma_{kg}}_gn_g,\qquad \dot a_k=\sum_gF^{\sigma_{kg}}_gh_{kg},
 
 and across :math:`h_{kg}=0` the field of neuron k jumps by :math:`a_k(F^+_g-F^-_g)n_g`. The surface
-attracts where that is negative along n_g. This is all that an integrator, a certificate or an
-observable has to see. Sources: `filippov1988`, `clarke1983`.
+attracts where that is negative along n_g. Sources: `filippov1988`, `clarke1983`.
+
+In general φ has any number of breakpoints, :math:`\varphi(z)=s_pz+c_p` on its pieces, the outputs
+are :math:`f(x_i)=o_i+\sum_ka_k\varphi(w_k\cdot x_i)` with an offset :math:`o_i` and :math:`a_k` a
+number or a vector, the loss may have kinks of its own, and the objective may have penalties,
+:math:`L+\lambda_2|\theta|^2/2+\lambda_1\sum_k|a_k||w_k|`. The case of the formulas above is called
+*central*; what knows no other asks for it.
 """
 
 from __future__ import annotations
@@ -30,6 +35,8 @@ from jaxtyping import PyTree
 from gradflow.cells.blocks import join, split
 from gradflow.cells.surfaces import surfaces_of
 from gradflow.losses import AbstractLoss
+from gradflow.networks.abstract import Layer
+from gradflow.networks.activations.pieces import Pieces
 from gradflow.networks.parameters import LinearParams, TwoLayerParams
 
 #: Sets of surfaces whose span is remembered.
@@ -48,19 +55,26 @@ class Arrangement:
         One normal a surface, pairwise not collinear.
     surface, scale : (n,) arrays
         ``inputs[i] = scale[i] * normals[surface[i]]`` to rounding.
-    y : (n,) array
+    y : (n,) or (n, o) array
     log_weights : (n,) array
         ln ω_i (the 1/n of a mean is in it).
     loss : AbstractLoss
         ℓ of L = Σ_i ω_i ℓ(f(x_i), y_i).
     breakpoints : (J,) array
-        Where φ' jumps: (0,), or empty for a linear φ.
-    slopes : (J + 1,) array
-        φ' between them, from left to right.
+        Where φ' jumps, ascending: (0,) for a leaky ReLU, empty for a linear φ.
+    slopes, intercepts : (J + 1,) arrays
+        φ(z) = slopes[p] z + intercepts[p] on the piece p from left to right; a breakpoint belongs
+        to the piece on its left.
     trained : bool
         Whether the outer weights move.
     layout : {"plain", "bias", "linear"}
         How parameters hold the neurons; "linear": one neuron of outer weight 1.
+    outputs : int
+        o: the outer weights of a neuron are a number (o = 1) or a vector (o > 1).
+    offset : (n,) or (n, o) array or None
+        What is added to the outputs of the net.
+    l2, tv : float
+        λ₂ of λ₂|θ|²/2 and λ₁ of λ₁ Σ_k |a_k||w_k|, θ the trained weights.
     """
 
     inputs: np.ndarray
@@ -72,21 +86,25 @@ class Arrangement:
     loss: AbstractLoss
     breakpoints: np.ndarray
     slopes: np.ndarray
+    intercepts: np.ndarray
     trained: bool
     layout: str
+    outputs: int = 1
+    offset: np.ndarray | None = None
+    l2: float = 0.0
+    tv: float = 0.0
     _spans: dict[bytes, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
-        cls, inputs: np.ndarray, y: np.ndarray, log_weights: np.ndarray, loss: AbstractLoss, *,
-        slopes: tuple[float, ...], trained: bool, layout: str,
+        cls, layer: Layer, y: np.ndarray, log_weights: np.ndarray, loss: AbstractLoss,
+        offset: np.ndarray | None = None,
     ) -> Arrangement:  # fmt: skip
-        """Return the arrangement of data (n, D) for φ of one breakpoint at 0, or of none."""
-        normals, surface, scale = surfaces_of(inputs)
+        """Return the arrangement of data (n, D) under a layer of neurons."""
+        normals, surface, scale = surfaces_of(layer.inputs)
         return cls(
-            inputs, normals, surface, scale, y, log_weights, loss,
-            breakpoints=np.zeros(len(slopes) - 1), slopes=np.array(slopes), trained=trained,
-            layout=layout,
+            layer.inputs, normals, surface, scale, y, log_weights, loss, *layer.pieces,
+            trained=layer.trained, layout=layer.layout, outputs=layer.outputs, offset=offset,
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------ what it is
@@ -101,19 +119,61 @@ class Arrangement:
         return self.normals.shape[0]
 
     @property
+    def pieces(self) -> Pieces:
+        """φ."""
+        return Pieces(self.breakpoints, self.slopes, self.intercepts)
+
+    @property
+    def activation_kinked(self) -> bool:
+        """Whether φ' jumps: the forces differ between the two sides of a surface."""
+        return self.breakpoints.size > 0
+
+    @property
+    def loss_kinked(self) -> bool:
+        """Whether ∂ℓ/∂f jumps (hinge): there are surfaces in the outputs too."""
+        return self.loss.kinked
+
+    @property
     def kinked(self) -> bool:
-        """Whether the forces differ between the two sides of a surface at all."""
-        return bool(np.ptp(self.slopes) != 0)
+        """Whether the field jumps anywhere."""
+        return self.activation_kinked or self.loss_kinked
+
+    @property
+    def central(self) -> bool:
+        """Whether φ is positively homogeneous with one breakpoint or none, ℓ smooth, the net's one
+        output all there is of f, and L all there is of the objective.
+
+        Then the surfaces are hyperplanes through the origin, the formulas with A^± hold, and so
+        does what is known of late phases and max-margin limits.
+        """
+        plain = self.outputs == 1 and self.offset is None and self.l2 == self.tv == 0
+        return plain and self.pieces.central and not self.loss_kinked
+
+    @property
+    def located_by_old(self) -> bool:
+        """Whether the integrator that goes from kink to kink knows all of it, φ(z) = max(z, αz)."""
+        # To be deleted with that integrator: its successor takes every arrangement.
+        return self.central and bool(0 <= self.slopes[0] <= self.slopes[-1] == 1)
 
     @property
     def slope(self) -> float:
-        """s₋, the slope of φ left of 0: α of a leaky ReLU."""
+        """s₋, the slope of φ left of 0: α of a leaky ReLU (central)."""
         return float(self.slopes[0])
 
     @property
+    def bend(self) -> float:
+        """s₊ − s₋, by which φ' jumps at 0: 1 − α of a leaky ReLU (central)."""
+        return float(self.slopes[-1] - self.slopes[0])
+
+    @property
+    def slope_range(self) -> tuple[float, float]:
+        """The least and the largest slope of φ: Clarke's interval at 0 (central)."""
+        return float(np.min(self.slopes)), float(np.max(self.slopes))
+
+    @property
     def blind(self) -> bool:
-        """Whether a neuron sees nothing of the data on one of its sides (ReLU)."""
-        return self.kinked and self.slope == 0
+        """Whether a neuron sees nothing of the data left of 0 (ReLU; central)."""
+        return self.activation_kinked and self.slope == 0
 
     @property
     def degree(self) -> int:
@@ -142,13 +202,13 @@ class Arrangement:
 
     @cached_property
     def up(self) -> np.ndarray:
-        """c⁺ (n,)."""
+        """c⁺ (n,) (central)."""
         positive = self.scale > 0
         return np.where(positive, self.slopes[-1] * self.scale, self.slope * self.scale)
 
     @cached_property
     def down(self) -> np.ndarray:
-        """c⁻ (n,)."""
+        """c⁻ (n,) (central)."""
         positive = self.scale > 0
         return np.where(positive, self.slope * self.scale, self.slopes[-1] * self.scale)
 
@@ -201,26 +261,26 @@ class Arrangement:
 
     def activations(self, W: np.ndarray) -> np.ndarray:
         """Return φ(w_k·x_i) (..., m, n)."""
-        h = W @ self.inputs.T
-        return np.where(h >= 0, self.slopes[-1] * h, self.slope * h)
+        return self.pieces(W @ self.inputs.T)
 
-    def outputs(self, W: np.ndarray, a: np.ndarray) -> np.ndarray:
-        """Return f(x_i) (n,)."""
-        return a @ self.activations(W)
+    def predictions(self, W: np.ndarray, a: np.ndarray) -> np.ndarray:
+        """Return f(x_i) (n,), or (n, o) of several outputs, the offset included."""
+        f = a @ self.activations(W) if self.outputs == 1 else self.activations(W).T @ a
+        return f if self.offset is None else f + self.offset
 
     def margins(self, W: np.ndarray, a: np.ndarray) -> np.ndarray:
         """Return q_i = y_i f(x_i) (n,)."""
-        return self.y * self.outputs(W, a)
+        return self.y * self.predictions(W, a)
 
     def per_surface(self, pulls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the forces F⁺, F⁻ (G,) of pulls −ω_i ∂ℓ/∂f_i (n,)."""
+        """Return the forces F⁺, F⁻ (G,) of pulls −ω_i ∂ℓ/∂f_i (n,) (central)."""
         if self.plain:
             return self.up * pulls, self.down * pulls
         return (np.bincount(self.surface, self.up * pulls, self.count),
                 np.bincount(self.surface, self.down * pulls, self.count))  # fmt: skip
 
     def per_datum(self, plus: np.ndarray, minus: np.ndarray) -> np.ndarray:
-        """Return f_i = c⁺_i A⁺ + c⁻_i A⁻ (n,) of sums over the surfaces (G,)."""
+        """Return f_i = c⁺_i A⁺ + c⁻_i A⁻ (n,) of sums over the surfaces (G,) (central)."""
         if not self.plain:
             plus, minus = plus[self.surface], minus[self.surface]
         return self.up * plus + self.down * minus

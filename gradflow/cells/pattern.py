@@ -37,7 +37,7 @@ class Pattern:
     @classmethod
     def at(cls, arrangement: Arrangement, W: np.ndarray) -> Pattern:
         """Return the pattern of the neurons W (m, D); without kinks every side is +1."""
-        if not arrangement.kinked:
+        if not arrangement.activation_kinked:
             return cls(arrangement, np.ones((W.shape[0], arrangement.count), dtype=int))
         h = arrangement.heights(W)
         size = np.linalg.norm(W, axis=1)[:, None] * arrangement.sizes

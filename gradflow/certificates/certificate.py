@@ -34,7 +34,7 @@ class Certificate:
         vanishing mass zero. Where there is none, the state itself.
     kkt_residual : float
         Of a max-margin limit the largest of the three parts below (see `KKTResidual`); of a
-        stationary point |∇L|, what slopes leave [α, 1] by included.
+        stationary point |∇L|, what slopes leave the interval of those of φ by included.
     stationarity, complementarity, feasibility : float
     normalised_margin, margin_before : float
         Of the max-margin limit and of the flow's state.
@@ -130,8 +130,8 @@ def certify(
         *Separated data* under a loss that is positive everywhere (logistic, exponential), with a
         homogeneous net: a KKT point of :math:`\min\tfrac12\|\theta\|^2` s.t.
         :math:`q_i(\theta)\ge1` (`lyu2020homogeneous`). It is accepted if the residual is ≤
-        ``tol``, the margin is not below the flow's, duals are ≥ 0, slopes lie in [α, 1] where the
-        flow holds a neuron on a kink, and no neuron of zero mass would grow (D_k ≤ 1).
+        ``tol``, the margin is not below the flow's, duals are ≥ 0, slopes lie between those of φ
+        where the flow holds a neuron on a kink, and no neuron of zero mass would grow (D_k ≤ 1).
 
         *Everything else*: a stationary point with the Hessian's spectrum and index. It is accepted
         if the next Newton step is below 1e−6 of the weights, the gradient is of rounding size, the

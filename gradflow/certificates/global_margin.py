@@ -161,7 +161,7 @@ class _Faces:
     def of(cls, cells: Arrangement) -> _Faces:
         N, D = cells.normals, cells.inputs.shape[1]
         none, flat = np.zeros((0, D)), np.zeros((0, cells.y.size))
-        if cells.slope == 1 or D == 1:
+        if not cells.activation_kinked or D == 1:
             signs = np.array([[1.0], [-1.0]]) if D == 1 else np.eye(D)[:1]
             return cls(none, _slopes(cells, signs), flat, np.zeros(0, dtype=int))
         if D == 2:
@@ -218,7 +218,7 @@ class _Faces:
 
 
 def _slopes(cells: Arrangement, u: np.ndarray) -> np.ndarray:
-    return np.where(u @ cells.inputs.T >= 0, 1.0, cells.slope)
+    return np.where(u @ cells.inputs.T >= 0, cells.slopes[-1], cells.slope)
 
 
 def _column_generation(

@@ -107,7 +107,7 @@ class _Interior:
     def __init__(
         self, cells: Arrangement, V: np.ndarray, c: np.ndarray, sides: np.ndarray, level: float
     ) -> None:
-        self.trained, self.walls = cells.trained, cells.slope < 1
+        self.trained, self.walls = cells.trained, cells.activation_kinked
         self.N, self.sides = cells.normals, sides
         rows = (c[:, None] * cells.y * Pattern(cells, sides).slopes / level)[
             :, :, None

@@ -34,10 +34,10 @@ _EXACT = 1e-9
 
 @dataclass(frozen=True)
 class Sliding:
-    """A neuron on a surface: ``neuron``, ``datum`` (the first on it), ``slope`` in [α, 1].
+    """A neuron on a surface: ``neuron``, ``datum`` (the first on it), ``slope``.
 
-    The slope is that of a datum on the + side of its surface; where no force acts at the kink it
-    is arbitrary, and NaN.
+    The slope, between those of φ on its sides, is that of a datum on the + side of its surface;
+    where no force acts at the kink it is arbitrary, and NaN.
     """
 
     neuron: int
@@ -161,7 +161,7 @@ def cell_residual(
     for j, ((k, g), o) in enumerate(zip(pairs, turn, strict=True)):
         extra[k * D : (k + 1) * D, 2 * j] = a[k] * cells.normals[g]
         on = np.flatnonzero(cells.surface == g)
-        jump = (1 - cells.slope) * cells.y[on] * np.abs(cells.scale[on])
+        jump = cells.bend * cells.y[on] * np.abs(cells.scale[on])
         # (a violation counts by the force it stands for)
         tie[j, on] = abs(a[k]) * o * jump
         tie[j, n + 2 * j] = tie[j, n + 2 * j + 1] = -abs(a[k])
@@ -176,7 +176,7 @@ def cell_residual(
         share = t / (t + r) if t + r > 0 else math.nan
         up = share if o > 0 else 1 - share
         datum = int(np.flatnonzero(cells.surface == g)[0])
-        sliding.append(Sliding(int(k), datum, cells.slope + (1 - cells.slope) * up))
+        sliding.append(Sliding(int(k), datum, cells.slope + cells.bend * up))
     return _summary(q, lam, matrix @ x - target, cells.degree, tuple(sliding))
 
 
@@ -185,7 +185,7 @@ def _orientation(cells: Arrangement, k: int, g: int, a: np.ndarray, attract: boo
     labels = cells.y[cells.surface == g]
     if attract or np.ptp(labels) != 0:
         return -int(np.sign(a[k]))
-    return int(np.sign(labels[0]))
+    return int(np.sign(labels[0] * cells.bend))
 
 
 def _fit_duals(matrix: np.ndarray, target: np.ndarray, q: np.ndarray, degree: int) -> np.ndarray:

@@ -131,7 +131,7 @@ class CellMarginProblem(AbstractMarginProblem):
             join(cells, W, a), kkt, before, float(np.linalg.norm(gap)),
             (*_margin_complaints(kkt, before, tol), *self._neuron_complaints(kkt, dropped)),
             f"KKT residual {kkt.total:.1e}, margin not below the flow's, duals >= 0, slopes "
-            "within [alpha, 1], no neuron of zero mass grows",
+            "within those of the activation, no neuron of zero mass grows",
             dropped,
         )  # fmt: skip
 
@@ -145,8 +145,9 @@ class CellMarginProblem(AbstractMarginProblem):
                 f"neuron {k} of zero mass would grow: its force {growing[k]:.6g} exceeds {bound:g}"
             )
         slopes = [s.slope for s in kkt.sliding if s.slope == s.slope]
-        if any(not self.cells.slope - 1e-9 <= slope <= 1 + 1e-9 for slope in slopes):
-            out.append("a slope lies outside [alpha, 1]")
+        low, high = self.cells.slope_range
+        if any(not low - 1e-9 <= slope <= high + 1e-9 for slope in slopes):
+            out.append(f"a slope lies outside [{low:g}, {high:g}]")
         return out
 
     def unseparated(self, params: object) -> str:
@@ -168,7 +169,7 @@ class CellMarginProblem(AbstractMarginProblem):
                 f"no such network can separate data {up} and {down}, which have one direction and "
                 "opposite labels"
             )
-        elif cells.slope == 1 and not hard_margin_svm(cells.inputs, cells.y).separable:
+        elif not cells.activation_kinked and not hard_margin_svm(cells.inputs, cells.y).separable:
             out.append("the data are not linearly separable, so this linear network never will")
         return tuple(out)
 
@@ -191,7 +192,7 @@ def _dropped_forces(
         walls = np.concatenate([
             sides[k][:, None] * cells.normals, -cells.normals[sides[k] == 0],
             cells.normals[sides[k] == 0],
-        ]) if cells.slope < 1 else np.zeros((0, W.shape[1]))  # fmt: skip
+        ]) if cells.activation_kinked else np.zeros((0, W.shape[1]))  # fmt: skip
         walls = walls[np.any(walls != 0, axis=1)]
         out[int(k)] = max(_cone_part(walls, e * force) for e in sign)
     return out

@@ -53,7 +53,7 @@ def polish(cells: Arrangement, W: np.ndarray, a: np.ndarray, sides: np.ndarray) 
     full = np.where(sides == 0, 1, sides)
     groups = _group(cells, V, c, full)
     first = np.array([g.members[0] for g in groups])
-    signs = np.ones(len(groups)) if cells.slope == 1 and cells.trained else c[first]
+    signs = np.ones(len(groups)) if not cells.activation_kinked and cells.trained else c[first]
     U = np.stack([_collect(cells, V, c, g) for g in groups])
     # Margins are asked to be ≥ the late state's, so that the unknowns stay of size one.
     sol, pattern, visited = _search(cells, U, signs, full[first], level)
@@ -66,7 +66,7 @@ def polish(cells: Arrangement, W: np.ndarray, a: np.ndarray, sides: np.ndarray) 
     for j, group in enumerate(groups):
         if not np.any(U[j]):
             continue
-        turn = c[group.members] if cells.slope == 1 and cells.trained else np.ones(1)
+        turn = c[group.members] if not cells.activation_kinked and cells.trained else np.ones(1)
         out[group.members] = (group.shares * turn)[:, None] * U[j]
         final[group.members] = pattern[j]
     W, a = from_convex(cells, out, c)
@@ -75,13 +75,13 @@ def polish(cells: Arrangement, W: np.ndarray, a: np.ndarray, sides: np.ndarray) 
 
 def _group(cells: Arrangement, V: np.ndarray, c: np.ndarray, sides: np.ndarray) -> list[_Group]:
     size = np.linalg.norm(V, axis=1)
-    felt = np.any(Pattern(cells, sides).slopes > 0, axis=1)
+    felt = np.any(Pattern(cells, sides).slopes != 0, axis=1)
     usable = np.flatnonzero((size > 0) & (c != 0) & felt)
     if not cells.trained:
         return [_Group(np.array([k]), np.ones(1)) for k in usable]
     books: dict[bytes, list[int]] = {}
     for k in usable:
-        name = b"" if cells.slope == 1 else np.append(sides[k], np.sign(c[k])).tobytes()
+        name = b"" if not cells.activation_kinked else np.append(sides[k], np.sign(c[k])).tobytes()
         books.setdefault(name, []).append(int(k))
     groups = []
     for members in books.values():
@@ -92,7 +92,7 @@ def _group(cells: Arrangement, V: np.ndarray, c: np.ndarray, sides: np.ndarray) 
 
 def _collect(cells: Arrangement, V: np.ndarray, c: np.ndarray, group: _Group) -> np.ndarray:
     rows = V[group.members]
-    if cells.slope == 1 and cells.trained:
+    if not cells.activation_kinked and cells.trained:
         # A linear net is one neuron: c v is all that counts.
         rows = c[group.members][:, None] * rows
     return np.sum(rows, axis=0)
@@ -113,7 +113,7 @@ def _search(
     """Solve cell after cell; a wall is passed where the margin grows behind it."""
     sol, stays = solve_cell(cells, U, c, sides, level), 0
     for visited in range(1, _CELLS + 1):
-        if cells.slope == 1:
+        if not cells.activation_kinked:
             return sol, sides, visited
         plus, minus = cells.per_surface(cells.y * sol.duals / level)
         room = c[:, None] * (minus - plus)
@@ -185,7 +185,7 @@ def _newton(
     support = sol.duals > sol.slack
     if not np.any(support):
         support = sol.slack <= 2 * np.min(sol.slack)
-    walls = (sol.wall_duals > sol.wall_slack) & alive[:, None] & (cells.slope < 1)
+    walls = (sol.wall_duals > sol.wall_slack) & alive[:, None] & cells.activation_kinked
     V, lam = sol.V.copy(), sol.duals.copy()
     for _ in range(25):
         V, lam, ok = _solve_active(cells, V, lam, c, sides, level, alive, support, walls)
@@ -193,7 +193,7 @@ def _newton(
         h = sides * (V @ cells.normals.T)
         size = np.linalg.norm(V, axis=1)
         low = (q < 1 - 1e-11) & ~support
-        out = (h < -1e-11 * size[:, None]) & ~walls & (cells.slope < 1)
+        out = (h < -1e-11 * size[:, None]) & ~walls & cells.activation_kinked
         if not ok or not (np.any(low) or np.any(out)):
             break
         support, walls = support | low, walls | (out & alive[:, None])

@@ -27,8 +27,10 @@ from gradflow.validation import fail
 
 
 def cells_of(risk: AbstractRisk) -> Arrangement | None:
-    """Return the arrangement of a risk's data with unit normals; None where it has none."""
-    return None if risk.arrangement is None else risk.arrangement.unit
+    """Return the arrangement of a risk's data with unit normals; None where it has no central one,
+    in which alone the problem is convex."""
+    at = risk.arrangement
+    return at.unit if at is not None and at.central else None
 
 
 def unit_split(cells: Arrangement, params: Any) -> tuple[np.ndarray, np.ndarray]:

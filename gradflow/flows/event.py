@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 if TYPE_CHECKING:
     from gradflow.flows.charts.chart import AbstractCoordinates
     from gradflow.flows.flow import Flow
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a stepper knows of some states besides themselves.
+
+    Attributes
+    ----------
+    flow : Flow
+    s, Y : (k,), (k, D) arrays
+    log_risk, log_speed, log_turning, least_margin : (k,) arrays
+        ln L, ln |dθ/dt|, the logarithm of the direction's turning per unit of ln(1+t), min_i y_i f_i.
+    """
+
+    flow: Flow
+    s: np.ndarray
+    Y: np.ndarray
+    log_risk: np.ndarray
+    log_speed: np.ndarray
+    log_turning: np.ndarray
+    least_margin: np.ndarray
 
 
 class AbstractEvent(eqx.Module):
@@ -49,6 +72,11 @@ class AbstractEvent(eqx.Module):
         Neurons that slide on kinks have one, at which no side's gradient is.
         """
         return self(flow, s, Y)
+
+    def read(self, reading: Reading) -> np.ndarray:
+        """Values of g at some states (host), where a stepper knows what it asks for."""
+        flow = reading.flow
+        return np.array([float(self(flow, s, jnp.asarray(Y))) for s, Y in zip(reading.s, reading.Y, strict=True)])
 
     def limit(self, quantity: str) -> float | None:
         """The value of a quantity at which it happens; None if it is about another one."""

@@ -17,9 +17,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import PyTree
 
+from gradflow.cells.arrangement import Arrangement
 from gradflow.cells.forces import Forces
 from gradflow.flows.charts.late import LateChart
-from gradflow.flows.event import AbstractEvent
+from gradflow.flows.event import AbstractEvent, Reading
 from gradflow.flows.flow import Flow
 from gradflow.flows.stage import AbstractStage, ChartStage, Ended, Point
 from gradflow.networks.parameters import AbstractParams
@@ -93,6 +94,43 @@ class Separated(AbstractEvent):
         unit = inputs * jnp.where(fixed > 0, fixed, 1.0)
         ready = risk.net.degree * jnp.log(size) + jnp.log(unit) - np.log(_LEAST_SIZE)
         return jnp.minimum(jnp.min(margins) - least, ready)
+
+    def read(self, reading: Reading) -> np.ndarray:
+        # Weights are never ready where their size is not, nor where a margin of all data is short.
+        flow = reading.flow
+        at = flow.arrangement
+        assert at is not None
+        W, a = at.split(flow.chart.decode(flow.split(reading.Y)[0]))
+        out = self._ready(at, W, a)
+        if self.forces is None:
+            return np.minimum(out, reading.least_margin - _LEAST_MARGIN)
+        for row in np.flatnonzero(out >= 0):
+            out[row] = min(out[row], self._margins_beyond(at, W[row], a[row]))
+            if out[row] >= 0:
+                break
+        return out
+
+    def _ready(self, at: Arrangement, W: np.ndarray, a: np.ndarray) -> np.ndarray:
+        """How far ln ρ^D, in units of inputs and fixed outer weights, is beyond its threshold."""
+        size, fixed = np.linalg.norm(W, axis=(1, 2)), np.linalg.norm(a, axis=1)
+        unit = float(np.max(np.linalg.norm(at.inputs, axis=1)))
+        if at.trained:
+            size, fixed = np.hypot(size, fixed), np.ones_like(fixed)
+        if at.layout == "linear":
+            fixed = np.ones_like(fixed)
+        with np.errstate(divide="ignore"):
+            return at.degree * np.log(size) + np.log(unit * fixed) - math.log(_LEAST_SIZE)
+
+    def _margins_beyond(self, at: Arrangement, W: np.ndarray, a: np.ndarray) -> float:
+        """By how much the least margin that has a say exceeds what it must."""
+        reach = at.sizes * np.maximum(np.linalg.norm(W, axis=1), 1e-300)[:, None]
+        cosines = at.heights(W) / reach
+        seen = np.any(np.sign(at.scale) * cosines[:, at.surface] > _SEES, axis=0)
+        seen |= np.asarray(self.must)
+        if not np.any(seen):
+            return -_LEAST_MARGIN
+        least = _LEAST_MARGIN if np.all(seen) else _LEAST_BESIDE
+        return float(np.min(at.margins(W, a)[seen])) - least
 
 
 @dataclass(frozen=True)
@@ -203,6 +241,8 @@ def separates(flow: Flow, quantities: Collection[str], *, capped: bool) -> bool:
     return (
         flow.clock.name == "loss"
         and at is not None
+        and at.central
+        and at.slopes[-1] != 0  # (the late phase knows neurons that are blind on their left only)
         and at.loss.vanishes
         and not capped
         and bool(quantities)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 # Importing the steppers' files registers them.
+import gradflow.integrators.steppers.cells.stepper
 import gradflow.integrators.steppers.diffrax
 import gradflow.integrators.steppers.late.stepper
 import gradflow.integrators.steppers.piecewise.integrator

@@ -233,7 +233,10 @@ class _March:
 
     def _save(self, steps: Steps) -> None:
         """Record the states at the save points passed."""
-        passed = int(np.searchsorted(self.pending, steps.values[-1, -1], side="right"))
+        # (a stop at a save point may fall short of it by a rounding)
+        last = steps.values[-1, -1]
+        last += _SAVE_SHARE * (1.0 + abs(last))
+        passed = int(np.searchsorted(self.pending, last, side="right"))
         targets, self.pending = self.pending[:passed], self.pending[passed:]
         if not passed:
             return

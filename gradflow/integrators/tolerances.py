@@ -19,7 +19,7 @@ from gradflow.validation import SMALLEST_RTOL
 #: stays below the tolerance asked; the estimate of dopri8 is the sharper one. The late phase
 #: estimates its errors itself and reaches what it is asked.
 SAFETY = 0.1
-SAFETY_OF = {"dopri8": 0.01, "piecewise": 0.03, "piecewise-slides": 0.03, "late": 1.0}
+SAFETY_OF = {"dopri8": 0.01, "piecewise": 0.03, "piecewise-old": 0.03, "piecewise-slides": 0.03, "late": 1.0, "cells": 0.03}
 #: scipy refuses tolerances below 100 eps: it clips them silently, or warns.
 _SCIPY_FLOOR = 100 * float(np.finfo(float).eps)
 _FLOOR_OF: dict[str, float] = dict.fromkeys(

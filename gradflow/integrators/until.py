@@ -86,6 +86,9 @@ class TimeEvent(AbstractThreshold):
     def __call__(self, flow, s, Y):
         return flow.log1p_t(s, Y) - self.threshold
 
+    def read(self, reading):
+        return np.asarray(reading.flow.log1p_t(reading.s, reading.Y)) - float(self.threshold)
+
 
 class LossEvent(AbstractThreshold):
     """ln L_stop - ln L."""
@@ -100,6 +103,9 @@ class LossEvent(AbstractThreshold):
 
     def __call__(self, flow, s, Y):
         return self.threshold - flow.log_risk(Y)
+
+    def read(self, reading):
+        return float(self.threshold) - reading.log_risk
 
 
 class GradientEvent(AbstractEvent):
@@ -117,6 +123,9 @@ class GradientEvent(AbstractEvent):
 
     def in_cell(self, flow, s, Y, speed):
         return self.threshold - jnp.log(speed())
+
+    def read(self, reading):
+        return float(self.threshold) - reading.log_speed
 
 
 class DirectionEvent(AbstractThreshold):
@@ -138,6 +147,11 @@ class DirectionEvent(AbstractThreshold):
         slow = self.threshold - jnp.log(flow.turning(s, Y))
         margin = flow.least_margin(Y)
         return slow if margin is None else jnp.minimum(slow, margin)
+
+    def read(self, reading):
+        slow = float(self.threshold) - reading.log_turning
+        at = reading.flow.arrangement
+        return np.minimum(slow, reading.least_margin) if at is not None and at.loss.vanishes else slow
 
 
 class WhenEvent(AbstractEvent):

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
+from gradflow.networks.activations.pieces import Pieces
 from gradflow.networks.parameters import AbstractParams
 from gradflow.registry import Described
 from gradflow.validation import fail
@@ -34,21 +35,24 @@ class Layer(NamedTuple):
     ----------
     inputs : (n, D) array
         z_i: the data with a bias entry, or features of them.
-    slopes : tuple of float
-        φ' left and right of 0; one number for a linear φ.
+    pieces : Pieces
+        φ.
     trained : bool
         Whether the outer weights a_k move.
     layout : {"plain", "bias", "linear"}
         How parameters hold w_k and a_k (:mod:`gradflow.cells.blocks`).
     of_features : bool
         Whether z_i are features.
+    outputs : int
+        The number of outputs; of several, a_k is a vector.
     """
 
     inputs: np.ndarray
-    slopes: tuple[float, ...]
+    pieces: Pieces
     trained: bool
     layout: str
     of_features: bool = False
+    outputs: int = 1
 
 
 class AbstractNetwork(Described, eqx.Module, Generic[P]):

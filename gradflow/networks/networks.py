@@ -34,6 +34,7 @@ from gradflow.networks.activations import (
     apply_activation,
     as_activation,
 )
+from gradflow.networks.activations.pieces import IDENTITY
 from gradflow.networks.deep_linear import DeepLinear
 from gradflow.networks.parameters import (
     LinearParams,
@@ -113,7 +114,7 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
         return None
 
     def layer(self, X: np.ndarray) -> Layer:
-        return Layer(X, (1.0,), trained=False, layout="linear")
+        return Layer(X, IDENTITY, trained=False, layout="linear")
 
     @property
     def degree(self) -> int:
@@ -289,15 +290,14 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         return joined_rows(params), params.outer
 
     def layer(self, X: np.ndarray) -> Layer | None:
-        slopes, trained = self.activation.slopes, self.outer == "trained"
-        # (what follows kinks knows φ(z) = max(z, αz) so far)
-        if slopes is None or not self.activation.homogeneous:
-            return None
-        if not 0 <= slopes[0] <= slopes[-1] == 1:
+        pieces, trained = self.activation.pieces, self.outer == "trained"
+        if pieces is None:
             return None
         rows = np.concatenate([X, np.ones((len(X), 1))], axis=1) if self.bias else X
-        # s φ(w·x) = φ(w·sx)
-        return Layer(self.factor * rows, slopes, trained, "bias" if self.bias else "plain")
+        layout = "bias" if self.bias else "plain"
+        if pieces.central:  # s φ(w·x) = φ(w·sx)
+            return Layer(self.factor * rows, pieces, trained, layout)
+        return Layer(rows, pieces.scaled(self.factor), trained, layout)
 
     @property
     def vanishes_at_zero(self) -> bool:

@@ -18,6 +18,7 @@ from gradflow.networks.activations import (
     apply_activation,
     as_activation,
 )
+from gradflow.networks.activations.pieces import IDENTITY
 from gradflow.networks.parameters import (
     LinearParams,
     check_leaf,
@@ -139,7 +140,7 @@ class RandomFeatures(AbstractNetwork[LinearParams]):
 
     def layer(self, X: np.ndarray) -> Layer:
         features = np.asarray(self.features(X))
-        return Layer(features, (1.0,), trained=False, layout="linear", of_features=True)
+        return Layer(features, IDENTITY, trained=False, layout="linear", of_features=True)
 
     def neurons(self, params: LinearParams) -> tuple[jax.Array, jax.Array]:
         return self.inner, params.weight

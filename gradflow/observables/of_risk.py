@@ -80,11 +80,11 @@ def gradient_norm(path: AbstractPath) -> np.ndarray:
     (`clarke1983`), however long they have slid along them.
     """
     at = path.risk.arrangement
-    if at is None or not at.kinked:
+    if at is None or not at.central or not at.kinked:
         exact = path.chart_value("gradient_norm")
         return map_rows(_gradient_norm, path.risk, path.params) if exact is None else exact
     W, a = at.split(path.params)
-    f = np.array([at.outputs(*row) for row in zip(W, a, strict=True)]).reshape(-1, len(at.y))
+    f = np.array([at.predictions(*row) for row in zip(W, a, strict=True)]).reshape(-1, len(at.y))
     if not at.margin_loss:
         return speeds(at, W, a, map_rows(_pulls, Forces.of(at), f))
     # Of ln L, which does not underflow.

@@ -96,7 +96,7 @@ class Trajectory(AbstractPath):
     def chart_value(self, name: str) -> np.ndarray | None:
         """``log_loss`` or ``gradient_norm`` through the chart; None where states are not kept."""
         at = self.risk.arrangement
-        if name == "gradient_norm" and at is not None and at.kinked:
+        if name == "gradient_norm" and at is not None and at.central and at.kinked:
             return None  # (charts know one side of a kink only)
         if name in CHART_VALUES and name not in self._asked and self._stages:
             self._asked[name] = np.concatenate([stage.chart_value(name) for stage in self._stages])

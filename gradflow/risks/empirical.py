@@ -197,10 +197,9 @@ class EmpiricalRisk(AbstractRisk):
     def arrangement(self) -> Arrangement | None:
         """The surfaces of one layer of piecewise linear neurons on the data; made once.
 
-        A last layer with squared loss is a linear predictor on its features. None for other nets
-        and for the hinge loss, which has kinks of its own.
+        A last layer with squared loss is a linear predictor on its features. None for other nets.
         """
-        if self.loss.kinked or isinstance(self.X, Tracer):
+        if isinstance(self.X, Tracer):
             return None
         return _ARRANGEMENTS.get(self, EmpiricalRisk._arranged)
 
@@ -211,9 +210,8 @@ class EmpiricalRisk(AbstractRisk):
         weights = np.ones(self.n) if self.weights is None else np.asarray(self.weights)
         total = float(np.sum(weights)) if self.reduction == "mean" else 1.0
         return Arrangement.of(
-            layer.inputs, np.asarray(self.y), np.log(weights) - math.log(total), self.loss,
-            slopes=layer.slopes, trained=layer.trained, layout=layer.layout,
-        )  # fmt: skip
+            layer, np.asarray(self.y), np.log(weights) - math.log(total), self.loss
+        )
 
     def margins(self, params: PyTree) -> jax.Array:
         """Return ``q_i = y_i f(x_i; θ)`` (n,), for margin losses.

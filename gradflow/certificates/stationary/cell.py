@@ -26,7 +26,7 @@ from gradflow.risks.base import AbstractRisk
 
 #: A neuron below this share of the largest, in both layers, counts as one at zero.
 _SMALL = 1e-9
-#: Slopes may leave [α, 1] by rounding.
+#: Slopes may leave the interval of those of φ by rounding.
 _SLOPE = 1e-9
 
 
@@ -100,7 +100,7 @@ class CellRisk:
 
     def outputs(self, W: np.ndarray, a: np.ndarray) -> np.ndarray:
         """Return f (n,)."""
-        return a @ self.cells.activations(W)
+        return self.cells.predictions(W, a)
 
     def value(self, W: np.ndarray, a: np.ndarray) -> float:
         """Return L."""
@@ -227,15 +227,17 @@ class CellRisk:
         plus, minus = self.forces(W, a)
         attracts = a[:, None] * (plus - minus) < 0
         new = np.where(wrong, np.where(attracts, 0, -sides), sides)
+        low, high = cells.slope_range
         for s in self.kinks(W, a, sides)[1]:
-            if not cells.slope - _SLOPE <= s.slope <= 1 + _SLOPE:
-                new[s.neuron, int(cells.surface[s.datum])] = 1 if s.slope > 1 else -1
+            if not low - _SLOPE <= s.slope <= high + _SLOPE:
+                beyond = (s.slope > high) == (cells.bend > 0)
+                new[s.neuron, int(cells.surface[s.datum])] = 1 if beyond else -1
         return new
 
     def kinks(
         self, W: np.ndarray, a: np.ndarray, sides: np.ndarray
     ) -> tuple[np.ndarray, tuple[Sliding, ...], tuple[str, ...], tuple[str, ...]]:
-        """Return what slopes outside [α, 1] add to the gradient, slides, saddles, complaints."""
+        """Return what slopes beyond those of φ add to the gradient, slides, saddles, complaints."""
         cells = self.cells
         D = W.shape[1]
         g = self.derivatives(W, a, Pattern(cells, sides).slopes)[0]
@@ -260,7 +262,7 @@ class CellRisk:
                     off.append(abs(a[k] * drop[j]))
                     continue
                 share = float(1 - drop[j] / jump)
-                slides.append(Sliding(k, datum, cells.slope + (1 - cells.slope) * share))
+                slides.append(Sliding(k, datum, cells.slope + cells.bend * share))
                 off.append(abs(a[k] * jump) * max(0.0, -share, share - 1))
                 if a[k] * jump > 0:
                     saddles.append(f"the kink of datum {datum} repels neuron {k}")
@@ -306,10 +308,10 @@ class CellRisk:
         books: dict[bytes, list[int]] = {}
         total = 0
         for k in range(W.shape[0]):
-            if not np.any(Pattern(cells, sides[k : k + 1]).slopes > 0) and np.all(sides[k] != 0):
+            if not np.any(Pattern(cells, sides[k : k + 1]).slopes) and np.all(sides[k] != 0):
                 total += bases[k].shape[1] + tail
             elif np.any(W[k] != 0):
-                name = b"" if cells.slope == 1 else sides[k].tobytes()
+                name = b"" if not cells.activation_kinked else sides[k].tobytes()
                 books.setdefault(name, []).append(k)
         for members in books.values():
             size = bases[members[0]].shape[1]

@@ -129,7 +129,10 @@ class CartesianChart(AbstractChart):
 
     @property
     def arrangement(self) -> Arrangement | None:
-        return self.risk.arrangement if self.metric.plain else None
+        at = self.risk.arrangement
+        # To be "metric.rates is known" once the integrator takes every arrangement.
+        known = at is not None and at.located_by_old and self.metric.plain
+        return at if known else None
 
     def least_margin(self, y: Array) -> Array | None:
         return self.risk.least_margin(self.params(y))

@@ -82,7 +82,7 @@ class ConicChart(AbstractChart):
     def metric_refusal(risk: AbstractRisk) -> str | None:
         """Why the chart does not serve the flow of the risk in the conic metric, or None."""
         if risk.arrangement is not None and risk.arrangement.kinked:
-            return "does not locate the kinks of a (leaky) ReLU net on data"
+            return "does not locate the kinks of a net or a loss on data"
         net = risk.net
         if net is None or "conic" not in net.coordinates:
             return "needs a two-layer net with a positively homogeneous activation and no bias"
@@ -92,7 +92,7 @@ class ConicChart(AbstractChart):
     def refusal(risk: AbstractRisk, params: TwoLayerParams) -> str | None:
         """Why the chart does not serve the plain gradient flow from a start, or None."""
         if risk.arrangement is not None and risk.arrangement.kinked:
-            return "does not locate the kinks of a (leaky) ReLU net on data"
+            return "does not locate the kinks of a net or a loss on data"
         if cast(TwoLayer, risk.net).outer == "fixed":
             return "needs trained outer weights (for fixed ones see metric='conic')"
         norms = np.asarray(row_norms(params.inner))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from gradflow.networks.activations.pieces import Pieces
 from gradflow.registry import Described
 
 
@@ -79,6 +80,15 @@ class AbstractActivation(Described, eqx.Module):
         """The slope of φ on each piece between the `breaks`, left to right; None if φ is not
         piecewise linear (and continuous)."""
         return None
+
+    @property
+    def pieces(self) -> Pieces | None:
+        """The pieces of a piecewise linear φ (host); None for others."""
+        if self.slopes is None:
+            return None
+        with jax.ensure_compile_time_eval():
+            value = float(self(jnp.asarray((*self.breaks, 0.0)[0])))
+        return Pieces.of(self.breaks, self.slopes, value)
 
     def parts(self, reach: float = math.inf) -> Parts | None:
         """Return the even and the odd part of φ on [−reach, reach]; None where nothing is known."""

@@ -22,7 +22,7 @@ class FunctionActivation(AbstractActivation):
 
     fn: Callable[[jax.Array], jax.Array] = eqx.field(static=True)
     points: tuple[float, ...] = eqx.field(static=True)
-    pieces: tuple[float, ...] | None = eqx.field(static=True)
+    stated: tuple[float, ...] | None = eqx.field(static=True)
     power: float | None = eqx.field(static=True)
     label: str = eqx.field(static=True)
     kind: ClassVar[str] = "function"
@@ -32,9 +32,9 @@ class FunctionActivation(AbstractActivation):
 
     def derivative(self, z: jax.Array) -> jax.Array:
         z = jnp.asarray(z)
-        if self.pieces is not None:
+        if self.stated is not None:
             which = jnp.searchsorted(jnp.asarray(self.points), z, side="left")
-            return jnp.asarray(self.pieces)[which]
+            return jnp.asarray(self.stated)[which]
         for point in self.points:
             # (the next number below 0 is subnormal, which a compiled program takes for 0)
             below = np.nextafter(point, -np.inf) if point else -1e-300
@@ -66,7 +66,7 @@ class FunctionActivation(AbstractActivation):
 
     @property
     def slopes(self) -> tuple[float, ...] | None:
-        return self.pieces
+        return self.stated
 
     def describe(self) -> dict[str, object]:
         """Return what is said of φ; the function itself cannot be read back from a file."""
@@ -74,7 +74,7 @@ class FunctionActivation(AbstractActivation):
             "kind": self.kind,
             "function": self.label,
             "breakpoints": self.points,
-            "slopes": self.pieces,
+            "slopes": self.stated,
             "degree": self.power,
         }
 
@@ -119,7 +119,7 @@ def activation(
     made = FunctionActivation(
         fn=fn,
         points=tuple(points.tolist()),
-        pieces=None if pieces is None else tuple(pieces.tolist()),
+        stated=None if pieces is None else tuple(pieces.tolist()),
         power=int(power) if power is not None and power.is_integer() else power,
         label=getattr(fn, "__name__", type(fn).__name__) if name is None else str(name),
     )

@@ -97,7 +97,7 @@ def first_surface(net: MarginNet, standing: Standing, poly: np.ndarray) -> Hit:
     ----------
     poly : (q+1, P) array
     """
-    if not net.at.kinked:
+    if not net.at.activation_kinked:
         return Hit()
     blocks = np.stack([net.split(row)[0] for row in poly])
     H = blocks @ net.N.T

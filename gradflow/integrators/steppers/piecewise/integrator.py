@@ -53,7 +53,7 @@ class PiecewiseIntegrator(AbstractIntegrator):
 
     def __init__(self, locate: str = "all") -> None:
         self.locate = locate
-        self.name = "piecewise" if locate == "all" else "piecewise-slides"
+        self.name = "piecewise-old" if locate == "all" else "piecewise-slides"
 
     def solve(self, problem: Problem) -> Solution:
         """Integrate one stage (see :class:`~gradflow.integrators.contract.AbstractIntegrator`)."""
@@ -145,5 +145,5 @@ def _stack(trees: list[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *trees)
 
 
-register_integrator("piecewise", PiecewiseIntegrator)
+register_integrator("piecewise-old", PiecewiseIntegrator)
 register_integrator("piecewise-slides", ft.partial(PiecewiseIntegrator, "slides"))

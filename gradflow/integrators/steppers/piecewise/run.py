@@ -97,7 +97,8 @@ class PiecewiseRun:
         W, a = self.arrangement.split(flow.chart.decode(chart_state))
         self.layout = LoopShape(
             m=W.shape[0], D=W.shape[1], clock=flow.clock.name,
-            outer_trained=self.arrangement.trained, jumps=self.arrangement.kinked, locate=locate,
+            outer_trained=self.arrangement.trained, jumps=self.arrangement.activation_kinked,
+            locate=locate,
         )  # fmt: skip
         self.normals, self.sizes = self.arrangement.normals, self.arrangement.sizes
         self.happenings: list[Happening] = []

@@ -1,0 +1,424 @@
+"""The compiled loop: steps, cut where a surface is met, and the plain crossings among the meetings.
+
+What needs more than a crossing is left to the host (:mod:`.events`): the loop returns with the step
+cut there, and the host decides and comes back.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from gradflow.integrators.steppers.cells.compiled import kernel
+from gradflow.integrators.steppers.cells.field import field, force, hold, in_clock
+from gradflow.integrators.steppers.cells.locate import (
+    FRESH,
+    PARKED,
+    first_crossing,
+    horner,
+    root,
+    suspects,
+)
+from gradflow.integrators.steppers.cells.step import (
+    Tableau,
+    dense,
+    error_norm,
+    excess,
+    step,
+)
+from gradflow.integrators.steppers.cells.system import LOG, LOSS, Cell, System, Work
+
+#: How the loop ended: its share is done, the end of the clock's interval, the step is too small,
+#: something is not finite; or what the host is to decide: a surface met, a way off a flat, the sign
+#: of an outer weight whose neuron slides.
+RUNNING, REACHED, TOO_SMALL, NON_FINITE, MET, LEAVES, TURNS = 0, 1, 2, 3, 4, 5, 6
+#: What happened.
+CROSSED = 0
+#: Places of the numbers in ``num`` and ``count``.
+S, H, LOG_RISK, BUDGET, S_END = 0, 1, 2, 3, 4
+ATTEMPTS, ACCEPTED, RHS, NEURON, SURFACE, STUCK, ROWS, EVENTS = 0, 1, 2, 3, 4, 5, 6, 7
+#: Zero-length events of one neuron in a row after which the host resolves its surfaces together.
+MOST_STUCK = 6
+#: A neuron whose |w| falls below this share of itself within a step has reached 0.
+AT_ORIGIN = 1e-9
+#: A pair is on its surface up to this distance, relative to |w||n|; it has left it from the other
+#: one on.
+ON_SURFACE, OFF = 1e-11, 1e-12
+#: A rate below this share of its terms is rounding.
+RATE = 1e-12
+#: A fraction of a step below which it counts as of length zero.
+NO_LENGTH = 1e-10
+#: A flat is left late by at most this share of a step: the rate starts from zero.
+_LATE = 1e-8
+
+
+class Record(NamedTuple):
+    """Accepted steps and events of one call, filled by the loop.
+
+    Attributes
+    ----------
+    s, y : (rows + 1,), (rows + 1, dim) arrays
+        Row 0 is the start.
+    values : (rows + 1, 4) array
+        ln L, ln |dθ/dt|, ln of the turning per unit of ln(1+t), min_i y_i f_i.
+    shape : (rows, 4, dim) array
+        Each step's coefficients of ξ … ξ⁴.
+    event_s : (events,) array
+    event : (events, 3) ints
+        Row of the state, neuron, surface.
+    """
+
+    s: np.ndarray
+    y: np.ndarray
+    values: np.ndarray
+    shape: np.ndarray
+    event_s: np.ndarray
+    event: np.ndarray
+
+
+@kernel
+def measure(sys: System, work: Work, s: float, y: np.ndarray, log_risk: float, out: np.ndarray) -> None:
+    """ln L, ln |dθ/dt|, the logarithm of the direction's turning, the least margin into ``out``."""
+    m, D = work.DW.shape
+    o = work.DA.shape[1]
+    size, along, speed = 0.0, 0.0, 0.0
+    for k in range(m):
+        for d in range(D):
+            size += y[k * D + d] ** 2
+            along += y[k * D + d] * work.DW[k, d]
+            speed += work.DW[k, d] ** 2
+        for j in range(o):
+            size += y[m * D + k * o + j] ** 2
+            along += y[m * D + k * o + j] * work.DA[k, j]
+            speed += work.DA[k, j] ** 2
+    along = along / size if size > 0 else 0.0
+    across = 0.0
+    for k in range(m):
+        for d in range(D):
+            across += (work.DW[k, d] - along * y[k * D + d]) ** 2
+        for j in range(o):
+            across += (work.DA[k, j] - along * y[m * D + k * o + j]) ** 2
+    if sys.clock == LOSS:
+        unit, later = log_risk, y[m * (D + o) + 1]
+    else:
+        unit, later = 0.0, s if sys.clock == LOG else math.log1p(s)
+    out[0] = log_risk
+    out[1] = 0.5 * math.log(speed) + unit if speed > 0 else -np.inf
+    out[2] = 0.5 * math.log(across / size) + unit + later if across > 0 else -np.inf
+    out[3] = np.inf
+    for i in range(work.f.shape[0]):
+        out[3] = min(out[3], work.f[i, 0] * sys.y[i, 0])
+
+
+@kernel
+def settle(sys: System, cell: Cell, y: np.ndarray, m: int, D: int) -> None:
+    """Put sliding neurons on their flats to rounding; pairs well off their surface are fresh no more."""
+    W = y[: m * D].reshape(m, D)
+    for k in range(m):
+        if cell.rank[k] == D:
+            continue
+        for j in range(cell.rank[k]):
+            c = -cell.held[k, j]
+            for d in range(D):
+                c += cell.Q[k, j, d] * W[k, d]
+            for d in range(D):
+                W[k, d] -= c * cell.Q[k, j, d]
+        size = -1.0
+        for g in range(cell.side.shape[1]):
+            if cell.fresh[k, g] and cell.fresh[k, g] != PARKED:
+                if size < 0:
+                    size = norm(W[k])
+                h = height(sys, W[k], g)
+                if cell.side[k, g] * h > OFF * size * sys.size[g]:
+                    cell.fresh[k, g] = 0
+
+
+@kernel
+def norm(v: np.ndarray) -> float:
+    """|v|."""
+    top = 0.0
+    for d in range(v.size):
+        top = max(top, abs(v[d]))
+    if top == 0:
+        return 0.0
+    total = 0.0
+    for d in range(v.size):
+        total += (v[d] / top) ** 2
+    return top * math.sqrt(total)
+
+
+@kernel
+def height(sys: System, w: np.ndarray, g: int) -> float:
+    """n_g·w − level_g."""
+    total = -sys.level[g]
+    for d in range(w.size):
+        total += sys.N[g, d] * w[d]
+    return total
+
+
+@kernel
+def piece_of(sys: System, e: int, side: int) -> int:
+    """The piece of entry e of a surface on one of its sides."""
+    return sys.piece[e] if side * sys.way[e] < 0 else sys.piece[e] + 1
+
+
+@kernel
+def cross(sys: System, cell: Cell, work: Work, y: np.ndarray, before: float, k: int, g: int) -> bool:
+    """Let neuron k cross surface g, if that is all that happens there; whether it did.
+
+    ``work`` holds the field at y. The rates on both sides must point across, no other surface be
+    near, no flat be left.
+    """
+    m, D = work.DW.shape
+    o = work.DA.shape[1]
+    W, a = y[: m * D].reshape(m, D), y[m * D : m * (D + o)].reshape(m, o)
+    w, side = W[k], cell.side[k, g]
+    size = max(norm(w), 1e-300)
+    if size <= AT_ORIGIN * before or cell.fresh[k, g]:
+        return False
+    for other in range(cell.side.shape[1]):
+        if other != g and cell.side[k, other] != 0 and cell.fresh[k, other] != PARKED:
+            if abs(height(sys, w, other)) <= ON_SURFACE * size * sys.size[other]:
+                return False
+    way = sys.N[g].copy()
+    hold(cell.Q[k], cell.rank[k], way)
+    reach = norm(way)
+    if reach < 1e-7 * sys.size[g]:
+        return False
+    old, scale = 0.0, 0.0
+    for d in range(D):
+        old += sys.N[g, d] * work.DW[k, d]
+        scale += abs(sys.N[g, d] * work.V[k, d])
+    V = work.V[k].copy()
+    for e in range(sys.start[g], sys.start[g + 1]):
+        i = sys.datum[e]
+        change = sys.slopes[piece_of(sys, e, -side)] - sys.slopes[piece_of(sys, e, side)]
+        pulling = force(sys, work, a, k, i) * change
+        for d in range(D):
+            V[d] += pulling * sys.X[i, d]
+    raw = V.copy()
+    hold(cell.Q[k], cell.rank[k], V)
+    new = 0.0
+    for d in range(D):
+        new += sys.N[g, d] * V[d]
+        scale += abs(sys.N[g, d] * raw[d])
+    mass = 0.0
+    for j in range(o):
+        mass += abs(a[k, j])
+    slack = RATE * scale + sys.gain * mass * sys.hush * sys.size[g]
+    if not (-side * old > 0 and -side * new > slack):
+        return False
+    saved = work.V[k].copy()
+    work.V[k] = raw
+    if cell.rank[k] and excess(sys, cell, work, a)[0] > 0:
+        work.V[k] = saved
+        return False
+    work.DW[k] = V
+    h = height(sys, w, g) / reach**2
+    for d in range(D):
+        w[d] -= h * way[d]
+    for e in range(sys.start[g], sys.start[g + 1]):
+        i, piece = sys.datum[e], piece_of(sys, e, -side)
+        cell.S[k, i], cell.T[k, i] = sys.slopes[piece], sys.icepts[piece]
+    cell.side[k, g] = -side
+    cell.fresh[k, g] = FRESH
+    return True
+
+
+@kernel
+def turning_outer(
+    cell: Cell, y: np.ndarray, shape: np.ndarray, m: int, D: int, o: int, xi: float
+) -> tuple[float, int]:
+    """Where within ξ ≤ xi the outer weight of a neuron that slides passes 0: ``(ξ, neuron)``."""
+    best, neuron = xi, -1
+    c = np.empty(5)
+    for k in range(m):
+        if cell.rank[k] == 0 or o > 1:
+            continue
+        at = m * D + k
+        if y[at] == 0:
+            continue
+        sign = 1.0 if y[at] > 0 else -1.0
+        c[0] = sign * y[at]
+        for p in range(4):
+            c[p + 1] = sign * shape[p, at]
+        for share in (0.25, 0.5, 0.75, 1.0):
+            if horner(c, share * best) <= 0:
+                best, neuron = root(c, share * best), k
+                break
+    return best, neuron
+
+
+@kernel
+def leave_at(
+    sys: System, cell: Cell, work: Work, s: float, y: np.ndarray, h: float, shape: np.ndarray,
+    hi: float, value: float, point: np.ndarray, dy: np.ndarray,
+) -> tuple[float, int, int]:  # fmt: skip
+    """Where in (0, hi] a flat ceases to hold its neuron, given that it does not at hi.
+
+    Returns ``(ξ, ray, evaluations)``; false position with the Illinois rule, guarded by bisection.
+    """
+    (m, D), o = work.DW.shape, work.DA.shape[1]
+    a = point[m * D : m * (D + o)].reshape(m, o)
+    lo, low, side, count = 0.0, -1.0, 0, 1
+    field(sys, cell, work, s, y, dy)
+    low = excess(sys, cell, work, y[m * D : m * (D + o)].reshape(m, o))[0]
+    if low > 0:
+        return 0.0, excess(sys, cell, work, y[m * D : m * (D + o)].reshape(m, o))[1], count
+    high = value
+    for turn in range(60):
+        if hi - lo <= _LATE * hi:
+            break
+        x = hi - high * (hi - lo) / (high - low)
+        x = min(max(x, lo + 0.4 * _LATE * hi), hi - 0.4 * _LATE * hi)
+        if turn % 4 == 3 or not lo < x < hi:
+            x = 0.5 * (lo + hi)
+        dense(y, shape, x, point)
+        field(sys, cell, work, s + x * h, point, dy)
+        here = excess(sys, cell, work, a)[0]
+        count += 1
+        if here > 0:
+            hi, high = x, here
+            low = 0.5 * low if side > 0 else low
+            side = 1
+        else:
+            lo, low = x, here
+            high = 0.5 * high if side < 0 else high
+            side = -1
+    dense(y, shape, hi, point)
+    field(sys, cell, work, s + hi * h, point, dy)
+    return hi, excess(sys, cell, work, a)[1], count + 1
+
+
+@kernel
+def advance(
+    tab: Tableau, sys: System, cell: Cell, work: Work, num: np.ndarray, count: np.ndarray, y: np.ndarray,
+    k1: np.ndarray, attempts: int, accepted: int, record: Record,
+) -> int:  # fmt: skip
+    """Take steps from ``y``, whose field is ``k1``, both changed in place; return how it ended.
+
+    At most ``attempts`` attempted and ``accepted`` accepted steps, and no more than ``record`` has
+    room for.
+    """
+    (m, D), o, dim = work.DW.shape, work.DA.shape[1], y.size
+    K = np.empty((7, dim))
+    y1, point, spare = np.empty(dim), np.empty(dim), np.empty(dim)
+    shape, over = np.empty((4, dim)), np.empty(7)
+    first, heights = np.empty(cell.side.shape), np.empty((5, m, cell.side.shape[1]))
+    count[ROWS] = count[EVENTS] = 0
+    last_try, last_row = count[ATTEMPTS] + attempts, count[ACCEPTED] + accepted
+    code = RUNNING
+    while code == RUNNING:
+        if count[ATTEMPTS] >= last_try or count[ACCEPTED] >= last_row:
+            break
+        if count[ROWS] >= record.shape.shape[0] or count[EVENTS] >= record.event_s.size:
+            break
+        s = num[S]
+        ends = s + num[H] > num[S_END] - 1e-12 * num[H]
+        h = num[S_END] - s if ends else num[H]
+        K[0] = k1
+        log_risk = step(tab, sys, cell, work, s, y, h, K, y1, shape, over, num[LOG_RISK])
+        worst = error_norm(tab, sys, y, y1, h, K, m, D, o, num[BUDGET])
+        count[ATTEMPTS] += 1
+        count[RHS] += 6
+        factor = min(max(0.9 * max(worst, 1e-30) ** -0.2, 0.2), 8.0)
+        if not worst <= 1.0:
+            num[H] = h * min(factor, 0.9)
+            if s + num[H] == s:
+                code = TOO_SMALL
+            continue
+        # What was remembered stays where the end of the interval cut the step.
+        num[H] = max(h * factor, num[H]) if ends else h * factor
+        xi, ended, neuron, surface = 1.0, RUNNING, -1, -1
+        if cell.side.shape[1]:
+            least = suspects(sys, cell, y, shape, heights, point, first)
+            if least <= 1.0:
+                at, k, g = first_crossing(sys, cell, y, shape, first, least)
+                if at <= 1.0:
+                    xi, ended, neuron, surface = at, MET, k, g
+        if sys.trained and np.max(cell.rank) > 0:
+            at, k = turning_outer(cell, y, shape, m, D, o, xi)
+            if k >= 0:
+                xi, ended, neuron = at, TURNS, k
+        whole = xi >= 1.0 and ended == RUNNING
+        if not whole:
+            dense(y, shape, xi, point)
+            log_risk = field(sys, cell, work, s + xi * h, point, spare)
+            count[RHS] += 1
+        if cell.ray_neuron.size:
+            hi, value = 2.0, -1.0
+            for i in range(1, 6):
+                if over[i] > 0 and tab.C[i] < xi:
+                    # (stages are no points of the solution)
+                    dense(y, shape, tab.C[i], point)
+                    field(sys, cell, work, s + tab.C[i] * h, point, spare)
+                    count[RHS] += 1
+                    value = excess(sys, cell, work, point[m * D : m * (D + o)].reshape(m, o))[0]
+                    if value > 0:
+                        hi = tab.C[i]
+                        break
+            if hi > 1.0:
+                if whole:
+                    value = over[6]
+                else:
+                    dense(y, shape, xi, point)
+                    log_risk = field(sys, cell, work, s + xi * h, point, spare)
+                    value = excess(sys, cell, work, point[m * D : m * (D + o)].reshape(m, o))[0]
+                hi = xi if value > 0 else 2.0
+            if hi <= 1.0:
+                xi, surface, more = leave_at(
+                    sys, cell, work, s, y, h, shape, hi, value, point, spare
+                )
+                count[RHS] += more
+                ended, neuron, whole = LEAVES, cell.ray_neuron[surface], False
+                dense(y, shape, xi, point)
+                log_risk = field(sys, cell, work, s + xi * h, point, spare)
+            elif not whole:
+                dense(y, shape, xi, point)
+                log_risk = field(sys, cell, work, s + xi * h, point, spare)
+            elif np.max(over[1:6]) > 0:
+                log_risk = field(sys, cell, work, s + h, y1, spare)
+        before = norm(y[neuron * D : (neuron + 1) * D]) if neuron >= 0 else 0.0
+        row = count[ROWS]
+        if whole:
+            y[:] = y1
+            k1[:] = K[6]
+            num[S] = num[S_END] if ends else s + h
+        else:
+            y[:] = point
+            k1[:] = spare
+            num[S] = s + xi * h
+        settle(sys, cell, y, m, D)
+        share = 1.0
+        for p in range(4):
+            share *= xi
+            for c in range(dim):
+                record.shape[row, p, c] = share * shape[p, c]
+        num[LOG_RISK] = log_risk
+        stuck = ended != RUNNING and xi <= NO_LENGTH and neuron == count[NEURON]
+        count[STUCK] = count[STUCK] + 1 if stuck else 0
+        if ended != RUNNING:
+            count[NEURON], count[SURFACE] = neuron, surface
+            if ended == MET and count[STUCK] <= MOST_STUCK:
+                if cross(sys, cell, work, y, before, neuron, surface):
+                    record.event_s[count[EVENTS]] = num[S]
+                    record.event[count[EVENTS], 0] = row + 1
+                    record.event[count[EVENTS], 1] = neuron
+                    record.event[count[EVENTS], 2] = surface
+                    count[EVENTS] += 1
+                    in_clock(sys, work, num[S], log_risk, y, k1)
+                    ended = RUNNING
+        code = ended
+        if code == RUNNING and num[S] >= num[S_END]:
+            code = REACHED
+        for c in range(dim):
+            if not np.isfinite(k1[c]):
+                code = NON_FINITE
+        measure(sys, work, num[S], y, log_risk, record.values[row + 1])
+        record.s[row + 1] = num[S]
+        record.y[row + 1] = y
+        count[ROWS] += 1
+        count[ACCEPTED] += 1
+    return code

@@ -1,0 +1,322 @@
+"""The event-located integrator: the compiled loop and its host, as a stepper of the common march."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gradflow.flows.event import Reading
+from gradflow.integrators.contract import (
+    AbstractIntegrator,
+    Problem,
+    Solution,
+    register_integrator,
+)
+from gradflow.integrators.march import AbstractStepper, Steps, march
+from gradflow.integrators.steppers.cells.build import Units, Vectors, system_of
+from gradflow.integrators.steppers.cells.host import Host
+from gradflow.integrators.steppers.cells.loop import (
+    ACCEPTED,
+    AT_ORIGIN,
+    ATTEMPTS,
+    BUDGET,
+    EVENTS,
+    LEAVES,
+    LOG_RISK,
+    MET,
+    MOST_STUCK,
+    NEURON,
+    NON_FINITE,
+    REACHED,
+    RHS,
+    ROWS,
+    RUNNING,
+    S_END,
+    STUCK,
+    SURFACE,
+    TOO_SMALL,
+    TURNS,
+    H,
+    Record,
+    S,
+    advance,
+    measure,
+)
+from gradflow.integrators.steppers.cells.step import TSIT5, dense
+from gradflow.integrators.tolerances import Tolerances
+from gradflow.validation import fail
+
+_ENDED = {REACHED: "reached", TOO_SMALL: "step_too_small", NON_FINITE: "non_finite"}
+#: Bytes of recorded states handed over at once, and bounds on how many states that is.
+_BUFFER_BYTES = 2**22
+_MIN_ROWS, _MAX_ROWS = 16, 1024
+#: Steps between two looks at neurons on flats that the loop cannot watch.
+_WATCH = 20
+#: Steps between two looks at events.
+_LOOK = 64
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that the loop and its host change."""
+
+    parts: tuple[Any, ...]
+    happenings: int
+
+    @classmethod
+    def of(cls, host: Host) -> Snapshot:
+        """Copy it."""
+        cell = host.cell._replace(
+            S=host.cell.S.copy(), T=host.cell.T.copy(), side=host.cell.side.copy(),
+            fresh=host.cell.fresh.copy(), Q=host.cell.Q.copy(), rank=host.cell.rank.copy(),
+            held=host.cell.held.copy(),
+        )  # fmt: skip
+        parts = (host.y.copy(), host.k1.copy(), host.num.copy(), host.count.copy(), cell, dict(host.on))
+        return cls(parts, len(host.happenings))
+
+    def restore(self, host: Host) -> None:
+        """Go back to it; the work that was done stays counted."""
+        rhs, attempts = host.count[RHS], host.count[ATTEMPTS]
+        y, k1, num, count, cell, on = self.parts
+        host.y[:], host.k1[:], host.num[:], host.count[:] = y, k1, num, count
+        host.count[RHS], host.count[ATTEMPTS] = rhs, attempts
+        again = Snapshot((y, k1, num, count, cell, on), self.happenings)
+        host.cell = Snapshot._copied(cell)
+        host.on = dict(on)
+        del host.happenings[again.happenings :]
+        host.refresh()
+        host.k1[:] = k1
+
+    @staticmethod
+    def _copied(cell: Any) -> Any:
+        names = ("S", "T", "side", "fresh", "Q", "rank", "held")
+        return cell._replace(**{name: getattr(cell, name).copy() for name in names})
+
+
+class CellsStepper(AbstractStepper):
+    """The kernel at work on one problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        flow, at = problem.flow, problem.flow.arrangement
+        if at is None:
+            raise fail(
+                "integrator", "piecewise", "needs a risk that states its kinks",
+                "use an EmpiricalRisk of TwoLayer with a piecewise linear activation, or 'auto'",
+            )  # fmt: skip
+        self.problem, self.flow = problem, flow
+        units = Units(np.ones(at.dim), 1.0)
+        self.vectors = Vectors(flow, at, units)
+        W, a, extras = self.vectors.inward(problem.Y0)
+        sys = system_of(problem, at, units, len(W))
+        self.host = Host(sys, at.breakpoints, W, a, extras, problem.s0)
+        self.before: Snapshot | None = None
+        host = self.host
+        host.num[S_END] = problem.s_end
+        host.num[BUDGET] = max(np.exp(min(host.num[LOG_RISK], 700.0)) + extras[0], 1e-300)
+        host.num[H] = self._first_step()
+        self.share = _WATCH
+
+    def _first_step(self) -> float:
+        """1 % of the time in which the fastest neuron changes by its own size."""
+        host = self.host
+        m, D, o = host.m, host.D, host.o
+        dW = host.k1[: m * D].reshape(m, D)
+        da = host.k1[m * D : m * (D + o)].reshape(m, o)
+        size = np.maximum(np.abs(host.W).max(axis=1), np.abs(host.a).max(axis=1))
+        speed = np.maximum(np.abs(dW).max(axis=1), np.abs(da).max(axis=1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            guess = 0.01 * float(np.min(np.where(speed > 0, size / speed, np.inf)))
+        if np.isfinite(guess) and guess > 0:
+            return guess
+        return 1e-6 * max(1.0, abs(self.problem.s0))
+
+    # ------------------------------------------------------------------------------ the march
+    def start(self) -> Steps:
+        host = self.host
+        values = np.zeros((1, 4))
+        self._measure(values[0])
+        s, Y = np.array([host.num[S]]), self.vectors.outward(host.y[None], host.m)
+        ended = None if np.all(np.isfinite(host.k1)) else "non_finite"
+        return Steps(s, Y, self._values(s, Y, values), ended=ended)
+
+    def _measure(self, out: np.ndarray) -> None:
+        host = self.host
+        measure(host.sys, host.work, host.num[S], host.y, host.num[LOG_RISK], out)
+
+    def advance(self, attempts: int, accepted: int, target: float) -> Steps:
+        if not self.problem.events:
+            return self._go(attempts, accepted)
+        # Few steps at a time: those after the one in which an event happens are taken in vain.
+        share = min(attempts, _LOOK)
+        began = Snapshot.of(self.host)
+        steps = self._go(share, min(accepted, _LOOK))
+        first = np.flatnonzero(np.any(steps.values[1:, :-1] >= 0, axis=1))
+        if not first.size:
+            return steps
+        # Once more from the beginning, so that the step in which it happens is the last one.
+        began.restore(self.host)
+        head = self._go(2**40, int(first[0])) if first[0] else None
+        self.before = Snapshot.of(self.host)
+        last = self._go(2**40, 1)
+        return last if head is None else _joined(head, last)
+
+    def _go(self, attempts: int, accepted: int) -> Steps:
+        """Some steps on, with what the host has to decide on the way."""
+        host, parts, ended, detail = self.host, [], None, ""
+        first_attempt, first_row = int(host.count[ATTEMPTS]), int(host.count[ACCEPTED])
+        while ended is None:
+            made = int(host.count[ATTEMPTS]) - first_attempt
+            rows = int(host.count[ACCEPTED]) - first_row
+            left = min(attempts - made, 2**40)
+            if left <= 0 or rows >= accepted or sum(len(p[0]) for p in parts) >= self._rows:
+                break
+            ended, detail = self._once(left, min(accepted - rows, 2**40), parts)
+        return self._steps(parts, int(host.count[ATTEMPTS]) - first_attempt, ended, detail)
+
+    @property
+    def _rows(self) -> int:
+        return int(np.clip(_BUFFER_BYTES // (40 * self.host.y.size), _MIN_ROWS, _MAX_ROWS))
+
+    def _once(self, attempts: int, accepted: int, parts: list[Any]) -> tuple[str | None, str]:
+        """One call of the compiled loop, and the decision after it."""
+        host = self.host
+        slow = bool(host.slow)
+        began = Snapshot.of(host) if slow else None
+        rows = min(self._rows, accepted, self.share if slow else 2**40)
+        record = Record(
+            np.empty(rows + 1), np.empty((rows + 1, host.y.size)), np.empty((rows + 1, 4)),
+            np.empty((rows, 4, host.y.size)), np.empty(rows + 2), np.empty((rows + 2, 3), np.int64),
+        )  # fmt: skip
+        record.s[0], record.y[0] = host.num[S], host.y
+        self._measure(record.values[0])
+        code = advance(
+            TSIT5, host.sys, host.cell, host.work, host.num, host.count, host.y, host.k1, attempts,
+            accepted, record,
+        )  # fmt: skip
+        if began is not None:
+            wakes = host.wakes()
+            if wakes is not None and (self.share > 1 or self._late(wakes, record)):
+                began.restore(host)
+                host.num[H] = min(host.num[H], (record.s[1] - record.s[0]) / 4)
+                self.share = max(1, self.share // 4)
+                return None, ""
+            self.share = min(_WATCH, 2 * self.share)
+        for j in range(host.count[EVENTS]):
+            row, k, g = record.event[j]
+            tau = float(record.y[row, -1])
+            host.happenings.append(_crossing(record.event_s[j], tau, int(k), int(g)))
+        trouble = self._decide(code, record)
+        if began is not None and wakes is not None:
+            trouble = trouble or host.meet(wakes[0], -1)
+        used = int(host.count[ROWS])
+        if used:
+            record.y[used] = host.y
+            self._measure(record.values[used])
+        parts.append((record.s[: used + 1], record.y[: used + 1], record.values[: used + 1], record.shape[:used]))
+        if trouble:
+            return "failed", trouble
+        return _ENDED.get(code), ""
+
+    def _late(self, wakes: tuple[int, float], record: Record) -> bool:
+        """Whether a neuron should have left more than the tolerance ago."""
+        h = float(record.s[1] - record.s[0])
+        return wakes[1] * h > self.host.sys.rtol * float(np.max(np.abs(self.host.y)))
+
+    def _decide(self, code: int, record: Record) -> str:
+        host, k = self.host, int(self.host.count[NEURON])
+        if code == MET:
+            before = record.y[host.count[ROWS] - 1, k * host.D : (k + 1) * host.D]
+            vanished = np.linalg.norm(host.W[k]) <= AT_ORIGIN * np.linalg.norm(before)
+            if host.count[STUCK] > MOST_STUCK:
+                host.count[STUCK] = 0
+            return host.meet(k, int(host.count[SURFACE]), origin=bool(vanished))
+        if code == LEAVES:
+            return host.leave(k, host.cell.ray[int(host.count[SURFACE])])
+        if code == TURNS:
+            return host.turn(k)
+        return ""
+
+    def _steps(self, parts: list[Any], attempts: int, ended: str | None, detail: str) -> Steps:
+        host = self.host
+        if not parts:
+            s, y, values = np.array([host.num[S]]), host.y[None].copy(), np.zeros((1, 4))
+            self._measure(values[0])
+            shapes = np.zeros((0, 4, host.y.size))
+        else:
+            s = np.concatenate([parts[0][0], *(p[0][1:] for p in parts[1:])])
+            y = np.concatenate([parts[0][1], *(p[1][1:] for p in parts[1:])])
+            values = np.concatenate([parts[0][2], *(p[2][1:] for p in parts[1:])])
+            shapes = np.concatenate([p[3] for p in parts])
+        Y = self.vectors.outward(y, host.m)
+        return Steps(s, Y, self._values(s, Y, values), attempts, ended, detail, (y, shapes))
+
+    def _values(self, s: np.ndarray, Y: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Events and the save variable at some rows."""
+        problem = self.problem
+        out = np.empty((len(s), len(problem.events) + 1))
+        reading = Reading(self.flow, s, Y, *values.T)
+        for j, event in enumerate(problem.events):
+            out[:, j] = event.read(reading)
+        by = problem.save_by
+        out[:, -1] = s if by is None else np.asarray(by(self.flow, s, Y))
+        return out
+
+    def retake(self, steps: Steps, index: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
+        host, (y, shapes) = self.host, steps.memory
+        out, values = np.empty((len(index), host.y.size)), np.full((len(index), 4), np.nan)
+        for row, (i, at) in enumerate(zip(index.tolist(), s.tolist(), strict=True)):
+            dense(y[i], shapes[i], (at - steps.s[i]) / (steps.s[i + 1] - steps.s[i]), out[row])
+        if self.before is not None and self.problem.events and np.all(index == len(steps.s) - 2):
+            after = Snapshot.of(host)
+            self.before.restore(host)
+            for row, at in enumerate(s):
+                host.y[:], host.num[S] = out[row], at
+                host.refresh()
+                self._measure(values[row])
+            after.restore(host)
+        Y = self.vectors.outward(out, host.m)
+        return Y, self._values(s, Y, values)
+
+    def work(self, accepted: int, attempts: int) -> dict[str, float]:
+        count = self.host.count
+        return {"rejected": attempts - accepted, "rhs": int(count[RHS]), "jacobians": 0,
+                "compile_seconds": 0.0}  # fmt: skip
+
+
+def _crossing(s: float, tau: float, k: int, g: int) -> Any:
+    from gradflow.integrators.contract import Happening
+
+    return Happening(float(s), tau, k, g, "crossing")
+
+
+def _joined(head: Steps, last: Steps) -> Steps:
+    """Steps in a row as one."""
+    memory: Any = head.memory
+    more: Any = last.memory
+    return Steps(
+        np.concatenate([head.s, last.s[1:]]), np.concatenate([head.Y, last.Y[1:]]),
+        np.concatenate([head.values, last.values[1:]]), head.attempts + last.attempts, last.ended,
+        last.detail,
+        (np.concatenate([memory[0], more[0][1:]]), np.concatenate([memory[1], more[1]])),
+    )  # fmt: skip
+
+
+class CellsIntegrator(AbstractIntegrator):
+    """Event-located Tsit5 on a flow with kinks."""
+
+    locates: ClassVar[bool] = True
+    name = "piecewise"
+
+    def solve(self, problem: Problem) -> Solution:
+        """Integrate one stage (see :class:`~gradflow.integrators.contract.AbstractIntegrator`)."""
+        stepper = CellsStepper(problem)
+        solution = march(stepper, problem)
+        host = stepper.host
+        happenings = tuple(h for h in host.happenings if h.s <= solution.s_final)
+        stats = {**solution.stats, "events": solution.stats["events"] + len(happenings)}
+        return replace(solution, stats=stats, happenings=happenings, sides=host.cell.side.astype(int))
+
+
+register_integrator("piecewise", CellsIntegrator)

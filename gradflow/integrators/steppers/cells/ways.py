@@ -1,0 +1,182 @@
+r"""How one neuron goes on from a flat it has come to, or is to leave.
+
+The surfaces that meet there are C, the neuron's force without them u, and on their two sides they
+add :math:`F^\pm_gn_g`. With the sides :math:`\sigma` of some of them and the others slid on, spanning
+a flat L, the neuron moves by :math:`(I-P_L)(u+\sum_{C\setminus L}F^{\sigma_g}_gn_g)`; sides must
+agree with the signs of its rates, and L must hold: along each of its rays p
+
+.. math:: E_p=u\cdot p+\sum_C\bigl(F^+_g\max(n_g\cdot p,0)+F^-_g\min(n_g\cdot p,0)\bigr)\le0.
+
+With the repelling members on given sides the rest is the least norm over the box of the attracting
+ones. More than one consistent way: the flow is not unique there. Sources: `filippov1988`,
+`clarke1983`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradflow.cells.selection import box_minimum
+from gradflow.integrators.steppers.cells.flats import Flat, Flats
+
+#: Rates below this share of their terms are none.
+_NO_RATE = 1e-10
+#: Jumps below this share of the largest force do not move a neuron.
+_NO_JUMP = 1e-13
+#: What pulls along a ray counts from this share of its terms on.
+_PULL = 1e-11
+#: E_p this close to 0, in its terms: nothing holds the neuron along the ray.
+_NEUTRAL = 1e-12
+#: Repelling members whose sides are all tried.
+_MOST_TRIED = 10
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Pull:
+    """What acts on a neuron at a meeting of surfaces.
+
+    Attributes
+    ----------
+    members : (C,) ints
+    u : (D,) array
+        The force of all else.
+    normals : (C, D) array
+    up, down : (C,) arrays
+        F⁺ and F⁻ (the sign and size of the outer weight in them).
+    noise : (C,) array
+        Below it their differences are rounding.
+    present : (C,) ints
+        The side of each member that moves by neither force: where it has been, or is going.
+    """
+
+    members: np.ndarray
+    u: np.ndarray
+    normals: np.ndarray
+    up: np.ndarray
+    down: np.ndarray
+    noise: np.ndarray
+    present: np.ndarray
+
+    @property
+    def jump(self) -> np.ndarray:
+        """F⁺ − F⁻, 0 where it is none."""
+        jump = self.up - self.down
+        size = np.linalg.norm(self.normals, axis=1)
+        loudest = max(float(np.linalg.norm(self.u)), float(np.max(np.abs(jump) * size, initial=0)))
+        return np.where((np.abs(jump) <= self.noise) | (np.abs(jump) * size <= _NO_JUMP * loudest), 0.0, jump)
+
+    def energies(self, flat: Flat, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return E_p (R,) on a flat's rays, in units of the terms, and where it is noise.
+
+        Parameters
+        ----------
+        chosen : (D,) array
+            The force of all that is not on the flat.
+        """
+        assert flat.rays is not None
+        at = np.searchsorted(self.members, flat.members)
+        along = flat.rays @ self.normals[at].T
+        along[flat.signs == 0] = 0.0
+        up, down = self.up[at], self.down[at]
+        terms = np.where(along > 0, up, down) * along
+        size = np.abs(flat.rays * chosen).sum(axis=1) + np.abs(terms).sum(axis=1)
+        noise = np.abs(along) @ self.noise[at]
+        value = flat.rays @ chosen + terms.sum(axis=1)
+        return np.divide(value, size, out=np.zeros_like(value), where=size > 0), np.abs(value) <= noise
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way on: the flat slid on, the side of each member (0 on it), and who stays without a rate.
+
+    Attributes
+    ----------
+    flat : Flat
+    sides : (C,) ints
+    rates : (C,) array
+    parked : (C,) bools
+    """
+
+    flat: Flat
+    sides: np.ndarray
+    rates: np.ndarray
+    parked: np.ndarray
+
+
+def ways_on(flats: Flats, pull: Pull) -> list[Way]:
+    """Return the consistent ways on from a meeting; none only where rounding hides them.
+
+    Ways are in the order of their repelling members' sides, plus before minus.
+    """
+    jump = pull.jump
+    repelling = np.flatnonzero(jump > 0)
+    found: list[Way] = []
+    for code in range(2 ** min(len(repelling), _MOST_TRIED)):
+        plus = np.zeros(len(jump), bool)
+        plus[repelling] = [
+            not (code >> (len(repelling) - 1 - j)) & 1 for j in range(len(repelling))
+        ]
+        way = _consistent(flats, pull, jump, plus)
+        if way is not None and not any(np.array_equal(way.sides, old.sides) for old in found):
+            found.append(way)
+    return found
+
+
+def _consistent(flats: Flats, pull: Pull, jump: np.ndarray, plus: np.ndarray) -> Way | None:
+    """The way on with the repelling members on the sides ``plus``, if there is one."""
+    N, attracting = pull.normals, jump < 0
+    size = np.linalg.norm(N, axis=1)
+    base = pull.u + np.where(plus, pull.up, pull.down) @ N
+    mu, inside = box_minimum(base, N[attracting], jump[attracting], np.zeros(int(attracting.sum())))
+    g = base + mu @ N[attracting]
+    share = np.zeros(len(jump))
+    share[attracting] = mu
+    scale = float(np.linalg.norm(pull.u) + np.sum(np.maximum(np.abs(pull.up), np.abs(pull.down)) * size))
+    rates = N @ g
+    slides = np.abs(rates) <= _NO_RATE * scale * size
+    within = np.zeros(len(jump), bool)
+    within[attracting] = inside
+    slides = (slides & (jump != 0)) | within
+    for _ in range(_ROUNDS):
+        flat = flats.of(pull.members[slides])
+        slides = np.isin(pull.members, flat.members)
+        none = np.abs(rates) <= _NO_RATE * scale * size
+        sides = np.where(slides, 0, np.where(none & (jump == 0), pull.present, np.sign(rates)))
+        on_plus = np.where(attracting, sides > 0, np.where(jump > 0, plus, sides > 0))
+        chosen = pull.u + np.where(slides, 0.0, np.where(on_plus, pull.up, pull.down)) @ N
+        g = chosen - (chosen @ flat.Q.T) @ flat.Q
+        rates = np.where(slides, 0.0, N @ g)
+        none = ~slides & (np.abs(rates) <= _NO_RATE * scale * size) & (jump != 0)
+        if not np.any(none & (jump < 0)):
+            break
+        slides = slides | (none & (jump < 0))
+    sides = np.where(slides, 0, np.where(on_plus, 1, -1))
+    slack = _NO_RATE * scale * size + pull.noise * size**2
+    if np.any(sides * rates < -slack):
+        return None
+    if not flat.rank:
+        return Way(flat, sides, rates, np.zeros(len(jump), bool))
+    return _held(flats, pull, flat, sides, rates, chosen)
+
+
+def _held(
+    flats: Flats, pull: Pull, flat: Flat, sides: np.ndarray, rates: np.ndarray, chosen: np.ndarray
+) -> Way | None:
+    """The way on if the flat holds; where nothing holds it along a ray, it is left there at rest."""
+    none = np.zeros(len(sides), bool)
+    if flat.rays is None:
+        return Way(flat, sides, rates, none)
+    energy, noise = pull.energies(flat, chosen)
+    if np.any((energy > _PULL) & ~noise):
+        return None
+    neutral = np.abs(energy) <= _NEUTRAL
+    if not np.any(neutral) or np.all(neutral):
+        return Way(flat, sides, rates, none)
+    along = np.sign(np.sum(flat.signs[neutral], axis=0))
+    at = np.searchsorted(pull.members, flat.members)
+    sides, parked = sides.copy(), none.copy()
+    sides[at], parked[at] = along, along != 0
+    return Way(flats.of(flat.members[along == 0]), sides, rates, parked)
