@@ -1,0 +1,111 @@
+r"""Whether a flow has come to rest: what it would still move in the time that is left.
+
+Near a state :math:`\theta` a flow with the velocity F and the Jacobian J moves on, in a time T, by
+about
+
+.. math:: \delta=(1/T-J)^{-1}F,
+
+which is :math:`-J^{-1}F` in the directions that have decayed by then and :math:`TF` in those that
+do not decay at all. It is at rest where no mode grows by more than a factor e in that time,
+:math:`1/T-J>0`, and :math:`\max|\delta|` is below the tolerance asked. A saddle about to be left,
+however slowly, fails the first; a margin that grows like ln t fails the second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg
+
+_EPS = float(np.finfo(float).eps)
+#: Rounding of a velocity, in units of eps |J| |θ|.
+_VELOCITY_NOISE = 4.0
+#: A Jacobian is symmetric up to this share of its largest row.
+_ASYMMETRY = 1e-10
+
+
+@dataclass(frozen=True)
+class Rest:
+    """How much a flow at rest still moves.
+
+    Attributes
+    ----------
+    speed : float
+        Largest entry of the velocity.
+    displacement : float
+        Largest entry of what is still to come.
+    growth : float
+        No mode grows faster than at this rate.
+    time : float
+        The time for which that holds.
+    """
+
+    speed: float
+    displacement: float
+    growth: float
+    time: float
+
+
+def at_rest(
+    F: np.ndarray,
+    J: np.ndarray,
+    theta: np.ndarray,
+    T: float,
+    rtol: float,
+    noise: np.ndarray | None = None,
+) -> Rest | None:
+    r"""Whether a flow moves by less than ``rtol * max|theta|`` in the time ``T``.
+
+    Parameters
+    ----------
+    F, theta : ndarray, shape (P,)
+        Velocity (per unit of physical time), state.
+    J : ndarray, shape (P, P)
+        Jacobian of the velocity; symmetric, or similar to a symmetric matrix.
+    T : float
+        Time that is left, > 0; may be infinite.
+    rtol : float
+    noise : ndarray, shape (P,), optional
+        What rounding leaves of the velocity; default :math:`4\epsilon|J||\theta|`.
+
+    Returns
+    -------
+    Rest or None
+        None where it moves on, where a mode grows, or where F or J is not finite.
+
+    Notes
+    -----
+    Rates below :math:`P\epsilon\|J\|` are rounding: they are held neither for growth nor, over a
+    longer time than they allow, for decay. So the zero modes of a symmetry pass at any T. One
+    factorisation and one solve.
+    """
+    if not (np.all(np.isfinite(F)) and np.all(np.isfinite(J))):
+        return None
+    rows = np.abs(J)
+    largest = float(np.max(np.sum(rows, axis=1), initial=0.0))
+    rate = max(1.0 / T, theta.size * _EPS * largest)
+    if noise is None:
+        noise = _VELOCITY_NOISE * _EPS * (rows @ np.abs(theta))
+    push = np.sign(F) * np.maximum(np.abs(F) - noise, 0.0)
+    if not np.any(push) and rate == 0:
+        return Rest(float(np.max(np.abs(F), initial=0.0)), 0.0, 0.0, T)
+    to_come = _solved(rate * np.eye(theta.size) - J, push, _ASYMMETRY * largest)
+    if to_come is None:
+        return None
+    displacement = float(np.max(np.abs(to_come), initial=0.0))
+    if not displacement <= rtol * float(np.max(np.abs(theta), initial=0.0)):
+        return None
+    return Rest(float(np.max(np.abs(F), initial=0.0)), displacement, rate, T)
+
+
+def _solved(A: np.ndarray, push: np.ndarray, asymmetry: float) -> np.ndarray | None:
+    """A⁻¹ push; None where an eigenvalue of A is not positive."""
+    if not np.any(np.abs(A - A.T) > asymmetry):
+        try:
+            return linalg.cho_solve(linalg.cho_factor(A), push)
+        except linalg.LinAlgError:
+            return None
+    if np.min(np.linalg.eigvals(A).real) <= 0:
+        return None
+    return np.linalg.solve(A, push)
