@@ -33,8 +33,8 @@ class Rest:
     ----------
     speed : float
         Largest entry of the velocity.
-    displacement : float
-        Largest entry of what is still to come.
+    to_come : ndarray, shape (P,)
+        What is still to come.
     growth : float
         No mode grows faster than at this rate.
     time : float
@@ -42,9 +42,14 @@ class Rest:
     """
 
     speed: float
-    displacement: float
+    to_come: np.ndarray
     growth: float
     time: float
+
+    @property
+    def displacement(self) -> float:
+        """Largest entry of what is still to come."""
+        return float(np.max(np.abs(self.to_come), initial=0.0))
 
 
 def at_rest(
@@ -88,15 +93,15 @@ def at_rest(
     if noise is None:
         noise = _VELOCITY_NOISE * _EPS * (rows @ np.abs(theta))
     push = np.sign(F) * np.maximum(np.abs(F) - noise, 0.0)
-    if not np.any(push) and rate == 0:
-        return Rest(float(np.max(np.abs(F), initial=0.0)), 0.0, 0.0, T)
-    to_come = _solved(rate * np.eye(theta.size) - J, push, _ASYMMETRY * largest)
+    if rate == 0 and not np.any(push):
+        to_come = push
+    else:
+        to_come = _solved(rate * np.eye(theta.size) - J, push, _ASYMMETRY * largest)
     if to_come is None:
         return None
-    displacement = float(np.max(np.abs(to_come), initial=0.0))
-    if not displacement <= rtol * float(np.max(np.abs(theta), initial=0.0)):
-        return None
-    return Rest(float(np.max(np.abs(F), initial=0.0)), displacement, rate, T)
+    rest = Rest(float(np.max(np.abs(F), initial=0.0)), to_come, rate, T)
+    small = rest.displacement <= rtol * float(np.max(np.abs(theta), initial=0.0))
+    return rest if small else None
 
 
 def _solved(A: np.ndarray, push: np.ndarray, asymmetry: float) -> np.ndarray | None:
