@@ -31,7 +31,7 @@ _IMPLICIT = "lsoda"
 #: Unknowns up to which a Jacobian is stored and factored.
 _MOST_UNKNOWNS = 4000
 #: Implicit steps at once: they may go far, and rest is looked for between.
-_STEPS_AT_ONCE = 64
+_STEPS_AT_ONCE = 16
 
 
 class _SwitchingStepper(AbstractStepper):
