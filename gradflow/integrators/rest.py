@@ -19,6 +19,7 @@ import numpy as np
 from scipy import linalg
 
 _EPS = float(np.finfo(float).eps)
+_TINY = float(np.finfo(float).tiny)
 #: Rounding of a velocity, in units of eps |J| |θ|.
 _VELOCITY_NOISE = 4.0
 #: A Jacobian is symmetric up to this share of its largest row.
@@ -33,8 +34,8 @@ class Rest:
     ----------
     speed : float
         Largest entry of the velocity.
-    displacement : float
-        Largest entry of what is still to come.
+    to_come : ndarray, shape (P,)
+        What is still to come.
     growth : float
         No mode grows faster than at this rate.
     time : float
@@ -42,9 +43,14 @@ class Rest:
     """
 
     speed: float
-    displacement: float
+    to_come: np.ndarray
     growth: float
     time: float
+
+    @property
+    def displacement(self) -> float:
+        """Largest entry of what is still to come."""
+        return float(np.max(np.abs(self.to_come), initial=0.0))
 
 
 def at_rest(
@@ -76,27 +82,28 @@ def at_rest(
 
     Notes
     -----
-    Rates below :math:`P\epsilon\|J\|` are rounding: they are held neither for growth nor, over a
-    longer time than they allow, for decay. So the zero modes of a symmetry pass at any T. One
-    factorisation and one solve.
+    Growth at rates below :math:`P\epsilon\|J\|` is rounding. A velocity of the size of its own
+    rounding says nothing of times in which it would move the state by the tolerance: what is to
+    come is then counted for that time only, while growth is still asked for all of T. So the zero
+    modes of a symmetry pass at any T, and slow saddles do not. One or two factorisations.
     """
     if not (np.all(np.isfinite(F)) and np.all(np.isfinite(J))):
         return None
     rows = np.abs(J)
     largest = float(np.max(np.sum(rows, axis=1), initial=0.0))
-    rate = max(1.0 / T, theta.size * _EPS * largest)
+    tolerance = rtol * float(np.max(np.abs(theta), initial=0.0))
     if noise is None:
         noise = _VELOCITY_NOISE * _EPS * (rows @ np.abs(theta))
-    push = np.sign(F) * np.maximum(np.abs(F) - noise, 0.0)
-    if not np.any(push) and rate == 0:
-        return Rest(float(np.max(np.abs(F), initial=0.0)), 0.0, 0.0, T)
-    to_come = _solved(rate * np.eye(theta.size) - J, push, _ASYMMETRY * largest)
-    if to_come is None:
-        return None
-    displacement = float(np.max(np.abs(to_come), initial=0.0))
-    if not displacement <= rtol * float(np.max(np.abs(theta), initial=0.0)):
-        return None
-    return Rest(float(np.max(np.abs(F), initial=0.0)), displacement, rate, T)
+    speed = float(np.max(np.abs(F), initial=0.0))
+    seen = float(np.max(noise, initial=0.0)) / max(tolerance, _TINY)
+    growth = max(1.0 / T, theta.size * _EPS * largest, _TINY)
+    for rate in (growth, max(growth, seen)):
+        to_come = _solved(rate * np.eye(theta.size) - J, F, _ASYMMETRY * largest)
+        if to_come is None:
+            return None
+        if np.max(np.abs(to_come), initial=0.0) <= tolerance:
+            return Rest(speed, to_come, growth, T)
+    return None
 
 
 def _solved(A: np.ndarray, push: np.ndarray, asymmetry: float) -> np.ndarray | None:
