@@ -4,56 +4,50 @@ import numpy as np
 import pytest
 
 from gradflow.integrators.steppers.cells.jacobian import CellJacobian
+from gradflow.integrators.steppers.cells.step import TSIT5
 from gradflow.integrators.steppers.cells.stiffness import (
+    Calm,
     LargestRate,
-    Stiffness,
+    limited,
     rate_of_stages,
 )
 
 
-def test_explicit_steps_at_their_limit_turn_implicit_and_calm_ones_back():
-    switch = Stiffness()
-    for _ in range(7):
-        switch.explicit_step(3.0)
-    assert not switch.implicit
-    switch.explicit_step(3.0)
-    assert switch.implicit
-    for _ in range(9):
-        switch.implicit_step(0.5)
-    switch.implicit_step(5.0)
-    for _ in range(9):
-        switch.implicit_step(0.5)
-    assert switch.implicit
-    switch.implicit_step(0.5)
-    assert not switch.implicit
+def _switches(rates):
+    """The numbers of the steps after which implicit ones are to follow."""
+    count = np.zeros(12, np.int64)
+    return [i for i, rate in enumerate(rates) if limited(count, rate)]
 
 
-@pytest.mark.parametrize(("free", "implicit"), [(5, True), (6, False)])
-def test_steps_that_are_not_limited_are_forgotten_only_in_a_row(free, implicit):
-    switch = Stiffness()
-    for _ in range(4):
-        switch.explicit_step(3.0)
-    for _ in range(free):
-        switch.explicit_step(1.0)
-    for _ in range(4):
-        switch.explicit_step(3.0)
-    assert switch.implicit == implicit
+@pytest.mark.parametrize(
+    ("rates", "switches"),
+    [
+        ([3.0] * 17, [7, 15]),
+        ([2.4] * 100, []),
+        ([3.0] * 4 + [1.0] * 5 + [3.0] * 4, [12]),
+        ([3.0] * 4 + [1.0] * 6 + [3.0] * 4, []),
+    ],
+    ids=["at the limit", "below it", "forgets not", "forgets"],
+)
+def test_explicit_steps_at_their_limit_turn_implicit(rates, switches):
+    assert _switches(rates) == switches
 
 
-def test_false_crossings_turn_implicit():
-    switch = Stiffness()
-    for _ in range(3):
-        assert not switch.implicit
-        switch.explicit_step(2.0)
-        switch.false_crossing()
-    assert switch.implicit
+def test_calm_implicit_steps_in_a_row_turn_explicit():
+    calm = Calm()
+    rates = [0.5] * 9 + [5.0] + [0.5] * 10
+    assert [i for i, rate in enumerate(rates) if calm.after(rate)] == [19]
 
 
-def test_the_rate_of_two_stages_is_that_of_a_linear_field():
-    y6, y7 = np.array([1.0, 2.0]), np.array([1.0, 2.5])
-    J = np.diag([-1.0, -7.0])
-    assert rate_of_stages(J @ y6, J @ y7, y6, y7) == pytest.approx(7.0)
-    assert rate_of_stages(J @ y6, J @ y6, y6, y6) == 0.0
+def test_the_rate_of_the_stages_of_a_linear_field_is_its_rate():
+    # all but the fastest mode of J has died out
+    y, h = np.array([1.0, 0.0]), 0.4
+    J = np.diag([-7.0, -1.0])
+    K, y1 = np.zeros((7, 2)), np.zeros(2)
+    for i in range(7):
+        y1 = y + h * TSIT5.A[i] @ K
+        K[i] = J @ y1
+    assert rate_of_stages(TSIT5, y, h, K, y1, 2) == pytest.approx(7.0)
 
 
 def test_the_largest_rate_is_found_within_some_steps():

@@ -27,6 +27,8 @@ _MOST_COORDINATES = 4000
 #: Where the loss is a clock, velocities in physical time underflow below this.
 _LEAST_LOG_LOSS = -600.0
 
+#: Velocity, Jacobian and noise of the velocity.
+Motion = Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray | None]]
 Flow = Any  # a pytree; see :class:`~gradflow.flows.flow.Flow`
 
 
@@ -68,6 +70,9 @@ class RestWatch:
     Parameters
     ----------
     problem : Problem
+    motion : callable, optional
+        Velocity, Jacobian, and what rounding leaves of the velocity (D,), (D, D), (D,), at the last
+        state; by default by differentiation of the flow.
 
     Attributes
     ----------
@@ -76,8 +81,8 @@ class RestWatch:
         Evaluations of velocity and Jacobian.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem, self.flow = problem, problem.flow
+    def __init__(self, problem: Problem, motion: Motion | None = None) -> None:
+        self.problem, self.flow, self.motion = problem, problem.flow, motion
         self.compile_seconds, self.jacobians = 0.0, 0
         self.mark: tuple[float, np.ndarray] | None = None  # ln t, and the state there
 
@@ -111,13 +116,10 @@ class RestWatch:
             t, t_end = (float(flow.t(*point)) for point in ((s, Y), end))
         never = not (self._timed and np.isfinite(s_end))
         left = t_end - t if self._timed else _WITHOUT_END * t
-        program, arrays, seconds = compile_once(_motion, "rest", (flow, jnp.asarray(Y)))
-        self.compile_seconds += seconds
-        self.jacobians += 1
-        F, J = (np.asarray(part) for part in program(*arrays))
+        F, J, noise = self._motion(Y)
         # (as long again as it took, at least: else every flow rests just before its end)
         T = max(left, t) if np.isfinite(t) else np.inf
-        rest = at_rest(F, J, flow.split(Y)[0], T, self.problem.tolerances.rtol)
+        rest = at_rest(F, J, flow.split(Y)[0], T, self.problem.tolerances.rtol, noise)
         if rest is None or self._would_stop(rest, s_end, Y_end):
             return None
         said = (
@@ -128,6 +130,15 @@ class RestWatch:
             s_end, Y_end = s, Y
         lost = never and flow.least_margin(jnp.asarray(Y)) is not None
         return Held(rest, s, Y, s_end, Y_end, "stationary" if lost else "rest", said)
+
+    def _motion(self, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        self.jacobians += 1
+        if self.motion is not None:
+            return self.motion()
+        program, arrays, seconds = compile_once(_motion, "rest", (self.flow, jnp.asarray(Y)))
+        self.compile_seconds += seconds
+        F, J = (np.asarray(part) for part in program(*arrays))
+        return F, J, None
 
     @property
     def _timed(self) -> bool:

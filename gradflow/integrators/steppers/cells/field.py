@@ -21,7 +21,6 @@ from gradflow.integrators.steppers.cells.system import (
     LOG,
     LOGISTIC,
     LOSS,
-    SOFT_LOGISTIC,
     SQUARED,
     Cell,
     System,

@@ -7,71 +7,72 @@ short count like others: what was tried shows the limit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import numpy as np
 
+from gradflow.integrators.steppers.cells.compiled import kernel
 from gradflow.integrators.steppers.cells.jacobian import CellJacobian
+from gradflow.integrators.steppers.cells.step import Tableau
 
+#: Places in the loop's ``count``: steps at the limit, and others since.
+LIMITED, FREE = 8, 9
 #: hρ above which an explicit step is at its limit, and below which an implicit one is not needed.
 _LIMIT, _CALM = 2.5, 0.7
 #: Steps at the limit before the switch; fewer in a row that are not forget them.
 _MANY, _FORGET = 8, 6
 #: Calm implicit steps in a row before the switch back.
 _BACK = 10
-#: Crossings of a surface that turn out to be none: explicit steps hover about a rest on it.
-_FALSE_CROSSINGS = 3
 
 
-def rate_of_stages(k6: np.ndarray, k7: np.ndarray, y6: np.ndarray, y7: np.ndarray) -> float:
-    """Return the estimate |k₇ − k₆| / |y₇ − y₆| of ρ, of two stages at the end of a step."""
-    apart = float(np.linalg.norm(y7 - y6))
-    return float(np.linalg.norm(k7 - k6)) / apart if apart > 0 else 0.0
+@kernel
+def rate_of_stages(
+    tab: Tableau, y: np.ndarray, h: float, K: np.ndarray, y1: np.ndarray, size: int
+) -> float:
+    """Return the estimate |k₇ − k₆| / |y₇ − y₆| of ρ, of the two stages at the end of a step.
 
-
-@dataclass
-class Stiffness:
-    """Which kind of step is to be taken next.
-
-    Attributes
-    ----------
-    implicit : bool
+    ``size`` entries of the state, the weights, count.
     """
+    top, below = 0.0, 0.0
+    for c in range(size):
+        total = 0.0
+        for j in range(5):
+            total += tab.A[5, j] * K[j, c]
+        top += (K[6, c] - K[5, c]) ** 2
+        below += (y1[c] - y[c] - h * total) ** 2
+    return math.sqrt(top / below) if below > 0 else 0.0
 
-    implicit: bool = False
-    _limited: int = 0
-    _free: int = 0
-    _false: int = 0
 
-    def explicit_step(self, h_rho: float) -> None:
-        """Note an explicit step tried, of length h, whole or cut."""
-        if h_rho > _LIMIT:
-            self._limited, self._free = self._limited + 1, 0
-        else:
-            self._free += 1
-            if self._free >= _FORGET:
-                self._limited = self._false = 0
-        if self._limited >= _MANY:
-            self._turn(implicit=True)
+@kernel
+def limited(count: np.ndarray, h_rho: float) -> bool:
+    """Note an accepted explicit step; whether implicit ones are to follow."""
+    if h_rho > _LIMIT:
+        count[LIMITED] += 1
+        count[FREE] = 0
+    else:
+        count[FREE] += 1
+        if count[FREE] >= _FORGET:
+            count[LIMITED] = 0
+    if count[LIMITED] < _MANY:
+        return False
+    count[LIMITED] = count[FREE] = 0
+    return True
 
-    def false_crossing(self) -> None:
-        """Note a surface met twice by explicit steps without any progress between."""
-        self._false += 1
-        if self._false >= _FALSE_CROSSINGS:
-            self._turn(implicit=True)
 
-    def implicit_step(self, h_rho: float) -> None:
-        """Note an implicit step; events never end a phase of them."""
-        self._free = self._free + 1 if h_rho < _CALM else 0
-        if self._free >= _BACK:
-            self._turn(implicit=False)
+class Calm:
+    """Whether implicit steps are no longer needed; events never end a phase of them."""
 
-    def _turn(self, implicit: bool) -> None:
-        self.implicit, self._limited, self._free, self._false = implicit, 0, 0, 0
+    def __init__(self) -> None:
+        self._calm = 0
+
+    def after(self, h_rho: float) -> bool:
+        """Note an implicit step; whether explicit ones are to follow."""
+        self._calm = self._calm + 1 if h_rho < _CALM else 0
+        return self._calm >= _BACK
 
 
 class LargestRate:
-    """ρ(J) by power iteration, a product a step; the vector is kept from step to step."""
+    """ρ(J) by power iteration, two products a step; the vector is kept from step to step."""
 
     def __init__(self) -> None:
         self._direction = np.zeros(0)
