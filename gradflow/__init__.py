@@ -48,22 +48,29 @@ if TYPE_CHECKING:
     from gradflow.integrators import until as until
     from gradflow.integrators.driver import integrator_names as integrator_names
     from gradflow.integrators.settings import SmallStartWarning as SmallStartWarning
+    from gradflow.losses import cross_entropy as cross_entropy
     from gradflow.losses import exponential as exponential
     from gradflow.losses import hinge as hinge
     from gradflow.losses import logistic as logistic
     from gradflow.losses import loss as loss
+    from gradflow.losses import soft_logistic as soft_logistic
     from gradflow.losses import squared as squared
     from gradflow.networks.activations import AbstractActivation as AbstractActivation
     from gradflow.networks.activations import LeakyReLU as LeakyReLU
+    from gradflow.networks.activations import PiecewiseLinear as PiecewiseLinear
     from gradflow.networks.activations import ShiftedReLU as ShiftedReLU
+    from gradflow.networks.activations import UnstatedKinkWarning as UnstatedKinkWarning
+    from gradflow.networks.activations import absolute as absolute
     from gradflow.networks.activations import activation as activation
     from gradflow.networks.activations import elu as elu
     from gradflow.networks.activations import erf as erf
     from gradflow.networks.activations import fourier as fourier
     from gradflow.networks.activations import gelu as gelu
+    from gradflow.networks.activations import hard_tanh as hard_tanh
     from gradflow.networks.activations import leaky_relu as leaky_relu
     from gradflow.networks.activations import linear as linear
     from gradflow.networks.activations import monomial as monomial
+    from gradflow.networks.activations import piecewise_linear as piecewise_linear
     from gradflow.networks.activations import probit_erf as probit_erf
     from gradflow.networks.activations import relu as relu
     from gradflow.networks.activations import shifted_relu as shifted_relu
@@ -97,10 +104,11 @@ if TYPE_CHECKING:
 _EXPORTS = {
     # activations, losses, networks, laws of the inputs, teachers
     "gradflow.networks.activations": (
-        "AbstractActivation LeakyReLU ShiftedReLU activation elu erf fourier gelu leaky_relu "
-        "linear monomial probit_erf relu shifted_relu sigmoid softplus swish tanh"
+        "AbstractActivation LeakyReLU PiecewiseLinear ShiftedReLU UnstatedKinkWarning absolute "
+        "activation elu erf fourier gelu hard_tanh leaky_relu linear monomial piecewise_linear "
+        "probit_erf relu shifted_relu sigmoid softplus swish tanh"
     ),
-    "gradflow.losses": "exponential hinge logistic loss squared",
+    "gradflow.losses": ("cross_entropy exponential hinge logistic loss soft_logistic squared"),
     "gradflow.networks.networks": "LinearPredictor TwoLayer",
     "gradflow.networks.deep_linear": "DeepLinear",
     "gradflow.networks.parameters": "TwoLayerParams",

@@ -143,6 +143,15 @@ _ALL = (
         "1906.05890",
     ),
     Source(
+        "chizat2019lazy",
+        "inproceedings",
+        ("Lenaic Chizat", "Edouard Oyallon", "Francis Bach"),
+        "On Lazy Training in Differentiable Programming",
+        "2019",
+        "Advances in Neural Information Processing Systems",
+        "1812.07956",
+    ),
+    Source(
         "chizat2020implicit",
         "inproceedings",
         ("Lenaic Chizat", "Francis Bach"),

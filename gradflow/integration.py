@@ -337,9 +337,11 @@ def _check_metric(risk: AbstractRisk, flow: Flow, settings: Settings) -> None:
 
 
 def _explained(path: Trajectory) -> Result:
-    """The result, with what can be said of data that the flow has not separated."""
-    result = path.result
-    at = path.risk.arrangement
+    """The result, with what can be said of kinks or of data that the flow has not separated."""
+    result, net, at = path.result, path.risk.net, path.risk.arrangement
+    remark = None if result.ok or net is None else net.unlocated_kinks()
+    if remark is not None:
+        return Result(result.name, "; ".join(filter(None, (result.detail, remark))))
     if result.name != "stationary" or at is None or not (at.central and at.margin_loss):
         return result
     # Imported here: a linear program's libraries are needed in this case only.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +34,12 @@ from gradflow.networks.activations import (
     swish,
     tanh,
 )
+from gradflow.networks.activations.kinks import unstated_kinks
 from gradflow.registry import build, register
 
 ALL = [relu, leaky_relu(0.3), linear, erf, tanh, softplus, Softplus(25.0), gelu, elu]
+ALL += [leaky_relu(2.0), leaky_relu(-0.5), gf.absolute, gf.hard_tanh]
+ALL += [gf.piecewise_linear([-0.5, 0.25, 2.0], [0.3, -1.5, 0.0, 4.0], 0.7)]
 ALL += [shifted_relu(0.3), shifted_relu(-1.2), fourier, probit_erf, sigmoid, swish, monomial(1)]
 SMOOTH = {
     "erf": mpmath.erf,
@@ -95,7 +99,7 @@ def test_autodiff_is_the_stated_derivative_and_finite_at_extremes(
 
 
 @pytest.mark.parametrize("slope", [0.0, 1e-12, 0.3, 1.0])
-def test_leaky_relu_is_the_maximum_and_takes_the_lower_slope_at_zero(slope: float) -> None:
+def test_leaky_relu_is_the_maximum_and_takes_the_left_slope_at_zero(slope: float) -> None:
     activation = leaky_relu(slope)
     z = jnp.asarray([-2.0, -0.0, 0.0, 3.0])
     assert np.array_equal(activation(z), np.maximum(z, slope * z))
@@ -119,7 +123,7 @@ def test_description_round_trip(activation: AbstractActivation) -> None:
     assert hash(again) == hash(activation)
 
 
-@pytest.mark.parametrize("slope", [-0.1, 1.5, float("nan"), "a", True, None])
+@pytest.mark.parametrize("slope", [float("inf"), float("nan"), "a", True, None])
 def test_bad_slope(slope: object) -> None:
     with pytest.raises(ValueError, match="slope="):
         LeakyReLU(slope)  # type: ignore[arg-type]
@@ -196,6 +200,87 @@ def test_a_function_is_an_activation(name: str) -> None:
         build(json.loads(json.dumps(phi.describe())))
 
 
+FOUND = {
+    "abs": (lambda: gf.activation(jnp.abs, breakpoints=[0.0]), (-1.0, 1.0), 1),
+    "shifted": (
+        lambda: gf.activation(lambda z: 0.3 * jnp.maximum(z - 1, 0), [1.0]), (0.0, 0.3), None
+    ),
+    "line": (lambda: gf.activation(lambda z: 2.0 * z), (2.0,), 1),
+    "affine": (lambda: gf.activation(lambda z: 2.0 * z + 1.0), (2.0,), None),
+    "curved": (lambda: OWN["curved"], None, None),
+    "one more kink far away": (
+        lambda: gf.activation(lambda z: jnp.minimum(jnp.maximum(z, 0.0), 1e3), [0.0]), None, None
+    ),
+    "sine": (lambda: gf.activation(jnp.sin), None, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_slopes_left_out_are_found_where_there_are_any(name: str) -> None:
+    make, expected, degree = FOUND[name]
+    assert make().slopes == expected
+    assert make().degree == degree
+
+
+KINKED = {
+    "abs": (jnp.abs, [0.0]),
+    "shifted": (lambda z: jnp.maximum(z - 0.3, 0.0), [0.3]),
+    "two beside a sine": (lambda z: jnp.sin(z) + jnp.clip(z, -1.0, 0.5), [-1.0, 0.5]),
+    "small": (lambda z: z + 1e-3 * jnp.abs(z + 2.0), [-2.0]),
+}
+SMOOTH_ONES = {"sharp": lambda z: jnp.tanh(300 * z), "cube": lambda z: z**3, "exp": jnp.exp}
+
+
+@pytest.mark.parametrize("name", KINKED)
+def test_kinks_that_a_function_does_not_state_are_named(name: str) -> None:
+    fn, where = KINKED[name]
+    with pytest.warns(gf.UnstatedKinkWarning, match="does not state") as caught:
+        phi = gf.activation(fn)
+    np.testing.assert_allclose(unstated_kinks(phi), where, atol=1e-8)
+    assert f"breakpoints={where}" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("name", SMOOTH_ONES)
+def test_no_kink_is_seen_where_there_is_none(name: str) -> None:
+    assert unstated_kinks(gf.activation(SMOOTH_ONES[name])) == ()
+
+
+def test_a_class_of_one_s_own_is_looked_at_too() -> None:
+    class Bent(AbstractActivation):
+        kind: ClassVar[str] = "bent"
+
+        def __call__(self, z: jax.Array) -> jax.Array:
+            return jnp.maximum(z, 0.1 * z)
+
+        def derivative(self, z: jax.Array) -> jax.Array:
+            return jnp.where(z > 0, jnp.ones_like(z), 0.1)
+
+    with pytest.warns(gf.UnstatedKinkWarning, match="near z = 0"):
+        net = gf.TwoLayer(2, 3, Bent())
+    assert "bent has kinks" in str(net.unlocated_kinks())
+    assert "not linear between" in str(gf.TwoLayer(2, 3, OWN["curved"]).unlocated_kinks())
+    assert gf.TwoLayer(2, 3, gf.hard_tanh).unlocated_kinks() is None
+
+
+def test_piecewise_linear_by_breakpoints_and_slopes() -> None:
+    """The hat, hard tanh and a shifted leaky ReLU against their formulas."""
+    z = jnp.linspace(-3.0, 3.0, 41)
+    hat = gf.piecewise_linear([-1, 0, 1], [0, 1, -1, 0], value_at_first=0.0)
+    np.testing.assert_allclose(hat(z), np.maximum(1 - np.abs(z), 0), atol=1e-15)
+    np.testing.assert_array_equal(gf.hard_tanh(z), np.clip(z, -1, 1))
+    np.testing.assert_array_equal(gf.absolute(z), np.abs(z))
+    bent = gf.piecewise_linear([0.5], [0.1, 1.0])  # φ(0) = 0 by default
+    np.testing.assert_allclose(bent(z), np.where(z > 0.5, 0.05 + z - 0.5, 0.1 * z), rtol=1e-14)
+    assert not bent.homogeneous
+    assert gf.piecewise_linear([0.0], [0.5, 2.0]).homogeneous
+    assert gf.TwoLayer(2, 2, jax.nn.hard_tanh).activation is gf.hard_tanh
+    for argument, given in {
+        "breakpoints": ([1.0, 0.0], [0.0, 1.0, 2.0]), "slopes": ([0.0], [1.0])
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=rf"^{argument}=.*: .*; "):
+            gf.piecewise_linear(*given)
+
+
 def test_functions_of_jax_that_have_a_name_keep_it() -> None:
     assert gf.TwoLayer(2, 2, jax.nn.relu).activation is relu
     assert gf.TwoLayer(2, 2, jnp.tanh).activation is tanh
@@ -210,6 +295,7 @@ def test_functions_of_jax_that_have_a_name_keep_it() -> None:
         ("activation", lambda: gf.TwoLayer(2, 2, gf.LeakyReLU)),  # type: ignore[arg-type]
         ("slopes", lambda: gf.activation(jnp.abs, breakpoints=[0.0], slopes=[1.0, 1.0])),
         ("slopes", lambda: gf.activation(jnp.abs, breakpoints=[0.0], slopes=[1.0])),
+        ("slopes", lambda: gf.activation(jnp.sin, breakpoints=[0.0], slopes=[1.0, 1.0])),
         ("breakpoints", lambda: gf.activation(jnp.abs, breakpoints=[1.0, 0.0])),
         ("degree", lambda: gf.activation(jnp.tanh, degree=1)),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from gradflow import (
     EmpiricalRisk,
     FunctionRisk,
     Gaussian,
+    LinearPredictor,
     NetworkTeacher,
     PopulationRisk,
     Regularised,
@@ -24,8 +27,10 @@ from gradflow import (
     probit_erf,
     relu,
     squared,
+    tanh,
     until,
 )
+from gradflow.registry import build
 
 
 def gaussian_risk(net, seed=0):
@@ -140,7 +145,68 @@ def test_margin_losses_may_be_regularised_too(rng):
     params = net.params(rng.normal(size=(4, 3)), rng.normal(size=4))
     path = integrate(J, params, until=until.time(5.0), rtol=1e-6)
     assert path.defects["energy"] < 1e-3
-    assert J.arrangement is None
+    # What the penalties add is known to who follows kinks, and is no central arrangement.
+    assert J.arrangement is J.arrangement
+    assert (J.arrangement.tv, J.arrangement.l2) == (0.01, 0.0)
+    assert not J.arrangement.central
+    assert J.risk.arrangement.central
+    np.testing.assert_allclose(path.observe("margins")[-1], J.risk.margins(path.final))
+
+
+@pytest.mark.parametrize("lam", [None, 0.3])
+@pytest.mark.parametrize("options", [
+    {}, {"outer": "fixed", "scaling": "ntk"}, {"bias": True, "scaling": "mean-field"},
+], ids=str)  # fmt: skip
+def test_weight_decay_against_a_plain_loop(options, lam, rng):
+    net = TwoLayer(3, 5, leaky_relu(0.2), **options)
+    risk = data_risk(net)
+    J = Regularised(risk, lam, l2=0.7)
+    params = net.init(jax.random.key(1), 1.0)
+    expected, slope = float(risk(params)), risk.gradient(params)
+    for k in range(5):
+        row = [float(z) for z in params.inner[k]]
+        row += [] if params.bias is None else [float(params.bias[k])]
+        a, size = float(params.outer[k]), sum(z * z for z in row) ** 0.5
+        expected += 0.35 * (sum(z * z for z in row) + (a * a if net.outer == "trained" else 0.0))
+        expected += 0.0 if lam is None else lam * net.factor * abs(a) * size
+    assert float(J(params)) == pytest.approx(expected, rel=1e-14)
+    assert float(J.log(params)) == pytest.approx(np.log(expected), rel=1e-14)
+    automatic = net.freeze(jax.grad(lambda p: J(p))(params))
+    pairs = (jax.tree.leaves(tree) for tree in (automatic, J.gradient(params)))
+    for one, other in zip(*pairs, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-13, atol=1e-15)
+    assert (slope.outer == 0).all() == (net.outer == "fixed")
+    at = J.arrangement
+    assert at.l2 == 0.7
+    assert at.tv == (0.0 if lam is None else pytest.approx(0.3 * net.factor, rel=1e-15))
+    np.testing.assert_array_equal(at.inputs, risk.arrangement.inputs)
+    again = build(json.loads(json.dumps(J.describe())))
+    assert float(again(params)) == float(J(params))
+    assert again.name == J.name
+
+
+def test_weight_decay_of_any_network_and_of_a_function():
+    """dw/dt = −λw for a function that is constant; ridge regression rests at its solution."""
+    J = Regularised(FunctionRisk(lambda p: 0.0 * jnp.sum(p) + 1.0), l2=0.5)
+    path = integrate(J, jnp.array([1.0, -2.0]), until=until.time(3.0), rtol=1e-10)
+    np.testing.assert_allclose(path.final, np.exp(-1.5) * np.array([1.0, -2.0]), rtol=1e-9)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(7, 2)), rng.normal(size=7)
+    ridge = Regularised(EmpiricalRisk(LinearPredictor(2), squared, X, y), l2=0.3)
+    end = integrate(ridge, {"weight": jnp.ones(2)}, until=until.time(200.0), rtol=1e-10).final
+    solution = np.linalg.solve(X.T @ X / 7 + 0.3 * np.eye(2), X.T @ y / 7)
+    np.testing.assert_allclose(end.weight, solution, rtol=1e-8)
+    assert Regularised(data_risk(TwoLayer(2, 3, tanh)), l2=1.0).arrangement is None
+
+
+def test_balance_decays_under_weight_decay():
+    net = TwoLayer(2, 4, relu)
+    J = Regularised(gaussian_risk(net), l2=0.2)
+    path = integrate(J, net.init(jax.random.key(0), 1.0), until=until.time(5.0), rtol=1e-10)
+    balance = path.observe("balancedness")
+    np.testing.assert_allclose(balance[-1], np.exp(-2.0) * balance[0], rtol=1e-7)
+    assert "balance" not in path.defects
+    assert path.defects["energy"] < 1e-8
 
 
 def test_bad_input_is_refused():
@@ -155,3 +221,7 @@ def test_bad_input_is_refused():
         Regularised(FunctionRisk(lambda p: jnp.sum(p**2)), 0.1)
     with pytest.raises(ValueError, match="homogeneous"):
         Regularised(gaussian_risk(TwoLayer(2, 3, probit_erf)), 0.1)
+    with pytest.raises(ValueError, match=r"lam=None.*l2"):
+        Regularised(gaussian_risk(net))
+    with pytest.raises(ValueError, match=r"^l2="):
+        Regularised(gaussian_risk(net), l2=-1.0)

@@ -80,6 +80,12 @@ def check_margin_risk(risk: Any) -> None:
             "risk", getattr(risk, "name", risk), "has no finite data, so no margins",
             "use gf.EmpiricalRisk",
         )  # fmt: skip
+    if risk.net.outputs > 1 or risk.offset is not None:
+        problem = "has several outputs" if risk.net.outputs > 1 else "has an offset"
+        raise fail(
+            "risk", risk.name, f"{problem}, and margins are those of a homogeneous net of one",
+            "use gf.TwoLayer(..., outputs=1) without offset=, or gf.certify for stationary points",
+        )  # fmt: skip
     if not risk.loss.margin or risk.loss.kinked:
         raise fail(
             "risk", risk.name, "its flow has no max-margin limit", "use gf.logistic or exponential"

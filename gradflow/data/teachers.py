@@ -67,6 +67,9 @@ class NetworkTeacher(Described, eqx.Module):
     def __init__(self, net: AbstractNetwork, params: PyTree) -> None:
         if not isinstance(net, AbstractNetwork):
             raise fail("net", net, "is not a network", "pass gf.TwoLayer(...) or another network")
+        if net.outputs > 1:
+            problem = f"has {net.outputs} outputs, and a teacher one"
+            raise fail("net", net.name, problem, "pass TwoLayer(..., outputs=1)")
         self.net, self.params = net, net.check_start(params)
 
     @property

@@ -81,13 +81,6 @@ def check_points(X: ArrayLike, Z: ArrayLike | None = None) -> tuple[np.ndarray, 
     return first, second
 
 
-def _slope(slope: object) -> float:
-    slope = check_real("slope", slope)
-    if not 0 <= slope <= 1:
-        raise fail("slope", slope, "is outside [0, 1]", "pass 0 for ReLU, 1 for linear features")
-    return slope
-
-
 def arc_cosine(X: ArrayLike, Z: ArrayLike | None = None, *, slope: float = 0.0) -> np.ndarray:
     """The kernel of (leaky) ReLU features, formula above.
 
@@ -105,10 +98,10 @@ def arc_cosine(X: ArrayLike, Z: ArrayLike | None = None, *, slope: float = 0.0) 
     Raises
     ------
     ValueError
-        Zero points, wrong shapes, a slope outside [0, 1].
+        Zero points, wrong shapes, a slope that is no number.
     """
     X, Z = check_points(X, Z)
-    slope, angle = _slope(slope), angles(X, Z)
+    slope, angle = check_real("slope", slope), angles(X, Z)
     even = 2 / np.pi * (angle.sin + angle.complement * angle.cos)
     sizes = angle.norm_x[:, None] * angle.norm_z[None]
     return ((1 + slope) / 2) ** 2 * _products(X, Z) + ((1 - slope) / 2) ** 2 * sizes * even
@@ -124,7 +117,7 @@ def ntk(X: ArrayLike, Z: ArrayLike | None = None, *, slope: float = 0.0) -> np.n
     Parameters and errors as in `arc_cosine`.
     """
     X, Z = check_points(X, Z)
-    slope, angle = _slope(slope), angles(X, Z)
+    slope, angle = check_real("slope", slope), angles(X, Z)
     even = 2 / np.pi * (angle.sin + 2 * angle.complement * angle.cos)
     sizes = angle.norm_x[:, None] * angle.norm_z[None]
     linear = 2 * ((1 + slope) / 2) ** 2

@@ -63,7 +63,8 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
 
     @abstractmethod
     def __call__(self, params: P, x: jax.Array) -> jax.Array:
-        """Return f(x; θ): a scalar for x of shape (d,), shape (n,) for x of shape (n, d)."""
+        """Return f(x; θ): a scalar for x of shape (d,), shape (n,) for x of shape (n, d); with
+        several `outputs` one axis more."""
 
     @abstractmethod
     def as_params(self, value: PyTree) -> P:
@@ -91,6 +92,11 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
     def balancedness(self, params: P) -> jax.Array | None:
         """Return the quantities that the flow conserves, or None where it conserves none."""
 
+    @property
+    def outputs(self) -> int:
+        """o, the number of outputs: f is a number for o = 1 and a vector (o,) for more."""
+        return 1
+
     def flat_directions(self, params: P) -> int:
         """Return the dimension of the manifold of parameters through ``params`` with the same f;
         −1 where there is one of unknown dimension."""
@@ -112,8 +118,13 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
         """Return the weights ``(W, a)`` of the neurons, or None where the net has none.
 
         W (m, D) holds what meets the data, with a bias as the last entry of a row; a (m,) are the
-        outer weights, 1 for linear nets, whose one neuron is their vector. Leading axes stay.
+        outer weights, (m, o) of o > 1 outputs, 1 for linear nets, whose one neuron is their vector.
+        Leading axes stay.
         """
+        return None
+
+    def unlocated_kinks(self) -> str | None:
+        """Say which kinks of the net no flow locates, and what helps; None where there are none."""
         return None
 
     @property
@@ -134,7 +145,7 @@ class AbstractNetwork(Described, eqx.Module, Generic[P]):
 
     def conic_refusal(self) -> str | None:
         """Why a step cannot go by ‖w_k‖ times the gradient in w_k; None where it can."""
-        return "needs a two-layer net with a positively homogeneous activation"
+        return "needs a two-layer net of one output with a positively homogeneous activation"
 
     @property
     @abstractmethod

@@ -33,6 +33,7 @@ from gradflow.networks.activations import (
     AbstractActivation,
     apply_activation,
     as_activation,
+    kinks_remark,
 )
 from gradflow.networks.activations.pieces import IDENTITY
 from gradflow.networks.deep_linear import DeepLinear
@@ -126,7 +127,7 @@ class LinearPredictor(AbstractNetwork[LinearParams]):
 
 
 class TwoLayer(AbstractNetwork[TwoLayerParams]):
-    """``f(x) = s Σ_k a_k φ(w_k·x [+ b_k])``, k = 1 … m.
+    """``f(x) = s Σ_k a_k φ(w_k·x [+ b_k])``, k = 1 … m, a_k in R or R^o.
 
     Parameters
     ----------
@@ -141,6 +142,9 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         Whether each neuron has a trained bias b_k.
     scaling : {None, "ntk", "mean-field"}
         s = 1, 1/√m or 1/m.
+    outputs : int
+        o ≥ 1. With o = 1 outer weights are an array (m,) and f(x) is a number, with more (m, o) and
+        a vector (o,).
     """
 
     activation: AbstractActivation
@@ -149,6 +153,7 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
     outer: Literal["trained", "fixed"] = eqx.field(static=True)
     bias: bool = eqx.field(static=True)
     scaling: Literal["ntk", "mean-field"] | None = eqx.field(static=True)
+    _outputs: int = eqx.field(static=True)
     kind: ClassVar[str] = "two_layer"
 
     def __init__(
@@ -159,6 +164,7 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         outer: str = "trained",
         bias: bool = False,
         scaling: str | None = None,
+        outputs: int = 1,
     ) -> None:
         self.dim = check_integer("dim", dim, minimum=1)
         self.width = check_integer("width", width, minimum=1)
@@ -168,6 +174,15 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         if scaling is not None:
             scaling = check_choice("scaling", scaling, ("ntk", "mean-field"))
         self.scaling = scaling  # type: ignore[assignment]
+        self._outputs = check_integer("outputs", outputs, minimum=1)
+
+    @property
+    def outputs(self) -> int:
+        return self._outputs
+
+    @property
+    def _outer_shape(self) -> tuple[int, ...]:
+        return (self.width,) if self.outputs == 1 else (self.width, self.outputs)
 
     @property
     def factor(self) -> float:
@@ -191,7 +206,8 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
     def params(
         self, inner: ArrayLike, outer: ArrayLike, bias: ArrayLike | None = None
     ) -> TwoLayerParams:
-        """Return checked parameters: inner (m, d), outer (m,), bias (m,) if the net has one.
+        """Return checked parameters: inner (m, d), outer (m,), or (m, o) for o > 1 outputs, and
+        bias (m,) if the net has one.
 
         A neuron with ``w_k = 0`` (with a bias: ``(w_k, b_k) = 0``) is refused: its direction is
         undefined and a homogeneous activation has no gradient there. A zero outer weight passes.
@@ -207,14 +223,14 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
             )
         return TwoLayerParams(
             inner=check_leaf("inner", inner, (self.width, self.dim)),
-            outer=check_leaf("outer", outer, (self.width,)),
+            outer=check_leaf("outer", outer, self._outer_shape),
             bias=None if bias is None else check_leaf("bias", bias, (self.width,)),
         )
 
     def as_params(self, value: PyTree) -> TwoLayerParams:
         params = read_params(TwoLayerParams, value, self._read)
         check_shape("params.inner", params.inner, (self.width, self.dim))
-        check_shape("params.outer", params.outer, (self.width,))
+        check_shape("params.outer", params.outer, self._outer_shape)
         if (params.bias is not None) != self.bias:
             wanted = f"an array of shape ({self.width},)" if self.bias else "None"
             raise fail("params.bias", params.bias, "does not match the net", f"pass {wanted}")
@@ -249,14 +265,17 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         drawn so, in d+1 dimensions). Trained outer weights are independent ``scale·N(0, 1)`` under
         "gaussian" and ``±|w_k|`` (with a bias ``±|(w_k, b_k)|``) with fair random signs under
         "balanced". Fixed outer weights have nothing to balance: they are +1, −1, +1, … in both
-        schemes, whatever ``scale`` is.
+        schemes, whatever ``scale`` is. With o > 1 outputs the rows a_k are ``scale·N(0, I/o)``,
+        random directions of length |w_k|, or the basis vectors e_1, …, e_o, −e_1, … in turn.
         """
         key, scale = check_key("key", key), check_positive("scale", scale)
         scheme = check_choice("scheme", scheme, SCHEMES)
         key_inner, key_outer = jax.random.split(key)
         rows = gaussian_rows(key_inner, self.width, self.dim + int(self.bias))
-        if self.outer == "fixed":
-            outer = jnp.where(jnp.arange(self.width) % 2 == 0, 1.0, -1.0)
+        if self.outputs > 1:
+            outer = self._outer_rows(key_outer, scale, scheme, rows)
+        elif self.outer == "fixed":
+            outer = _turns(jnp.arange(self.width))
         elif scheme == "gaussian":
             outer = scale * jax.random.normal(key_outer, (self.width,), dtype=jnp.float64)
         else:
@@ -266,13 +285,23 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         inner = scale * rows[:, : self.dim]
         return self.params(inner, outer, scale * rows[:, self.dim] if self.bias else None)
 
+    def _outer_rows(self, key: jax.Array, scale: float, scheme: str, inner: jax.Array) -> jax.Array:
+        """Draw the outer weights (m, o) of several outputs, for unscaled inner rows."""
+        if self.outer == "fixed":
+            turn, which = jnp.divmod(jnp.arange(self.width), self.outputs)
+            return _turns(turn)[:, None] * jnp.eye(self.outputs)[which]
+        rows = gaussian_rows(key, self.width, self.outputs)
+        if scheme == "balanced":
+            rows = rows * (jnp.linalg.norm(inner, axis=1) / jnp.linalg.norm(rows, axis=1))[:, None]
+        return scale * rows
+
     def freeze(self, tree: TwoLayerParams) -> TwoLayerParams:
         if self.outer == "trained":
             return tree
         return TwoLayerParams(tree.inner, jnp.zeros_like(tree.outer), tree.bias)
 
     def balancedness(self, params: TwoLayerParams) -> jax.Array | None:
-        """Return ``a_k² − (|w_k|² [+ b_k²])/p`` (m,), p the degree of φ, 1 for a (leaky) ReLU.
+        """Return ``|a_k|² − (|w_k|² [+ b_k²])/p`` (m,), p the degree of φ, 1 for a (leaky) ReLU.
 
         With ``g_k = s Σ_i ∂ℓ/∂f_i φ(w_k·x_i)`` both ``a_k a_k'`` and ``w_k·w_k'/p`` are −a_k g_k,
         since ``w·∇φ(w·x) = pφ(w·x)``, whatever the scaling s. None if outer is fixed or φ has no
@@ -284,7 +313,10 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         squares = jnp.sum(jnp.square(params.inner), axis=1)
         if params.bias is not None:
             squares = squares + jnp.square(params.bias)
-        return jnp.square(params.outer) - (squares if p == 1 else squares / p)
+        outer = jnp.square(params.outer)
+        if self.outputs > 1:
+            outer = jnp.sum(outer, axis=1)
+        return outer - (squares if p == 1 else squares / p)
 
     def neurons(self, params: TwoLayerParams) -> tuple[jax.Array, jax.Array]:
         return joined_rows(params), params.outer
@@ -296,8 +328,13 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
         rows = np.concatenate([X, np.ones((len(X), 1))], axis=1) if self.bias else X
         layout = "bias" if self.bias else "plain"
         if pieces.central:  # s φ(w·x) = φ(w·sx)
-            return Layer(self.factor * rows, pieces, trained, layout)
-        return Layer(rows, pieces.scaled(self.factor), trained, layout)
+            rows = self.factor * rows
+        else:
+            pieces = pieces.scaled(self.factor)
+        return Layer(rows, pieces, trained, layout, outputs=self.outputs)
+
+    def unlocated_kinks(self) -> str | None:
+        return kinks_remark(self.activation)
 
     @property
     def vanishes_at_zero(self) -> bool:
@@ -310,10 +347,11 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
 
     @property
     def coordinates(self) -> tuple[str, ...]:
-        return ("conic",) if self.activation.homogeneous and not self.bias else ()
+        conic = self.activation.homogeneous and not self.bias and self.outputs == 1
+        return ("conic",) if conic else ()
 
     def conic_refusal(self) -> str | None:
-        if not self.activation.homogeneous:
+        if not self.activation.homogeneous or self.outputs > 1:
             return super().conic_refusal()
         if self.outer == "trained":
             return (
@@ -326,7 +364,13 @@ class TwoLayer(AbstractNetwork[TwoLayerParams]):
     def name(self) -> str:
         parts = f"dim={self.dim}, width={self.width}, {self.activation.name}, outer={self.outer}"
         scaling = "" if self.scaling is None else f", scaling={self.scaling}"
-        return f"TwoLayer({parts}{', bias' if self.bias else ''}{scaling})"
+        outputs = "" if self.outputs == 1 else f", outputs={self.outputs}"
+        return f"TwoLayer({parts}{', bias' if self.bias else ''}{scaling}{outputs})"
+
+
+def _turns(count: jax.Array) -> jax.Array:
+    """+1, −1, +1, …"""
+    return jnp.where(count % 2 == 0, 1.0, -1.0)
 
 
 for _class in (LinearPredictor, TwoLayer, DeepLinear, RandomFeatures):

@@ -47,7 +47,10 @@ class LinearParams(AbstractParams):
 
 
 class TwoLayerParams(AbstractParams):
-    """Parameters of `TwoLayer`: ``inner`` (m, d), ``outer`` (m,), ``bias`` (m,) or None."""
+    """Parameters of `TwoLayer`: ``inner`` (m, d), ``outer`` (m,), ``bias`` (m,) or None.
+
+    With o > 1 outputs ``outer`` is (m, o).
+    """
 
     inner: jax.Array
     outer: jax.Array

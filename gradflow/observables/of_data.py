@@ -14,10 +14,11 @@ from gradflow.networks.abstract import AbstractNetwork
 from gradflow.numerics.rows import map_rows
 from gradflow.numerics.vectors import lengths, scaled
 from gradflow.observables.paths import (
+    bare_risk,
     inputs_of,
     labelled_data,
     neuron_vectors,
-    outer_weights,
+    outer_sizes,
     risk_on,
 )
 from gradflow.observables.registry import observable
@@ -27,11 +28,17 @@ from gradflow.validation import check_choice, check_nonnegative, fail
 
 
 def _margins(risk: EmpiricalRisk, params: PyTree) -> Array:
-    return risk.y * risk.net(params, risk.X)
+    return risk.y * risk.predictions(params)
 
 
 def _accuracy(risk: EmpiricalRisk, params: PyTree) -> Array:
     return jnp.mean(jnp.where(_margins(risk, params) > 0, 1.0, 0.0))
+
+
+def _class_accuracy(risk: EmpiricalRisk, params: PyTree) -> Array:
+    found, wanted = risk.predictions(params), risk.y
+    hit = jnp.argmax(found, axis=1) == jnp.argmax(wanted, axis=1)
+    return jnp.mean(jnp.where(hit, 1.0, 0.0))
 
 
 def _margin(risk: EmpiricalRisk, params: PyTree) -> Array:
@@ -64,12 +71,17 @@ def accuracy(
 ) -> np.ndarray:
     """Share of the data with y_i f(x_i; theta(t)) > 0 (labels -1 and +1 only).
 
+    Of several outputs: whose largest output is that of the largest target (class).
+
     Parameters
     ----------
     X, y : (n, d) and (n,) arrays
         Other data; default: those of the risk.
     """
     own = X is None and y is None
+    if path.risk.net is not None and path.risk.net.outputs > 1:
+        risk = bare_risk(path) if own else risk_on(path, "accuracy", X, y)
+        return map_rows(_class_accuracy, risk, path.params)
     risk = labelled_data(path, "accuracy") if own else risk_on(path, "accuracy", X, y)
     labels = np.asarray(risk.y)
     if not np.all(np.abs(labels) == 1):
@@ -152,7 +164,7 @@ def alive(path: AbstractPath, tolerance: float = 1e-12) -> np.ndarray:
         h = w @ X.T
         h = np.where(np.abs(h) <= lengths(w)[:, None] * sizes, 0.0, h)
         out[row] = np.any(_slopes(path.risk.net, h) != 0, axis=1) & np.any(w != 0, axis=1)
-    return out & (outer_weights(path) != 0)
+    return out & (outer_sizes(path) != 0)
 
 
 def _slopes(net: AbstractNetwork, h: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from gradflow.observables.paths import (
     leaf_of,
     neuron_vectors,
     outer_signs,
+    outer_sizes,
     outer_weights,
     teacher_sides,
 )
@@ -48,7 +49,7 @@ def neuron_directions(path: AbstractPath, bias: bool = False) -> np.ndarray:
 @observable("neuron_masses", unit="weight^2", long_name="mass of each neuron", dims=_NEURONS)
 def neuron_masses(path: AbstractPath) -> np.ndarray:
     """|a_k| |w_k|, shape (time, K), a bias inside |w_k|; their sum is the variation norm."""
-    return np.abs(signed_masses(path))
+    return outer_sizes(path) * _full_norms(path)
 
 
 @observable("signed_masses", unit="weight^2", long_name="signed mass of neurons", dims=_NEURONS)
@@ -61,7 +62,7 @@ def signed_masses(path: AbstractPath) -> np.ndarray:
 def log_neuron_masses(path: AbstractPath) -> np.ndarray:
     """ln |a_k| + ln |w_k|, shape (time, K): also of small starts, whose products underflow."""
     with np.errstate(divide="ignore"):
-        return np.log(np.abs(outer_weights(path))) + np.log(_full_norms(path))
+        return np.log(outer_sizes(path)) + np.log(_full_norms(path))
 
 
 def _full_norms(path: AbstractPath) -> np.ndarray:
@@ -200,7 +201,7 @@ def _groups(path: AbstractPath, bias: bool) -> tuple[np.ndarray, ...]:
 def _living(path: AbstractPath) -> np.ndarray:
     if has_data(path):
         return observe(path, "alive")
-    return (lengths(neuron_vectors(path, bias=True)) > 0) & (outer_weights(path) != 0)
+    return (lengths(neuron_vectors(path, bias=True)) > 0) & (outer_sizes(path) != 0)
 
 
 @observable("stable_rank", long_name="stable rank of inner weights")

@@ -49,7 +49,20 @@ def neuron_vectors(path: AbstractPath, *, bias: bool = False) -> np.ndarray:
 def outer_weights(path: AbstractPath) -> np.ndarray:
     """Outer weights a_k, shape (time, K) (or (1, 1): linear nets have a = 1)."""
     outer = leaf_of(path, "outer")
+    if outer is not None and np.ndim(outer) == 3:
+        raise fail(
+            "outer", np.asarray(outer), "holds vectors a_k, which have no sign: the net has "
+            "several outputs", "read 'neuron_masses' or 'neuron_directions'",
+        )  # fmt: skip
     return np.ones((1, 1)) if outer is None else np.asarray(outer)
+
+
+def outer_sizes(path: AbstractPath) -> np.ndarray:
+    """|a_k|, shape (time, K) (or (1, 1): linear nets have a = 1)."""
+    outer = leaf_of(path, "outer")
+    if outer is not None and np.ndim(outer) == 3:
+        return lengths(np.asarray(outer))
+    return np.abs(outer_weights(path))
 
 
 def outer_signs(path: AbstractPath) -> np.ndarray:
@@ -69,14 +82,19 @@ def teacher_sides(path: AbstractPath, name: str) -> np.ndarray:
     return outer_signs(path)[..., None] * np.asarray(teacher.direction)
 
 
+def bare_risk(path: AbstractPath) -> Any:
+    """The path's risk without the penalties added to it."""
+    return getattr(path.risk, "risk", path.risk)
+
+
 def has_data(path: AbstractPath) -> bool:
     """Whether the risk is one of finite data."""
-    return getattr(path.risk, "X", None) is not None
+    return getattr(bare_risk(path), "X", None) is not None
 
 
 def inputs_of(path: AbstractPath, name: str, *, bias: bool = False) -> np.ndarray:
     """Data (n, d); with ``bias`` a one is appended where the net has a bias."""
-    X = getattr(path.risk, "X", None)
+    X = getattr(bare_risk(path), "X", None)
     if X is None:
         raise fail(
             "name", name, "needs finite data and this risk has none", "use an EmpiricalRisk"
@@ -93,7 +111,7 @@ def risk_on(
     """The mean loss of the path's net on other data."""
     if X is None or y is None:
         raise fail("X" if X is None else "y", None, "is missing", "pass X and y together")
-    risk = getattr(path.risk, "risk", path.risk)  # (what a penalty was added to)
+    risk = bare_risk(path)
     loss = getattr(risk, "loss", None)
     if risk.net is None or loss is None:
         raise fail(
@@ -129,12 +147,17 @@ def log_t_since(path: AbstractPath, holds: np.ndarray) -> np.ndarray:
 
 
 def labelled_data(path: AbstractPath, name: str) -> Any:
-    """The path's risk, if its data have labels -1 and +1."""
-    risk = path.risk
+    """The path's risk without penalties, if its data have labels -1 and +1."""
+    risk = bare_risk(path)
     if getattr(risk, "X", None) is None or getattr(risk, "y", None) is None:
         raise fail(
             "name", name, "needs finite data and this risk has none",
             "use an EmpiricalRisk; on population risks the margin has no minimum",
+        )  # fmt: skip
+    if risk.net.outputs > 1:
+        raise fail(
+            "name", name, f"needs a net of one output, and this one has {risk.net.outputs}",
+            "read 'accuracy' or 'loss' instead",
         )  # fmt: skip
     if not np.all(np.abs(np.asarray(risk.y)) == 1):
         raise fail(

@@ -146,12 +146,13 @@ class _Reshuffled(eqx.Module):
         )
         index = jax.lax.dynamic_slice(order, (place * self.batch,), (self.batch,))
         inputs, targets = self.risk.X[index], self.risk.y[index]
+        offset = None if self.risk.offset is None else self.risk.offset[index]
         if self.risk.weights is None:
-            return _batch_gradient(self, theta, inputs, targets), order
+            return _batch_gradient(self, theta, inputs, targets, offset), order
         # ω_i n/Σω makes the mean over an epoch that of the risk.
         share = self.risk.weights * (self.risk.n / (jnp.sum(self.risk.weights) * self.batch))
         gradient = data_gradient(
-            self.risk.net, self.risk.loss, theta, inputs, targets, "sum", share[index]
+            self.risk.net, self.risk.loss, theta, inputs, targets, "sum", share[index], offset
         )
         return jax.tree.map(lambda g: self.factor * g, gradient), order
 
@@ -170,9 +171,11 @@ class _NormDependent(eqx.Module):
 
 
 def _batch_gradient(
-    rule: _FreshBatch | _Reshuffled, theta: PyTree, inputs: jax.Array, targets: jax.Array
-) -> Any:
-    gradient = data_gradient(rule.risk.net, rule.risk.loss, theta, inputs, targets)
+    rule: _FreshBatch | _Reshuffled, theta: PyTree, inputs: jax.Array, targets: jax.Array,
+    offset: jax.Array | None = None,
+) -> Any:  # fmt: skip
+    net, loss = rule.risk.net, rule.risk.loss
+    gradient = data_gradient(net, loss, theta, inputs, targets, offset=offset)
     return jax.tree.map(lambda g: rule.factor * g, gradient)
 
 

@@ -158,7 +158,10 @@ class Trajectory(AbstractPath):
         """
         found = {"energy": float(np.max(np.abs(self.observe("energy_defect")), initial=0.0))}
         net = self.risk.net
-        if net is not None and net.balancedness(self.initial) is not None:
+        conserved = None
+        if net is not None and self.risk.conserves_balance:
+            conserved = net.balancedness(self.initial)
+        if conserved is not None:
             balance = np.asarray(self.observe("balancedness"))
             size = max(float(np.max(np.abs(x))) for x in jax.tree.leaves(self.params)) ** 2
             found["balance"] = float(np.max(np.abs(balance - balance[0]))) / size

@@ -80,6 +80,11 @@ class AbstractRisk(Described, eqx.Module):
         return 1.0
 
     @property
+    def conserves_balance(self) -> bool:
+        """Whether the flow conserves what its network's ``balancedness`` names."""
+        return True
+
+    @property
     def has_margin_limits(self) -> bool:
         """Whether flows that separate the data go to infinity, to a max-margin direction."""
         return False

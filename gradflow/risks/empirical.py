@@ -37,10 +37,10 @@ def _loss_values_jvp(
     loss, prediction, target = primals
     _, tangent, _ = tangents
     out = loss(prediction, target)
-    slope = (
-        jnp.zeros_like(out) if tangent is None else loss.derivative(prediction, target) * tangent
-    )
-    return out, slope
+    if tangent is None:
+        return out, jnp.zeros_like(out)
+    slope = loss.derivative(prediction, target) * tangent
+    return out, jnp.sum(slope, axis=-1) if loss.of_vectors else slope
 
 
 def data_risk(
@@ -51,22 +51,32 @@ def data_risk(
     targets: jax.Array,
     reduction: str = "mean",
     weights: jax.Array | None = None,
+    offset: jax.Array | None = None,
 ) -> jax.Array:
-    """Return ``Σ_i ω_i ℓ(f(x_i; θ), y_i)``, divided by Σ ω_i when ``reduction`` is "mean".
+    """Return ``Σ_i ω_i ℓ(f(x_i; θ) + o_i, y_i)``, divided by Σ ω_i when ``reduction`` is "mean".
 
     Parameters
     ----------
     inputs, targets : (n, d) and (n,) arrays
-        The data; nothing is checked here.
+        The data, targets (n, o) of o outputs; nothing is checked here.
     weights : (n,) array, optional
         ω; default: ones.
+    offset : array shaped like the outputs, optional
+        o; default: zeros.
     """
-    values = _loss_values(loss, net(params, inputs), targets)
+    values = _loss_values(loss, _predictions(net, params, inputs, offset), targets)
     if weights is None:
         total = jnp.sum(values)
         return total / targets.shape[0] if reduction == "mean" else total
     total = jnp.sum(weights * values)
     return total / jnp.sum(weights) if reduction == "mean" else total
+
+
+def _predictions(
+    net: AbstractNetwork, params: PyTree, inputs: jax.Array, offset: jax.Array | None
+) -> jax.Array:
+    out = net(params, inputs)
+    return out if offset is None else out + offset
 
 
 def data_gradient(
@@ -77,11 +87,12 @@ def data_gradient(
     targets: jax.Array,
     reduction: str = "mean",
     weights: jax.Array | None = None,
+    offset: jax.Array | None = None,
 ) -> PyTree:
     """Return the gradient in θ of `data_risk`, zero on the entries that are not trained."""
-    gradient = jax.grad(lambda p: data_risk(net, loss, p, inputs, targets, reduction, weights))(
-        params
-    )
+    gradient = jax.grad(
+        lambda p: data_risk(net, loss, p, inputs, targets, reduction, weights, offset)
+    )(params)
     return net.freeze(gradient)
 
 
@@ -90,23 +101,29 @@ _ARRANGEMENTS: Kept[Arrangement | None] = Kept()
 
 
 class EmpiricalRisk(AbstractRisk):
-    """``L(θ) = Σ_i ω_i ℓ(f(x_i; θ), y_i) / Σ_i ω_i``, or the sum without the division.
+    """``L(θ) = Σ_i ω_i ℓ(f(x_i; θ) + o_i, y_i) / Σ_i ω_i``, or the sum without the division.
 
     Parameters
     ----------
     net : AbstractNetwork
         f.
     loss : AbstractLoss or callable
-        ℓ; a margin loss takes labels −1 and +1. A JAX function is ℓ(f, y) (`gf.loss` says more).
+        ℓ; a margin loss takes labels −1 and +1, ``gf.logistic`` also soft labels in [0, 1],
+        ``gf.cross_entropy`` classes 0, 1, … or rows of probabilities. A JAX function is ℓ(f, y)
+        (`gf.loss` says more). For a net of several outputs a loss of one is summed over them.
     X : (n, d) array
         Inputs, n ≥ 1, d = ``net.dim``.
     y : (n,) array
-        Targets.
+        Targets; (n, o) of a net of o outputs.
     reduction : {"mean", "sum"}
         Whether the sum is divided by n (by Σ ω_i). The flow of the sum is that of the mean with
         time sped up by that factor.
     weights : (n,) array, optional
         Sample weights ω_i > 0; default: ones.
+    offset : (n,) array, optional
+        o_i, added to the outputs (shaped like them); default: zeros. The centred net f − f₀ has
+        ``offset=-net(start, X)``; the scaled one α(f − f₀) of lazy training (`chizat2019lazy`) has
+        α² times its squared loss for targets y/α.
 
     Raises
     ------
@@ -127,6 +144,7 @@ class EmpiricalRisk(AbstractRisk):
     X: jax.Array
     y: jax.Array
     weights: jax.Array | None
+    offset: jax.Array | None
     reduction: Literal["mean", "sum"] = eqx.field(static=True)
 
     def __init__(
@@ -137,17 +155,20 @@ class EmpiricalRisk(AbstractRisk):
         y: ArrayLike,
         reduction: str = "mean",
         weights: ArrayLike | None = None,
+        offset: ArrayLike | None = None,
     ) -> None:
         if not isinstance(net, AbstractNetwork):
             raise fail("net", net, "is not a network", "pass gf.TwoLayer(...) or another network")
-        self.net, self.loss = net, as_loss("loss", loss)
-        inputs = _inputs(net, X)
-        targets = self.loss.check_targets("y", y)
+        self.net, inputs = net, _inputs(net, X)
+        self.loss, targets = as_loss("loss", loss).taking("y", y, net.outputs)
         if targets.shape[0] != inputs.shape[0]:
             problem = f"has length {targets.shape[0]}, but X has {inputs.shape[0]} rows"
             raise fail("y", targets, problem, "pass one target per row of X")
         self.X, self.y = jnp.asarray(inputs), jnp.asarray(targets)
         self.weights = None if weights is None else jnp.asarray(_weights(weights, len(inputs)))
+        self.offset = None
+        if offset is not None:
+            self.offset = jnp.asarray(check_array("offset", offset, targets.shape))
         self.reduction = check_choice("reduction", reduction, ("mean", "sum"))  # type: ignore[assignment]
 
     @property
@@ -163,11 +184,12 @@ class EmpiricalRisk(AbstractRisk):
 
     @property
     def floor(self) -> float | None:
-        return None if self.loss.vanishes else 0.0
+        return 0.0 if self.loss.attains_zero else None
 
     @property
     def has_margin_limits(self) -> bool:
-        return self.loss.vanishes and self.net.degree is not None
+        # (a net with an offset is not homogeneous)
+        return self.loss.vanishes and self.net.degree is not None and self.offset is None
 
     @property
     def has_loss_kinks(self) -> bool:
@@ -205,16 +227,21 @@ class EmpiricalRisk(AbstractRisk):
 
     def _arranged(self) -> Arrangement | None:
         layer = self.net.layer(np.asarray(self.X))
-        if layer is None or (layer.of_features and self.loss.margin):
+        if layer is None or (layer.of_features and self.has_margin_limits):
             return None
         weights = np.ones(self.n) if self.weights is None else np.asarray(self.weights)
         total = float(np.sum(weights)) if self.reduction == "mean" else 1.0
         return Arrangement.of(
-            layer, np.asarray(self.y), np.log(weights) - math.log(total), self.loss
-        )
+            layer, np.asarray(self.y), np.log(weights) - math.log(total), self.loss,
+            None if self.offset is None else np.asarray(self.offset),
+        )  # fmt: skip
+
+    def predictions(self, params: PyTree) -> jax.Array:
+        """Return ``f(x_i; θ) + o_i`` (n,), or (n, o) of o outputs."""
+        return _predictions(self.net, self.net.as_params(params), self.X, self.offset)
 
     def margins(self, params: PyTree) -> jax.Array:
-        """Return ``q_i = y_i f(x_i; θ)`` (n,), for margin losses.
+        """Return ``q_i = y_i (f(x_i; θ) + o_i)`` (n,), for margin losses.
 
         Raises
         ------
@@ -225,7 +252,7 @@ class EmpiricalRisk(AbstractRisk):
             raise fail(
                 "loss", self.loss.name, "has no margins", "use a margin loss, as gf.logistic"
             )
-        return self.y * self.net(self.net.as_params(params), self.X)
+        return self.y * self.predictions(params)
 
     def least_margin(self, params: PyTree) -> jax.Array | None:
         return jnp.min(self.margins(params)) if self.loss.vanishes else None
@@ -235,7 +262,15 @@ class EmpiricalRisk(AbstractRisk):
 
         Datum i has the probability ω_i/Σ ω (without weights: 1/n), so that the mean loss of a draw
         has the mean risk as its expectation.
+
+        Raises
+        ------
+        ValueError
+            If the risk has an offset, which a draw of (X, y) would lose.
         """
+        if self.offset is not None:
+            fix = "descend with sampling='reshuffled', or on all data at once"
+            raise fail("risk", self.name, "has an offset, which a draw of data loses", fix)
         key, shape = check_key("key", key), (check_integer("n", n, minimum=1),)
         if self.weights is None:
             index = jax.random.randint(key, shape, 0, self.n)
@@ -268,16 +303,22 @@ def _weights(value: PyTree, n: int) -> np.ndarray:
 # Compiled once per structure (net, loss, shapes), not once per risk object.
 @eqx.filter_jit
 def _value(risk: EmpiricalRisk, params: PyTree) -> jax.Array:
-    return data_risk(risk.net, risk.loss, params, risk.X, risk.y, risk.reduction, risk.weights)
+    return data_risk(risk.net, risk.loss, params, *_data(risk))
 
 
 @eqx.filter_jit
 def _gradient(risk: EmpiricalRisk, params: PyTree) -> PyTree:
-    return data_gradient(risk.net, risk.loss, params, risk.X, risk.y, risk.reduction, risk.weights)
+    return data_gradient(risk.net, risk.loss, params, *_data(risk))
+
+
+def _data(
+    risk: EmpiricalRisk,
+) -> tuple[jax.Array, jax.Array, str, jax.Array | None, jax.Array | None]:
+    return risk.X, risk.y, risk.reduction, risk.weights, risk.offset
 
 
 def _log_of(risk: EmpiricalRisk, params: PyTree) -> jax.Array:
-    logs = risk.loss.log(risk.net(params, risk.X), risk.y)
+    logs = risk.loss.log(_predictions(risk.net, params, risk.X, risk.offset), risk.y)
     size: float | jax.Array = risk.n
     if risk.weights is not None:
         logs = logs + jnp.log(risk.weights)

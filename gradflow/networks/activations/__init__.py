@@ -1,6 +1,7 @@
 """Activations φ with the derivative that every gradient in the package uses, kinks included.
 
-Two linear pieces: ``relu``, ``leaky_relu``, ``linear``, ``shifted_relu``. Smooth: ``erf``,
+Piecewise linear: ``relu``, ``leaky_relu``, ``linear``, ``absolute``, ``shifted_relu``,
+``hard_tanh``, and any other by its breakpoints and slopes (`piecewise_linear`). Smooth: ``erf``,
 ``probit_erf`` (erf(z/√2)), ``tanh``, ``sigmoid``, ``softplus``, ``gelu``, ``swish``, ``elu``,
 ``fourier``, ``monomial``. Any JAX function is one too (`activation`).
 
@@ -10,7 +11,7 @@ files are to hold it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
@@ -24,7 +25,11 @@ from gradflow.networks.activations.abstract import Parts as Parts
 from gradflow.networks.activations.abstract import apply_activation as apply_activation
 from gradflow.networks.activations.function import FunctionActivation as FunctionActivation
 from gradflow.networks.activations.function import activation as activation
+from gradflow.networks.activations.kinks import UnstatedKinkWarning as UnstatedKinkWarning
+from gradflow.networks.activations.kinks import kinks_remark as kinks_remark
+from gradflow.networks.activations.kinks import warn_of_kinks
 from gradflow.networks.activations.piecewise import LeakyReLU as LeakyReLU
+from gradflow.networks.activations.piecewise import PiecewiseLinear as PiecewiseLinear
 from gradflow.networks.activations.piecewise import ShiftedReLU as ShiftedReLU
 from gradflow.networks.activations.smooth import ELU as ELU
 from gradflow.networks.activations.smooth import GELU as GELU
@@ -41,13 +46,39 @@ from gradflow.validation import fail
 
 
 def leaky_relu(slope: float) -> LeakyReLU:
-    """Return ``φ(z) = max(z, slope·z)``, 0 ≤ slope ≤ 1 (see `LeakyReLU`)."""
+    """Return ``φ(z) = z`` for z > 0 and slope·z for z ≤ 0, of any slope (see `LeakyReLU`)."""
     return LeakyReLU(slope)
 
 
 def shifted_relu(shift: float) -> ShiftedReLU:
     """Return ``φ(z) = max(z − shift, 0)`` (see `ShiftedReLU`)."""
     return ShiftedReLU(shift)
+
+
+def piecewise_linear(
+    breakpoints: Sequence[float], slopes: Sequence[float], value_at_first: float | None = None
+) -> PiecewiseLinear:
+    """Return the continuous φ that is linear between breakpoints (see `PiecewiseLinear`).
+
+    Parameters
+    ----------
+    breakpoints : sequence of J floats
+        Where φ' jumps, ascending. φ' at a breakpoint is the slope on its left.
+    slopes : sequence of J + 1 floats
+        φ' between them, left to right.
+    value_at_first : float, optional
+        φ at the first breakpoint (of a linear φ: at 0); default: what makes φ(0) = 0.
+
+    Raises
+    ------
+    ValueError
+        If breakpoints do not ascend, or slopes are not one more.
+
+    Examples
+    --------
+    >>> hat = gf.piecewise_linear([-1, 0, 1], [0, 1, -1, 0], value_at_first=0.0)
+    """
+    return PiecewiseLinear(breakpoints, slopes, value_at_first)
 
 
 def monomial(power: int) -> Monomial:
@@ -59,6 +90,10 @@ def monomial(power: int) -> Monomial:
 relu = LeakyReLU(0.0)
 #: z.
 linear = LeakyReLU(1.0)
+#: |z|; derivative −1 at the kink.
+absolute = LeakyReLU(-1.0)
+#: −1 for z ≤ −1, 1 for z ≥ 1, z between.
+hard_tanh = PiecewiseLinear((-1.0, 1.0), (0.0, 1.0, 0.0), -1.0)
 #: erf z.
 erf = Erf(1.0)
 #: erf(z/√2) = 2Φ(z) − 1, the activation of the soft committee machine.
@@ -82,12 +117,16 @@ fourier = Fourier()
 _OF_JAX: tuple[tuple[object, AbstractActivation], ...] = (
     (jax.nn.relu, relu), (jnp.tanh, tanh), (jax.nn.sigmoid, sigmoid), (jax.nn.silu, swish),
     (jax.nn.softplus, softplus), (jax.nn.elu, elu), (jax.scipy.special.erf, erf),
+    (jnp.abs, absolute), (jax.nn.hard_tanh, hard_tanh), (jax.nn.leaky_relu, LeakyReLU(0.01)),
+    (jax.nn.relu6, PiecewiseLinear((0.0, 6.0), (0.0, 1.0, 0.0))),
 )  # fmt: skip
 
 
 def as_activation(argument: str, value: Any) -> AbstractActivation:
     """Return an activation as it is and a JAX function as one; refuse the rest."""
     if isinstance(value, AbstractActivation):
+        if not type(value).__module__.startswith("gradflow."):
+            warn_of_kinks(value)  # (the package's own state theirs)
         return value
     if not callable(value) or isinstance(value, type):
         raise fail(
@@ -99,6 +138,7 @@ def as_activation(argument: str, value: Any) -> AbstractActivation:
 
 
 for _class in (
-    LeakyReLU, ShiftedReLU, Erf, Tanh, Sigmoid, Swish, Softplus, GELU, ELU, Fourier, Monomial,
+    LeakyReLU, ShiftedReLU, PiecewiseLinear, Erf, Tanh, Sigmoid, Swish, Softplus, GELU, ELU,
+    Fourier, Monomial,
 ):  # fmt: skip
     register(_class.kind, _class)

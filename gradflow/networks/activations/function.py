@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import equinox as eqx
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow.networks.activations.abstract import AbstractActivation
+from gradflow.networks.activations.kinks import linear_slopes, warn_of_kinks
+from gradflow.networks.activations.piecewise import check_breakpoints
 from gradflow.validation import check_array, check_real, check_traceable, fail
 
 #: Where what is said of a function is compared with the function.
@@ -95,9 +98,11 @@ def activation(
     breakpoints : sequence of floats
         Where φ or a derivative of it jumps, ascending; between them φ is analytic.
     slopes : sequence of floats, optional
-        One more than breakpoints: the slopes of a piecewise linear φ, left to right.
+        One more than breakpoints: the slopes of a piecewise linear φ, left to right. Default: those
+        found, if φ is linear between the breakpoints. Flows of a piecewise linear φ are followed
+        from kink to kink; kinks between curved pieces are not located.
     degree : float, optional
-        p with φ(cz) = c^p φ(z) for every c > 0.
+        p with φ(cz) = c^p φ(z) for every c > 0; 1 is found for a φ of such pieces.
     name : str, optional
         Default: that of ``fn``.
 
@@ -106,37 +111,46 @@ def activation(
     ValueError
         If JAX cannot trace ``fn``, or it does not have the slopes or the degree stated.
 
+    Warns
+    -----
+    UnstatedKinkWarning
+        If φ' jumps somewhere in [−6, 6] besides the breakpoints.
+
     Notes
     -----
     A file does not hold a function: a path of such a net is read by ``gf.load(path, risk=...)``.
     """
     check_traceable("activation", fn, ())
-    points = check_array("breakpoints", breakpoints, (None,)) if len(breakpoints) else np.empty(0)
-    if np.any(np.diff(points) <= 0):
-        raise fail("breakpoints", points, "are not ascending", "sort them, each once")
-    pieces = None if slopes is None else check_array("slopes", slopes, (points.size + 1,))
+    points = check_breakpoints(breakpoints)
     power = None if degree is None else check_real("degree", degree)
     made = FunctionActivation(
         fn=fn,
         points=tuple(points.tolist()),
-        stated=None if pieces is None else tuple(pieces.tolist()),
+        stated=None,
         power=int(power) if power is not None and power.is_integer() else power,
         label=getattr(fn, "__name__", type(fn).__name__) if name is None else str(name),
     )
-    if pieces is not None:
-        _check_slopes(made, points, pieces)
+    found = linear_slopes(made, points)
+    stated = None if slopes is None else check_array("slopes", slopes, (points.size + 1,))
+    if stated is not None:
+        _check_slopes(found, stated)
+        found = tuple(stated.tolist())
     if power is not None:
         _check_degree(made, power)
+    made = replace(made, stated=found)
+    if power is None and made.pieces is not None and made.pieces.central:
+        made = replace(made, power=1)
+    warn_of_kinks(made)
     return made
 
 
-def _check_slopes(made: FunctionActivation, points: np.ndarray, pieces: np.ndarray) -> None:
-    edges = np.concatenate([[-1.0], points, [1.0]]) if points.size else np.array([-1.0, 1.0])
-    edges[0], edges[-1] = edges[1] - 1.0, edges[-2] + 1.0
-    values = np.asarray(made(jnp.asarray(edges)))
-    found = np.diff(values) / np.diff(edges)
-    if not np.allclose(found, pieces, rtol=1e-9, atol=1e-12):
-        raise fail("slopes", pieces, f"are not those of fn, {found}", "correct them or leave out")
+def _check_slopes(found: tuple[float, ...] | None, stated: np.ndarray) -> None:
+    if found is None:
+        problem = "are stated of a fn that is not linear between the breakpoints"
+        raise fail("slopes", stated, problem, "correct the breakpoints, or leave slopes out")
+    if not np.allclose(found, stated, rtol=1e-9, atol=1e-12):
+        problem = f"are not those of fn, {np.array(found)}"
+        raise fail("slopes", stated, problem, "correct them or leave them out")
 
 
 def _check_degree(made: FunctionActivation, power: float) -> None:

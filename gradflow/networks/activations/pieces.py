@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class Pieces(NamedTuple):
@@ -28,9 +28,7 @@ class Pieces(NamedTuple):
     intercepts: np.ndarray
 
     @classmethod
-    def of(
-        cls, breakpoints: Sequence[float], slopes: Sequence[float], value: float = 0.0
-    ) -> Pieces:
+    def of(cls, breakpoints: ArrayLike, slopes: ArrayLike, value: float = 0.0) -> Pieces:
         """Return the pieces of φ that is ``value`` at the first breakpoint (at 0, if it has none).
 
         Breakpoints at which the slope stays are dropped.

@@ -81,6 +81,11 @@ class PopulationRisk(AbstractRisk):
             raise fail(
                 "net", net, "has no population risk", "pass LinearPredictor, DeepLinear or TwoLayer"
             )
+        if net.outputs > 1:
+            problem = f"has {net.outputs} outputs, of which no population risk is known"
+            raise fail(
+                "net", net.name, problem, "use outputs=1, or sample it and use EmpiricalRisk"
+            )
         if not isinstance(teacher, (LinearTeacher, NetworkTeacher)):
             raise fail(
                 "teacher", teacher, "is not a teacher",

@@ -68,7 +68,13 @@ def _(net: TwoLayer, loss: AbstractMarginLoss, law: SphericalLaw) -> AbstractRed
             "net.activation", net.activation.name, "has no exact reduction",
             "pass gf.relu, gf.leaky_relu(alpha) or gf.linear",
         )  # fmt: skip
-    return _of_two_neurons(loss, law, net.activation.slope)
+    slope = net.activation.slope
+    if not 0 <= slope <= 1:
+        raise fail(
+            "net.activation", net.activation.name, "has a slope outside [0, 1], where the exact "
+            "reduction does not hold", "sample the law and use EmpiricalRisk",
+        )  # fmt: skip
+    return _of_two_neurons(loss, law, slope)
 
 
 @singledispatch

@@ -19,8 +19,9 @@ from gradflow.integrators.steppers.cells.loop import (
     STUCK,
     S,
 )
+from gradflow.integrators.steppers.cells.step import EXIT
 from gradflow.integrators.steppers.cells.system import LOSS, Cell, System, room
-from gradflow.integrators.steppers.cells.ways import Pull, Way, ways_on
+from gradflow.integrators.steppers.cells.ways import Pull, Way, along, ways_on
 
 #: A rate below this share of |ẇ||n| leaves a surface at zero speed.
 _TANGENT = 1e-9
@@ -68,6 +69,7 @@ class Host:
         self.num[S] = s
         self.happenings: list[Happening] = []
         self.on: dict[int, Flat] = {}
+        self.pinned: set[int] = set()
         self.b = breakpoints[sys.piece] if len(sys.piece) else np.zeros(0)
         self.cell = self._first_cell(W, breakpoints)
         self.refresh()
@@ -93,7 +95,7 @@ class Host:
     @property
     def slow(self) -> list[int]:
         """Neurons on flats with too many rays to watch."""
-        return [k for k, flat in self.on.items() if flat.rays is None]
+        return [k for k, flat in self.on.items() if flat.rays is None or k in self.pinned]
 
     def refresh(self) -> None:
         """Evaluate the field at the state, in its cell."""
@@ -176,24 +178,29 @@ class Host:
         return ""
 
     def leave(self, k: int, ray: np.ndarray) -> str:
-        """Let neuron k leave its flat along one of its rays (D,)."""
+        """Let neuron k leave its flat along one of its rays (D,), or as its forces have it."""
         flat = self.on[k]
         assert flat.rays is not None
-        signs = flat.signs[int(np.argmax(flat.rays @ ray))]
-        members = flat.members
+        members, signs = flat.members, flat.signs[int(np.argmax(flat.rays @ ray))]
         pull = self.pull(k, members, signs)
-        on = self.flats.of(members[signs == 0])
-        if np.any(np.isin(on.members, members[signs != 0])):
-            return self.meet(k, -1)
-        chosen = pull.u + np.where(signs > 0, pull.up, np.where(signs < 0, pull.down, 0.0)) @ pull.normals
-        g = chosen - (chosen @ on.Q.T) @ on.Q
+        way = along(self.flats, pull, signs)
+        if way is None:
+            found = [w for w in ways_on(self.flats, pull) if w.flat.rank < flat.rank]
+            if not found:
+                self.pin(k)
+                return ""
+            way = found[0]
         if np.any(pull.jump > 0):
             self.happen(k, int(members[0]), "branch")
         before = self.cell.side[k, members].copy()
-        rates = np.where(signs == 0, 0.0, pull.normals @ g)
-        self.go(k, members, Way(on, signs, rates, np.zeros(len(members), bool)))
+        self.go(k, members, way)
         self.tell(k, members, before, -1)
         return ""
+
+    def pin(self, k: int) -> None:
+        """Hold neuron k on its flat though its energy has a way down: no way on is consistent."""
+        self.pinned.add(k)
+        self._list_rays()
 
     def turn(self, k: int) -> str:
         """Decide where neuron k goes whose outer weight passes 0 while it slides.
@@ -237,8 +244,11 @@ class Host:
         g, rests = self.off_origin(k, pull, at)
         if not resting:
             self.happen(k, 0, "origin")
+        if rests and not self.sys.tv and self._runs_off(k, members, pull):
+            return ""
         up, down = pull.down + pull.jump, pull.down
-        if can_grow(at, 1.0, pull.up, pull.down) if rests else self.D > 1 and np.any(up > down):
+        grows = can_grow(at, 1.0, pull.up, pull.down)
+        if grows if rests else self.D > 1 and np.any(up > down):
             # (leaving among repelling surfaces: other rays may be consistent too; on a line both
             # sides push the same way, or it would rest)
             self.happen(k, 0, "branch")
@@ -246,8 +256,23 @@ class Host:
         flat = flat_rates(at, rates, g) | rests
         sides = np.where(flat, 0, np.sign(rates)).astype(int)
         on = self.flats.of(members if rests else members[flat])
+        self.pinned.discard(k)
+        if rests and grows:
+            self.pinned.add(k)
         self.go(k, members, Way(on, sides, rates, np.zeros(len(members), bool)))
         return ""
+
+    def _runs_off(self, k: int, members: np.ndarray, pull: Pull) -> bool:
+        """Let neuron k leave w = 0 where it could rest, but every small move goes on growing."""
+        flat = self.flats.of(members)
+        if flat.rays is None or not np.any(pull.energies(flat, pull.u)[0] > EXIT):
+            return False
+        found = [way for way in ways_on(self.flats, pull) if way.flat.rank < flat.rank]
+        self.happen(k, 0, "branch")
+        self.pinned.discard(k)
+        if found:
+            self.go(k, members, found[0])
+        return bool(found)
 
     def off_origin(self, k: int, pull: Pull, at: Normals) -> tuple[np.ndarray, bool]:
         """Return the force with which a neuron leaves w = 0, and whether it rests there."""
@@ -287,6 +312,8 @@ class Host:
         cell.T[k, i] = np.where(slid, at_kink, sys.icepts[piece])
         cell.side[k, members] = way.sides
         self.on.pop(k, None)
+        if way.flat.rank < self.D:
+            self.pinned.discard(k)
         if way.flat.rank:
             self.on[k] = way.flat
         self._hold(k, way.flat)
@@ -313,7 +340,7 @@ class Host:
     def _list_rays(self) -> None:
         sys, neuron, rays, start, datum, slope = self.sys, [], [], [0], [], []
         for k, flat in sorted(self.on.items()):
-            if flat.rays is None or (sys.tv and flat.rank == self.D):
+            if flat.rays is None or k in self.pinned or (sys.tv and flat.rank == self.D):
                 continue
             e, owner = self.entries(flat.members)
             i = sys.datum[e]

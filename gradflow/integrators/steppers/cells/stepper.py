@@ -82,19 +82,19 @@ class Snapshot:
             fresh=host.cell.fresh.copy(), Q=host.cell.Q.copy(), rank=host.cell.rank.copy(),
             held=host.cell.held.copy(),
         )  # fmt: skip
-        parts = (host.y.copy(), host.k1.copy(), host.num.copy(), host.count.copy(), cell, dict(host.on))
+        parts = (host.y.copy(), host.k1.copy(), host.num.copy(), host.count.copy(), cell, dict(host.on),
+                 set(host.pinned))
         return cls(parts, len(host.happenings))
 
     def restore(self, host: Host) -> None:
         """Go back to it; the work that was done stays counted."""
         rhs, attempts = host.count[RHS], host.count[ATTEMPTS]
-        y, k1, num, count, cell, on = self.parts
+        y, k1, num, count, cell, on, pinned = self.parts
         host.y[:], host.k1[:], host.num[:], host.count[:] = y, k1, num, count
         host.count[RHS], host.count[ATTEMPTS] = rhs, attempts
-        again = Snapshot((y, k1, num, count, cell, on), self.happenings)
         host.cell = Snapshot._copied(cell)
-        host.on = dict(on)
-        del host.happenings[again.happenings :]
+        host.on, host.pinned = dict(on), set(pinned)
+        del host.happenings[self.happenings :]
         host.refresh()
         host.k1[:] = k1
 
@@ -316,7 +316,8 @@ class CellsStepper(AbstractStepper):
         host, k = self.host, int(self.host.count[NEURON])
         if code == MET:
             before = record.y[host.count[ROWS] - 1, k * host.D : (k + 1) * host.D]
-            vanished = np.linalg.norm(host.W[k]) <= AT_ORIGIN * np.linalg.norm(before)
+            size = np.linalg.norm(before)
+            vanished = size > 0 and np.linalg.norm(host.W[k]) <= AT_ORIGIN * size
             if host.count[STUCK] > MOST_STUCK:
                 host.count[STUCK] = 0
             return host.meet(k, int(host.count[SURFACE]), origin=bool(vanished))

@@ -162,6 +162,24 @@ def _consistent(flats: Flats, pull: Pull, jump: np.ndarray, plus: np.ndarray) ->
     return _held(flats, pull, flat, sides, rates, chosen)
 
 
+def along(flats: Flats, pull: Pull, sides: np.ndarray) -> Way | None:
+    """The way on with these sides of the members (0: slid on), if it is consistent."""
+    slid = sides == 0
+    flat = flats.of(pull.members[slid])
+    if np.any(np.isin(flat.members, pull.members[~slid])):
+        return None
+    N, size = pull.normals, np.linalg.norm(pull.normals, axis=1)
+    force = np.where(sides > 0, pull.up, np.where(slid, 0.0, pull.down))
+    chosen = pull.u + force @ N
+    rates = np.where(slid, 0.0, N @ (chosen - (chosen @ flat.Q.T) @ flat.Q))
+    loudest = np.maximum(np.abs(pull.up), np.abs(pull.down)) * size
+    scale = float(np.linalg.norm(pull.u) + np.sum(loudest))
+    if np.any(sides * rates < -_NO_RATE * scale * size - pull.noise * size**2):
+        return None
+    none = np.zeros(len(sides), bool)
+    return _held(flats, pull, flat, sides, rates, chosen) if flat.rank else Way(flat, sides, rates, none)
+
+
 def _held(
     flats: Flats, pull: Pull, flat: Flat, sides: np.ndarray, rates: np.ndarray, chosen: np.ndarray
 ) -> Way | None:
