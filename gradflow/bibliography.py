@@ -243,6 +243,23 @@ _ALL = (
         fields=(("volume", "52"), ("number", "4"), ("pages", "4225--4243")),
     ),
     Source(
+        "hairer1996solving",
+        "book",
+        ("Ernst Hairer", "Gerhard Wanner"),
+        "Solving Ordinary Differential Equations II: Stiff and Differential-Algebraic Problems",
+        "1996",
+        "Springer",
+    ),
+    Source(
+        "petzold1983automatic",
+        "article",
+        ("Linda Petzold",),
+        "Automatic Selection of Methods for Solving Stiff and Nonstiff Systems of Ordinary "
+        "Differential Equations",
+        "1983",
+        "SIAM Journal on Scientific and Statistical Computing 4(1)",
+    ),
+    Source(
         "kidger2022neural",
         "phdthesis",
         ("Patrick Kidger",),

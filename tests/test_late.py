@@ -9,7 +9,6 @@ from scipy import integrate, optimize
 import gradflow as gf
 from gradflow.integrators.contract import RESULTS
 from gradflow.integrators.steppers.late import integrator as late
-from gradflow.integrators.steppers.late import rosenbrock
 from gradflow.integrators.steppers.late.field import MarginNet
 from gradflow.integrators.steppers.late.integrator import late_phase
 from gradflow.integrators.steppers.late.margin import least_norm_weights
@@ -27,41 +26,6 @@ def _instance(seed, n=10, d=3, m=5, slope=0.1, loss=gf.exponential, outer="train
     y = np.sign(X @ rng.normal(size=d))
     a = rng.choice([-1.0, 1.0], size=m) * (0.3 if outer == "trained" else 1.0)
     return _risk(X, y, m, slope, loss, outer), 0.3 * rng.normal(size=(m, d)), a
-
-
-def test_rosenbrock_method_has_its_orders():
-    def field(y):
-        return np.array([y[1] * y[2], 0.1 * y[1] ** 2 - y[0] * y[2], -0.51 * y[0] * y[1]])
-
-    def jacobian(y):
-        return np.array(
-            [[0, y[2], y[1]], [-y[2], 0.2 * y[1], -y[0]], [-0.51 * y[1], -0.51 * y[0], 0]]
-        )
-
-    y0 = np.array([0.3, 1.0, 0.9])
-    exact = integrate.solve_ivp(
-        lambda t, y: field(y), (0, 2), y0, "DOP853", [1.0, 2.0], rtol=1e-13, atol=1e-14
-    ).y
-    errors = []
-    for n in (16, 32):
-        h, y = 2.0 / n, y0
-        inside = 0.0
-        for i in range(n):
-            M = np.eye(3) / (rosenbrock.GAMMA * h) - jacobian(y)
-            y1, k = rosenbrock.rosenbrock_step(
-                field, lambda b, M=M: np.linalg.solve(M, b), y, h, field(y)
-            )
-            if i == 0:
-                middle = rosenbrock.dense(0.5, y, y1, rosenbrock.dense_coefficients(k))
-                there = integrate.solve_ivp(
-                    lambda t, y: field(y), (0, h / 2), y, "DOP853", rtol=1e-13, atol=1e-15
-                ).y[:, -1]
-                inside = np.max(np.abs(middle - there))
-                estimate = np.max(np.abs(k[7]))
-            y = y1
-        errors.append([np.max(np.abs(y - exact[:, -1])), inside, estimate])
-    rates = np.log2(np.array(errors[0]) / np.array(errors[1]))
-    assert np.all(rates > 4.6)  # global order 5; dense output and estimate err locally like h^5
 
 
 @pytest.mark.parametrize("outer", ["trained", "fixed"])

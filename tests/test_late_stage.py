@@ -182,7 +182,7 @@ def test_linear_predictor_reaches_the_hard_margin_direction():
     best = p @ (X * Y[:, None])
     found = jax.tree.leaves(path.final)[0]
     assert path.result.ok
-    assert path.integrator == "piecewise"
+    assert path.integrator == "dopri8-lsoda"
     np.testing.assert_allclose(
         found / np.linalg.norm(found), best / np.linalg.norm(best), atol=1e-8
     )

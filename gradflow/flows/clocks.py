@@ -52,6 +52,16 @@ class AbstractClock(eqx.Module):
     def field(self, chart: AbstractChart, s: Array, y: Array, extra: Array) -> Array:
         """d/ds of (chart state, energy, extra states) (JAX)."""
 
+    @abc.abstractmethod
+    def held_until(
+        self, s: float, extra: np.ndarray, log_risk: float, log1p_t: float
+    ) -> tuple[float, np.ndarray]:
+        """Clock value and extra states at a later ln(1+t), of a state that rests (host)."""
+
+    @abc.abstractmethod
+    def held_to(self, s: float, extra: np.ndarray, log_risk: float, later: float) -> np.ndarray:
+        """Extra states at a later clock value, of a state that rests (host)."""
+
     def log_time(self, s: np.ndarray, extra: np.ndarray) -> np.ndarray:
         """ln t on the host; -inf at t = 0."""
         return log_expm1(self.log1p_time(s, extra))
@@ -75,6 +85,12 @@ class PhysicalClock(AbstractClock):
     def begin(self, log1p_t):
         return float(np.expm1(log1p_t)), np.zeros(0)
 
+    def held_until(self, s, extra, log_risk, log1p_t):
+        return float(np.expm1(log1p_t)), extra
+
+    def held_to(self, s, extra, log_risk, later):
+        return extra
+
     def field(self, chart, s, y, extra):
         return _with_energy(chart, y)
 
@@ -97,6 +113,12 @@ class LogClock(AbstractClock):
     def begin(self, log1p_t):
         return float(log1p_t), np.zeros(0)
 
+    def held_until(self, s, extra, log_risk, log1p_t):
+        return float(log1p_t), extra
+
+    def held_to(self, s, extra, log_risk, later):
+        return extra
+
     def field(self, chart, s, y, extra):
         return jnp.exp(s) * _with_energy(chart, y)
 
@@ -118,6 +140,17 @@ class LossClock(AbstractClock):
 
     def begin(self, log1p_t):
         return 0.0, np.array([log1p_t])
+
+    def held_until(self, s, extra, log_risk, log1p_t):
+        # s grows by L (t' - t)
+        before = float(extra[0])
+        log_wait = log1p_t + np.log1p(-np.exp(before - log1p_t)) if log1p_t > before else -np.inf
+        with np.errstate(over="ignore"):
+            return float(s + np.exp(log_risk + log_wait)), np.array([log1p_t])
+
+    def held_to(self, s, extra, log_risk, later):
+        with np.errstate(divide="ignore"):
+            return np.logaddexp(extra, np.log(later - s) - log_risk)
 
     def field(self, chart, s, y, extra):
         log_risk = chart.log_risk(y)

@@ -115,6 +115,26 @@ class Flow(eqx.Module):
         y, _, extra = self.split(Y)
         return self.clock.field(self._dynamics, s, y, extra)
 
+    def velocity(self, y: Array) -> Array:
+        """d/dt of the chart's state, in physical time (JAX)."""
+        return self._dynamics.velocity(y)
+
+    def held_until(self, s: float, Y: np.ndarray, log1p_t: float) -> tuple[float, np.ndarray]:
+        """Clock and integrated vector at a later ln(1+t), of a flow that rests at ``Y`` (host)."""
+        rest, extra, log_risk = self._resting(Y)
+        later, extra = self.clock.held_until(s, extra, log_risk, log1p_t)
+        return later, np.concatenate([rest, extra])
+
+    def held_to(self, s: float, Y: np.ndarray, later: float) -> np.ndarray:
+        """Integrated vector at a later clock value, of a flow that rests at ``Y`` (host)."""
+        rest, extra, log_risk = self._resting(Y)
+        return np.concatenate([rest, self.clock.held_to(s, extra, log_risk, later)])
+
+    def _resting(self, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """What stays, the states of the clock, ln L."""
+        kept = Y.shape[0] - self.clock.states
+        return Y[:kept], Y[kept:], float(self.log_risk(jnp.asarray(Y)))
+
     def turning(self, s: Array, Y: Array) -> Array:
         """Rate at which the direction of the parameters turns, per unit of ln(1+t) (JAX)."""
         return self._dynamics.turning(self.split(Y)[0], self.t(s, Y))

@@ -148,10 +148,6 @@ class EarlyStage(AbstractStage):
     short_of_stages: ClassVar[str] = "seen"
     separating: ClassVar[bool] = True
 
-    @property
-    def kinked(self) -> bool:
-        return True
-
     def suits(self, quantities: Collection[str], *, capped: bool) -> bool:
         return separates(self.flow, quantities, capped=capped)
 

@@ -29,6 +29,12 @@ RESULTS: dict[str, tuple[bool, str]] = {
     "reached": (True, "the end of the interval was reached"),
     "event": (True, "a stopping condition was met"),
     "steps": (True, "the number of steps asked for was taken"),
+    "rest": (
+        True,
+        "the flow has come to rest before the end that was asked for: in all the time that is left "
+        "it moves by less than the tolerance, so the state is given for that end as it is. "
+        "gf.certify tells whether the point is a minimum",
+    ),
     "max_steps": (
         False,
         "max_steps attempted steps were taken before the end; the part computed is kept. Raise "

@@ -13,7 +13,8 @@ import gradflow.integrators.steppers.cells.stepper
 import gradflow.integrators.steppers.diffrax
 import gradflow.integrators.steppers.late.stepper
 import gradflow.integrators.steppers.piecewise.integrator
-import gradflow.integrators.steppers.scipy  # noqa: F401
+import gradflow.integrators.steppers.scipy
+import gradflow.integrators.steppers.switching  # noqa: F401
 from gradflow.flows.event import AbstractEvent, limits
 from gradflow.flows.flow import Flow
 from gradflow.flows.stage import AbstractStage, Point

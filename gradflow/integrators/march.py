@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradflow.integrators.contract import AbstractDense, AbstractEvent, Problem, Result, Solution
+from gradflow.integrators.resting import Held, HeldDense, RestWatch
 from gradflow.integrators.statistics import empty_stats
 from gradflow.integrators.watch import FIRST_BUDGET, next_budget
 from gradflow.numerics.roots import bracketed_roots
@@ -88,9 +89,9 @@ class AbstractStepper(abc.ABC):
         """Return ``rejected``, ``rhs``, ``jacobians`` and ``compile_seconds`` so far."""
 
 
-def march(stepper: AbstractStepper, problem: Problem) -> Solution:
-    """Solve ``problem`` with a method that takes steps."""
-    return _March(stepper, problem).run()
+def march(stepper: AbstractStepper, problem: Problem, rest: RestWatch | None = None) -> Solution:
+    """Solve ``problem`` with a method that takes steps; until it rests, where that is watched."""
+    return _March(stepper, problem, rest).run()
 
 
 class MarchDense(AbstractDense):
@@ -126,8 +127,9 @@ class MarchDense(AbstractDense):
 class _March:
     """One stage: where it is, and what has been recorded."""
 
-    def __init__(self, stepper: AbstractStepper, problem: Problem) -> None:
-        self.stepper, self.problem = stepper, problem
+    def __init__(self, stepper: AbstractStepper, problem: Problem, rest: RestWatch | None) -> None:
+        self.stepper, self.problem, self.rest = stepper, problem, rest
+        self.held: Held | None = None
         self.pending = np.array([] if problem.save is None else problem.save, np.float64)
         self.recorded: list[tuple[np.ndarray, np.ndarray]] = []
         self.pieces: list[Steps] = []
@@ -144,6 +146,10 @@ class _March:
             result = self._go_on()
         stats = {**empty_stats(), **self.stepper.work(self.accepted, self.attempts)}
         stats["steps"], stats["events"] = self.accepted, int(self.event is not None)
+        if self.rest is not None:
+            stats["compile_seconds"] += self.rest.compile_seconds
+            stats["rhs"] += self.rest.jacobians
+            stats["jacobians"] += self.rest.jacobians
         stats["run_seconds"] = time.perf_counter() - began - stats["compile_seconds"]
         stats.update(self.problem.tolerances.stats())
         return Solution(
@@ -151,8 +157,14 @@ class _March:
             Y=np.concatenate([Y for _, Y in self.recorded]),
             s_final=float(self.last.s[-1]), Y_final=self.last.Y[-1].copy(), stats=stats,
             result=result, event=self.event,
-            dense=MarchDense(self.stepper, self.pieces) if self.problem.dense else None,
+            dense=self._dense() if self.problem.dense else None,
         )  # fmt: skip
+
+    def _dense(self) -> AbstractDense:
+        dense, held = MarchDense(self.stepper, self.pieces), self.held
+        if held is None or held.s_end <= dense.s_last:
+            return dense
+        return HeldDense(dense, held.s_end, lambda s: self.problem.flow.held_to(held.s, held.Y, s))
 
     def _begin(self) -> Result | None:
         problem = self.problem
@@ -187,8 +199,14 @@ class _March:
         self._record(steps)
         last = steps.Y[-1]
         heard = problem.look(float(steps.s[-1]), lambda: last, steps=self.accepted)
-        if crossed:
-            return self._stop(steps)
+        stop = self._stop(steps) if crossed else None
+        timed = self.event is None or self.event.quantity == "time"
+        if self.rest is not None and timed:
+            self.held = self.rest.look(steps.s, steps.Y)
+        if self.held is not None:
+            return self._hold(self.held)
+        if stop is not None:
+            return stop
         if steps.ended is not None:
             return Result(steps.ended, steps.detail)
         if cap is not None and self.accepted >= cap:
@@ -204,6 +222,25 @@ class _March:
         values = steps.values[-1, :-1]
         self.event = self.problem.events[int(np.argmax(np.nan_to_num(values, nan=-np.inf)))]
         return Result("event")
+
+    def _hold(self, held: Held) -> Result:
+        """Keep a flow that rests as it is until the end asked for."""
+        problem, flow = self.problem, self.problem.flow
+        self.event = None
+        last = np.array([held.s_end]), held.Y_end[None]
+        if held.s_end > held.s:
+            self.last = replace(self.last, s=last[0], Y=last[1])
+        if problem.save is None and held.s_end > held.s:
+            self.recorded.append(last)
+        elif problem.save is not None and problem.save_by is None:
+            s = self.pending[self.pending <= held.s_end]
+            Y = [flow.held_to(held.s, held.Y, at) for at in s]
+            self.recorded.append((s, np.reshape(Y, (s.size, held.Y.size))))
+        elif problem.save is not None:
+            end = float(flow.log1p_t(*last)[0])
+            rows = [flow.held_until(held.s, held.Y, at) for at in self.pending[self.pending <= end]]
+            self.recorded += [(np.array([s]), Y[None]) for s, Y in rows]
+        return Result(held.result, held.said)
 
     def _cut(self, steps: Steps) -> Steps:
         """The steps up to the first point at which an event is >= 0."""

@@ -61,12 +61,12 @@ class Settings:
     def stepper(self, kinked: bool) -> AbstractIntegrator:
         """The integrator asked for.
 
-        "auto" goes from kink to kink where there are kinks, and is explicit elsewhere, of order 8
-        for tight tolerances.
+        "auto" goes from kink to kink where there are kinks; elsewhere it is explicit, of order 8
+        for tight tolerances, until stability limits the steps, and implicit from there.
         """
-        explicit = "dopri8" if self.asked.rtol < 1e-6 else "tsit5"
+        smooth = "dopri8-lsoda" if self.asked.rtol < 1e-6 else "tsit5-lsoda"
         if self.integrator == "auto":
-            return make_integrator("piecewise" if kinked else explicit)
+            return make_integrator("piecewise" if kinked else smooth)
         return self.integrator
 
 

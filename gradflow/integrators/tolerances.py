@@ -19,7 +19,15 @@ from gradflow.validation import SMALLEST_RTOL
 #: stays below the tolerance asked; the estimate of dopri8 is the sharper one. The late phase
 #: estimates its errors itself and reaches what it is asked.
 SAFETY = 0.1
-SAFETY_OF = {"dopri8": 0.01, "piecewise": 0.03, "piecewise-old": 0.03, "piecewise-slides": 0.03, "late": 1.0, "cells": 0.03}
+SAFETY_OF = {
+    "dopri8": 0.01,
+    "dopri8-lsoda": 0.01,
+    "piecewise": 0.03,
+    "piecewise-old": 0.03,
+    "piecewise-slides": 0.03,
+    "late": 1.0,
+    "cells": 0.03,
+}
 #: scipy refuses tolerances below 100 eps: it clips them silently, or warns.
 _SCIPY_FLOOR = 100 * float(np.finfo(float).eps)
 _FLOOR_OF: dict[str, float] = dict.fromkeys(
@@ -73,6 +81,37 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Basis:
+    """What the tolerances of a stage are made from, whatever the method.
+
+    Attributes
+    ----------
+    asked : Asked
+    given : ndarray, shape (D,), or None
+        The absolute tolerances asked for.
+    sizes : ndarray, shape (D,)
+        To which they are relative where none were.
+    controlled, noise : ndarray, shape (D,)
+        As in :class:`Tolerances`.
+    """
+
+    asked: Asked
+    given: np.ndarray | None
+    sizes: np.ndarray
+    controlled: np.ndarray
+    noise: np.ndarray
+
+    def tolerances(self, method: str) -> Tolerances:
+        """The tolerances of a method."""
+        rtol = self.asked.rtol_local(method)
+        if self.given is None:
+            atol = np.maximum(np.maximum(rtol * self.sizes, self.noise), _TINY)
+        else:
+            atol = self.asked.share(method) * self.given
+        return Tolerances(self.asked.rtol, rtol, atol, self.controlled, self.noise, self)
+
+
+@dataclass(frozen=True)
 class Tolerances:
     """Tolerances of one stage; a step is accepted where its error stays below
     ``atol_local + rtol_local max(|Y|, |Y_new|)`` in every controlled component.
@@ -90,6 +129,8 @@ class Tolerances:
         False = left out of error control.
     noise : ndarray, shape (D,)
         Absolute errors that rounding makes unavoidable.
+    basis : Basis or None
+        What they were made from, where another method may go on with the stage.
     """
 
     rtol: float
@@ -97,6 +138,7 @@ class Tolerances:
     atol_local: np.ndarray
     controlled: np.ndarray
     noise: np.ndarray
+    basis: Basis | None = None
 
     @classmethod
     def plain(cls, rtol: float, atol: np.ndarray) -> Tolerances:
@@ -106,14 +148,14 @@ class Tolerances:
     @classmethod
     def of(cls, flow: Flow, Y0: np.ndarray, asked: Asked, method: str) -> Tolerances:
         """Tolerances of the stage of ``flow`` that starts at ``Y0``."""
-        rtol = asked.rtol_local(method)
-        noise = np.asarray(flow.rounding(Y0), np.float64)
-        given = asked.given(Y0.shape[0], flow.extras)
-        if given is None:
-            atol = np.maximum(np.maximum(rtol * _sizes(flow, Y0), noise), _TINY)
-        else:
-            atol = asked.share(method) * given
-        return cls(asked.rtol, rtol, atol, np.asarray(flow.error_mask(Y0)), noise)
+        return Basis(
+            asked, asked.given(Y0.shape[0], flow.extras), _sizes(flow, Y0),
+            np.asarray(flow.error_mask(Y0)), np.asarray(flow.rounding(Y0), np.float64),
+        ).tolerances(method)  # fmt: skip
+
+    def of_method(self, method: str) -> Tolerances:
+        """The tolerances of the same stage for a method that goes on with it."""
+        return self if self.basis is None else self.basis.tolerances(method)
 
     def atol_with(self, uncontrolled: float) -> np.ndarray:
         """``atol_local`` with ``uncontrolled`` where the error is not controlled."""

@@ -32,6 +32,8 @@ from gradflow.integrators.contract import (
     register_solver_type,
 )
 from gradflow.integrators.march import AbstractStepper, Steps, march
+from gradflow.integrators.steppers import stiffness
+from gradflow.integrators.steppers.stiffness import Stiffness
 from gradflow.integrators.until import LogTimeMeasure
 from gradflow.numerics.compiled import compile_once
 from gradflow.validation import fail
@@ -74,6 +76,7 @@ class _Carry(NamedTuple):
     attempts: Array
     first_stages: Array  # steps that had to evaluate their first stage
     calls: Array
+    stiffness: Stiffness
 
 
 class _Rows(NamedTuple):
@@ -173,6 +176,9 @@ def _segment(
     controller = diffrax.PIDController(
         rtol=rtol, atol=atol, norm=_max_norm, pcoeff=_PCOEFF, icoeff=_ICOEFF
     )
+    tableau = cast(diffrax.ButcherTableau, solver.tableau)
+    implicit = isinstance(solver, diffrax.AbstractImplicitSolver)
+    told = stiffness.is_told(tableau, implicit=implicit)
     starting, advancing, retaking = mode == _START, mode == _ADVANCE, mode == _RETAKE
 
     def body(state: tuple[_Carry, _Rows, Array]) -> tuple[_Carry, _Rows, Array]:
@@ -180,7 +186,9 @@ def _segment(
         again = jax.tree_util.tree_map(lambda x: x[count % retakes.to.shape[0]], retakes)
         base: _Point = _select(retaking, again.start, c.base)
         x = jnp.where(starting, base.s, jnp.where(retaking, again.to, _end_of_step(c, s_end)))
-        Y1, error, _, memory, _ = solver.step(terms, base.s, x, base.Y, None, base.memory, False)
+        Y1, error, dense, memory, _ = solver.step(
+            terms, base.s, x, base.Y, None, base.memory, False
+        )
         error = jnp.where(jnp.isnan(error), jnp.inf, error)
         keep, _, proposed, _, controlled, _ = controller.adapt_step_size(
             base.s, x, base.Y, Y1, None, error, order, c.controller
@@ -201,12 +209,16 @@ def _segment(
         first_stages = c.first_stages
         if base.memory is not None:
             first_stages = first_stages + jnp.where(base.memory[0], 1, 0)
+        stiff = c.stiffness
+        if told:
+            now = stiffness.counted(stiff, tableau, dense["k"], Y1 - base.Y, controls["modes"])
+            stiff = _select(accepted, now, stiff)
         new = _Carry(
             base=_select(moved, point, c.base), values=jnp.where(moved, values, c.values), h=h,
             controller=_select(advancing, controlled, c.controller), code=code,
             accepted=c.accepted + jnp.where(accepted, 1, 0),
             attempts=c.attempts + jnp.where(advancing, 1, 0), first_stages=first_stages,
-            calls=c.calls + 1,
+            calls=c.calls + 1, stiffness=stiff,
         )  # fmt: skip
         row = jnp.where(moved | retaking, count, rows)
         out = jax.tree_util.tree_map(lambda to, v: to.at[row].set(v), out, _Rows(point, values))
@@ -219,6 +231,7 @@ def _segment(
             & ~jnp.any(c.values[:-1] >= 0)
             & (c.attempts < controls["attempt_cap"])
             & (c.accepted < controls["step_cap"])
+            & (c.stiffness.stiff < controls["patience"])
         )
         return (count < controls["limit"]) & (free | ~advancing)
 
@@ -231,10 +244,26 @@ def _rows_for(dim: int) -> int:
     return int(np.clip(_BUFFER_BYTES // (8 * dim), _MIN_ROWS, _MAX_ROWS))
 
 
-class _DiffraxStepper(AbstractStepper):
-    """A Runge-Kutta method at work on one problem."""
+class DiffraxStepper(AbstractStepper):
+    """A Runge-Kutta method at work on one problem.
 
-    def __init__(self, solver: diffrax.AbstractRungeKutta, problem: Problem) -> None:
+    Parameters
+    ----------
+    solver : diffrax.AbstractRungeKutta
+    problem : Problem
+    patience : int, optional
+        Stiff steps after which ``advance`` returns, whatever it was asked for.
+    modes : ndarray of bool, shape (D,), optional
+        The entries that tell of stiffness; default: all under error control.
+    """
+
+    def __init__(
+        self,
+        solver: diffrax.AbstractRungeKutta,
+        problem: Problem,
+        patience: int = 2**62,
+        modes: np.ndarray | None = None,
+    ) -> None:
         self.solver, self.problem = solver, problem
         self.tableau = cast(diffrax.ButcherTableau, solver.tableau)
         self.rows = _rows_for(problem.Y0.shape[0])
@@ -245,6 +274,8 @@ class _DiffraxStepper(AbstractStepper):
             "atol": problem.tolerances.atol_with(np.inf),
             "s_end": np.float64(problem.s_end),
             "small_step": np.float64(1e-6 * max(1.0, abs(problem.s0))),
+            "patience": np.int64(patience),
+            "modes": problem.tolerances.controlled if modes is None else modes,
         }
         self.carry = self._initial()
         self.blank = self._retakes(
@@ -261,7 +292,7 @@ class _DiffraxStepper(AbstractStepper):
             base=_Point(jnp.asarray(np.float64(problem.s0)), Y0, memory),
             values=jnp.asarray(np.full(len(problem.events) + 1, -1.0)), h=one,
             controller=(one, one, jnp.asarray(False)), code=none, accepted=none, attempts=none,
-            first_stages=none, calls=none,
+            first_stages=none, calls=none, stiffness=Stiffness.none(),
         )  # fmt: skip
 
     def _retakes(self, s: np.ndarray, Y: np.ndarray, memory: PyTree, to: np.ndarray) -> _Retakes:
@@ -295,6 +326,11 @@ class _DiffraxStepper(AbstractStepper):
         written = int(count)
         point, values = jax.tree_util.tree_map(lambda x: np.asarray(x)[:written].copy(), out)
         return point, values
+
+    @property
+    def stiff(self) -> bool:
+        """Whether patience with stiff steps has come to its end."""
+        return int(self.carry.stiffness.stiff) >= int(self.controls["patience"])
 
     def start(self) -> Steps:
         """Evaluate the start."""
@@ -381,7 +417,7 @@ class DiffraxIntegrator(AbstractIntegrator):
 
     def solve(self, problem: Problem) -> Solution:
         """Integrate one stage (see :class:`~gradflow.integrators.contract.AbstractIntegrator`)."""
-        return march(_DiffraxStepper(self.solver, problem), problem)
+        return march(DiffraxStepper(self.solver, problem), problem)
 
 
 def _named(solver: type[diffrax.AbstractRungeKutta]) -> DiffraxIntegrator:

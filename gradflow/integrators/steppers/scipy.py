@@ -116,7 +116,7 @@ class _Attempts:
         return self._stages is not None
 
 
-class _ScipyStepper(AbstractStepper):
+class ScipyStepper(AbstractStepper):
     """One of scipy's solvers at work on one problem."""
 
     def __init__(self, name: str, problem: Problem) -> None:
@@ -277,7 +277,7 @@ class ScipyIntegrator(AbstractIntegrator):
 
     def solve(self, problem: Problem) -> Solution:
         """Integrate one stage (see :class:`~gradflow.integrators.contract.AbstractIntegrator`)."""
-        return march(_ScipyStepper(self.name, problem), problem)
+        return march(ScipyStepper(self.name, problem), problem)
 
 
 for _name in _SOLVERS:

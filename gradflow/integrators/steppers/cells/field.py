@@ -23,7 +23,6 @@ from gradflow.integrators.steppers.cells.system import (
     LOGISTIC,
     LOSS,
     OWN,
-    SOFT_LOGISTIC,
     SQUARED,
     Cell,
     System,

@@ -25,6 +25,8 @@ from gradflow.integrators.steppers.cells.ways import Pull, Way, along, ways_on
 
 #: A rate below this share of |ẇ||n| leaves a surface at zero speed.
 _TANGENT = 1e-9
+#: An outer weight that shows its sign only, in units of |w|.
+_HARDLY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Host:
         self.y = np.concatenate([W.ravel(), a.ravel(), extras])
         self.k1 = np.zeros_like(self.y)
         self.work = room(self.m, len(sys.X), self.D, self.o)
-        self.num, self.count = np.zeros(5), np.zeros(8, np.int64)
+        self.num, self.count = np.zeros(5), np.zeros(12, np.int64)
         self.num[S] = s
         self.happenings: list[Happening] = []
         self.on: dict[int, Flat] = {}
@@ -210,7 +212,8 @@ class Host:
         members = flat.members
         self.refresh()
         sign = 1.0 if self.k1[self.m * self.D + k] >= 0 else -1.0
-        self.a[k] = sign
+        # (so small that the outputs, and with them all forces, are as at 0)
+        self.a[k] = sign * _HARDLY * float(np.linalg.norm(self.W[k]))
         self.refresh()
         pull = self.pull(k, members, np.ones(len(members), int))
         self.a[k] = 0.0

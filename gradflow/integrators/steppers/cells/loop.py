@@ -25,20 +25,23 @@ from gradflow.integrators.steppers.cells.step import (
     Tableau,
     dense,
     error_norm,
+    estimate,
     excess,
     step,
 )
+from gradflow.integrators.steppers.cells.stiffness import limited, rate_of_stages
 from gradflow.integrators.steppers.cells.system import LOG, LOSS, Cell, System, Work
 
 #: How the loop ended: its share is done, the end of the clock's interval, the step is too small,
 #: something is not finite; or what the host is to decide: a surface met, a way off a flat, the sign
-#: of an outer weight whose neuron slides.
-RUNNING, REACHED, TOO_SMALL, NON_FINITE, MET, LEAVES, TURNS = 0, 1, 2, 3, 4, 5, 6
+#: of an outer weight whose neuron slides, steps that stability limits.
+RUNNING, REACHED, TOO_SMALL, NON_FINITE, MET, LEAVES, TURNS, STIFF = 0, 1, 2, 3, 4, 5, 6, 7
 #: What happened.
 CROSSED = 0
 #: Places of the numbers in ``num`` and ``count``.
 S, H, LOG_RISK, BUDGET, S_END = 0, 1, 2, 3, 4
 ATTEMPTS, ACCEPTED, RHS, NEURON, SURFACE, STUCK, ROWS, EVENTS = 0, 1, 2, 3, 4, 5, 6, 7
+JACOBIANS = 10
 #: Zero-length events of one neuron in a row after which the host resolves its surfaces together.
 MOST_STUCK = 6
 #: A neuron whose |w| falls below this share of itself within a step has reached 0.
@@ -76,6 +79,36 @@ class Record(NamedTuple):
     shape: np.ndarray
     event_s: np.ndarray
     event: np.ndarray
+
+
+class Proposal(NamedTuple):
+    """A step within its tolerance, before what happens in it is looked for.
+
+    Attributes
+    ----------
+    y1, f1 : (dim,) arrays
+        The state at its end and the field there.
+    shape : (4, dim) array
+        The coefficients of ξ … ξ⁴.
+    over : (7,) array
+        By how much a flat may be left at the nodes; the last, exact, at the end.
+    nodes : (7,) array
+    """
+
+    y1: np.ndarray
+    f1: np.ndarray
+    shape: np.ndarray
+    over: np.ndarray
+    nodes: np.ndarray
+
+
+class Room(NamedTuple):
+    """Room to look at points of a step: a state, its field, and (m, G), (5, m, G) arrays."""
+
+    point: np.ndarray
+    dy: np.ndarray
+    first: np.ndarray
+    heights: np.ndarray
 
 
 @kernel
@@ -292,6 +325,156 @@ def leave_at(
     return hi, excess(sys, cell, work, a)[1], count + 1
 
 
+@inner
+def first_met(
+    sys: System, cell: Cell, y: np.ndarray, shape: np.ndarray, room: Room, m: int, D: int, o: int
+) -> tuple[float, int, int, int]:
+    """What is met first on a step: ``(ξ, how, neuron, surface)``; ξ = 1 and RUNNING if nothing."""
+    xi, ended, neuron, surface = 1.0, RUNNING, -1, -1
+    if cell.side.shape[1]:
+        least = suspects(sys, cell, y, shape, room.heights, room.point, room.first)
+        if least <= 1.0:
+            at, k, g = first_crossing(sys, cell, y, shape, room.first, least)
+            if at <= 1.0:
+                xi, ended, neuron, surface = at, MET, k, g
+    if sys.trained and np.max(cell.rank) > 0:
+        at, k = turning_outer(cell, y, shape, m, D, o, xi)
+        if k >= 0:
+            xi, ended, neuron = at, TURNS, k
+    return xi, ended, neuron, surface
+
+
+@inner
+def look(
+    sys: System, cell: Cell, work: Work, s: float, y: np.ndarray, h: float, shape: np.ndarray,
+    xi: float, turns: int, room: Room,
+) -> float:  # fmt: skip
+    """Put the state at ξ into ``room.point`` and its field into ``room.dy``; return ln L.
+
+    The outer weight of the neuron ``turns``, if any, is 0 there: its rounding has a sign, and with
+    that neuron's flat would be left to either side.
+    """
+    m, D = work.DW.shape
+    dense(y, shape, xi, room.point)
+    if turns >= 0:
+        room.point[m * D + turns] = 0.0
+    return field(sys, cell, work, s + xi * h, room.point, room.dy)
+
+
+@inner
+def first_left(
+    sys: System, cell: Cell, work: Work, s: float, y: np.ndarray, h: float, step: Proposal,
+    xi: float, turns: int, whole: bool, room: Room, count: np.ndarray,
+) -> tuple[float, float]:  # fmt: skip
+    """The first ξ looked at, up to the one given, at which a flat does not hold; its excess.
+
+    2 if they all hold.
+    """
+    (m, D), o = work.DW.shape, work.DA.shape[1]
+    a = room.point[m * D : m * (D + o)].reshape(m, o)
+    for i in range(1, 6):
+        if step.over[i] > 0 and step.nodes[i] < xi:
+            # (stages are no points of the solution)
+            look(sys, cell, work, s, y, h, step.shape, step.nodes[i], -1, room)
+            count[RHS] += 1
+            value = excess(sys, cell, work, a)[0]
+            if value > 0:
+                return step.nodes[i], value
+    value = step.over[6]
+    if not whole:
+        look(sys, cell, work, s, y, h, step.shape, xi, turns, room)
+        value = excess(sys, cell, work, a)[0]
+    return (xi, value) if value > 0 else (2.0, value)
+
+
+@kernel
+def take(
+    sys: System, cell: Cell, work: Work, num: np.ndarray, count: np.ndarray, y: np.ndarray,
+    k1: np.ndarray, h: float, ends: bool, step: Proposal, log_risk: float, room: Room,
+    record: Record,
+) -> int:  # fmt: skip
+    """Go along an accepted step as far as what happens first in it; return how it ended."""
+    (m, D), o, s = work.DW.shape, work.DA.shape[1], num[S]
+    xi, ended, neuron, surface = first_met(sys, cell, y, step.shape, room, m, D, o)
+    turns = neuron if ended == TURNS else -1
+    whole = xi >= 1.0 and ended == RUNNING
+    if not whole:
+        log_risk = look(sys, cell, work, s, y, h, step.shape, xi, turns, room)
+        count[RHS] += 1
+    if cell.ray_neuron.size:
+        hi, value = first_left(sys, cell, work, s, y, h, step, xi, turns, whole, room, count)
+        if hi <= 1.0:
+            xi, surface, more = leave_at(
+                sys, cell, work, s, y, h, step.shape, hi, value, room.point, room.dy
+            )
+            count[RHS] += more
+            ended, neuron, turns, whole = LEAVES, cell.ray_neuron[surface], -1, False
+        if not whole:
+            log_risk = look(sys, cell, work, s, y, h, step.shape, xi, turns, room)
+        elif np.max(step.over[1:6]) > 0:
+            log_risk = field(sys, cell, work, s + h, step.y1, room.dy)
+    before = norm(y[neuron * D : (neuron + 1) * D]) if neuron >= 0 else 0.0
+    if whole:
+        y[:], k1[:] = step.y1, step.f1
+        num[S] = num[S_END] if ends else s + h
+    else:
+        y[:], k1[:] = room.point, room.dy
+        num[S] = s + xi * h
+    settle(sys, cell, y, m, D)
+    num[LOG_RISK] = log_risk
+    if ended != RUNNING:
+        ended = happened(
+            sys, cell, work, num, count, y, k1, before, ended, xi, neuron, surface, record
+        )
+    else:
+        count[STUCK] = 0
+    write(sys, work, num, count, y, step.shape, xi, record)
+    if not np.all(np.isfinite(k1)):
+        return NON_FINITE
+    return REACHED if ended == RUNNING and num[S] >= num[S_END] else ended
+
+
+@inner
+def happened(
+    sys: System, cell: Cell, work: Work, num: np.ndarray, count: np.ndarray, y: np.ndarray,
+    k1: np.ndarray, before: float, ended: int, xi: float, neuron: int, surface: int, record: Record,
+) -> int:  # fmt: skip
+    """Note what has cut a step, and let a neuron cross if that is all; return what is left."""
+    stuck = xi <= NO_LENGTH and neuron == count[NEURON]
+    count[STUCK] = count[STUCK] + 1 if stuck else 0
+    count[NEURON], count[SURFACE] = neuron, surface
+    if ended != MET or count[STUCK] > MOST_STUCK:
+        return ended
+    if not cross(sys, cell, work, y, before, neuron, surface):
+        return ended
+    place = count[EVENTS]
+    record.event_s[place] = num[S]
+    record.event[place, 0] = count[ROWS] + 1
+    record.event[place, 1] = neuron
+    record.event[place, 2] = surface
+    count[EVENTS] += 1
+    in_clock(sys, work, num[S], num[LOG_RISK], y, k1)
+    return RUNNING
+
+
+@inner
+def write(
+    sys: System, work: Work, num: np.ndarray, count: np.ndarray, y: np.ndarray, shape: np.ndarray,
+    xi: float, record: Record,
+) -> None:  # fmt: skip
+    """Record the step to ξ that has been taken."""
+    row, share = count[ROWS], 1.0
+    for p in range(4):
+        share *= xi
+        for c in range(y.size):
+            record.shape[row, p, c] = share * shape[p, c]
+    measure(sys, work, num[S], y, num[LOG_RISK], record.values[row + 1])
+    record.s[row + 1] = num[S]
+    record.y[row + 1] = y
+    count[ROWS] += 1
+    count[ACCEPTED] += 1
+
+
 @kernel
 def advance(
     tab: Tableau, sys: System, cell: Cell, work: Work, num: np.ndarray, count: np.ndarray, y: np.ndarray,
@@ -303,24 +486,24 @@ def advance(
     room for.
     """
     (m, D), o, dim = work.DW.shape, work.DA.shape[1], y.size
-    K = np.empty((7, dim))
-    y1, point, spare = np.empty(dim), np.empty(dim), np.empty(dim)
+    K, y1 = np.empty((7, dim)), np.empty(dim)
     shape, over = np.empty((4, dim)), np.empty(7)
-    first, heights = np.empty(cell.side.shape), np.empty((5, m, cell.side.shape[1]))
+    room = Room(
+        np.empty(dim), np.empty(dim), np.empty(cell.side.shape),
+        np.empty((5, m, cell.side.shape[1])),
+    )  # fmt: skip
+    proposal = Proposal(y1, K[6], shape, over, tab.C)
     count[ROWS] = count[EVENTS] = 0
     last_try, last_row = count[ATTEMPTS] + attempts, count[ACCEPTED] + accepted
     code = RUNNING
-    while code == RUNNING:
-        if count[ATTEMPTS] >= last_try or count[ACCEPTED] >= last_row:
-            break
-        if count[ROWS] >= record.shape.shape[0] or count[EVENTS] >= record.event_s.size:
-            break
+    while code == RUNNING and goes_on(count, last_try, last_row, record):
         s = num[S]
         ends = s + num[H] > num[S_END] - 1e-12 * num[H]
         h = num[S_END] - s if ends else num[H]
         K[0] = k1
         log_risk = step(tab, sys, cell, work, s, y, h, K, y1, shape, over, num[LOG_RISK])
-        worst = error_norm(tab, sys, y, y1, h, K, m, D, o, num[BUDGET])
+        estimate(tab, h, K, room.dy)
+        worst = error_norm(sys, y, y1, room.dy, m, D, o, num[BUDGET])
         count[ATTEMPTS] += 1
         count[RHS] += 6
         factor = min(max(0.9 * max(worst, 1e-30) ** -0.2, 0.2), 8.0)
@@ -329,96 +512,17 @@ def advance(
             if s + num[H] == s:
                 code = TOO_SMALL
             continue
+        stiff = limited(count, h * rate_of_stages(tab, y, h, K, y1, m * (D + o)))
         # What was remembered stays where the end of the interval cut the step.
         num[H] = max(h * factor, num[H]) if ends else h * factor
-        xi, ended, neuron, surface = 1.0, RUNNING, -1, -1
-        if cell.side.shape[1]:
-            least = suspects(sys, cell, y, shape, heights, point, first)
-            if least <= 1.0:
-                at, k, g = first_crossing(sys, cell, y, shape, first, least)
-                if at <= 1.0:
-                    xi, ended, neuron, surface = at, MET, k, g
-        if sys.trained and np.max(cell.rank) > 0:
-            at, k = turning_outer(cell, y, shape, m, D, o, xi)
-            if k >= 0:
-                xi, ended, neuron = at, TURNS, k
-        whole = xi >= 1.0 and ended == RUNNING
-        if not whole:
-            dense(y, shape, xi, point)
-            log_risk = field(sys, cell, work, s + xi * h, point, spare)
-            count[RHS] += 1
-        if cell.ray_neuron.size:
-            hi, value = 2.0, -1.0
-            for i in range(1, 6):
-                if over[i] > 0 and tab.C[i] < xi:
-                    # (stages are no points of the solution)
-                    dense(y, shape, tab.C[i], point)
-                    field(sys, cell, work, s + tab.C[i] * h, point, spare)
-                    count[RHS] += 1
-                    value = excess(sys, cell, work, point[m * D : m * (D + o)].reshape(m, o))[0]
-                    if value > 0:
-                        hi = tab.C[i]
-                        break
-            if hi > 1.0:
-                if whole:
-                    value = over[6]
-                else:
-                    dense(y, shape, xi, point)
-                    log_risk = field(sys, cell, work, s + xi * h, point, spare)
-                    value = excess(sys, cell, work, point[m * D : m * (D + o)].reshape(m, o))[0]
-                hi = xi if value > 0 else 2.0
-            if hi <= 1.0:
-                xi, surface, more = leave_at(
-                    sys, cell, work, s, y, h, shape, hi, value, point, spare
-                )
-                count[RHS] += more
-                ended, neuron, whole = LEAVES, cell.ray_neuron[surface], False
-                dense(y, shape, xi, point)
-                log_risk = field(sys, cell, work, s + xi * h, point, spare)
-            elif not whole:
-                dense(y, shape, xi, point)
-                log_risk = field(sys, cell, work, s + xi * h, point, spare)
-            elif np.max(over[1:6]) > 0:
-                log_risk = field(sys, cell, work, s + h, y1, spare)
-        before = norm(y[neuron * D : (neuron + 1) * D]) if neuron >= 0 else 0.0
-        row = count[ROWS]
-        if whole:
-            y[:] = y1
-            k1[:] = K[6]
-            num[S] = num[S_END] if ends else s + h
-        else:
-            y[:] = point
-            k1[:] = spare
-            num[S] = s + xi * h
-        settle(sys, cell, y, m, D)
-        share = 1.0
-        for p in range(4):
-            share *= xi
-            for c in range(dim):
-                record.shape[row, p, c] = share * shape[p, c]
-        num[LOG_RISK] = log_risk
-        stuck = ended != RUNNING and xi <= NO_LENGTH and neuron == count[NEURON]
-        count[STUCK] = count[STUCK] + 1 if stuck else 0
-        if ended != RUNNING:
-            count[NEURON], count[SURFACE] = neuron, surface
-            if ended == MET and count[STUCK] <= MOST_STUCK:
-                if cross(sys, cell, work, y, before, neuron, surface):
-                    record.event_s[count[EVENTS]] = num[S]
-                    record.event[count[EVENTS], 0] = row + 1
-                    record.event[count[EVENTS], 1] = neuron
-                    record.event[count[EVENTS], 2] = surface
-                    count[EVENTS] += 1
-                    in_clock(sys, work, num[S], log_risk, y, k1)
-                    ended = RUNNING
-        code = ended
-        if code == RUNNING and num[S] >= num[S_END]:
-            code = REACHED
-        for c in range(dim):
-            if not np.isfinite(k1[c]):
-                code = NON_FINITE
-        measure(sys, work, num[S], y, log_risk, record.values[row + 1])
-        record.s[row + 1] = num[S]
-        record.y[row + 1] = y
-        count[ROWS] += 1
-        count[ACCEPTED] += 1
+        code = take(sys, cell, work, num, count, y, k1, h, ends, proposal, log_risk, room, record)
+        if stiff and code == RUNNING:
+            code = STIFF
     return code
+
+
+@kernel
+def goes_on(count: np.ndarray, last_try: int, last_row: int, record: Record) -> bool:
+    """Whether more steps are wanted, and there is room for them."""
+    wanted = count[ATTEMPTS] < last_try and count[ACCEPTED] < last_row
+    return wanted and count[ROWS] < record.shape.shape[0] and count[EVENTS] < record.event_s.size

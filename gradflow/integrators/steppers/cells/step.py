@@ -91,7 +91,7 @@ def step(
 EXIT = 1e-12
 
 
-@inner
+@kernel
 def excess(sys: System, cell: Cell, work: Work, a: np.ndarray) -> tuple[float, int]:
     """By how much a flat fails to hold its neuron, ≤ 0 while all hold; the ray of the largest.
 
@@ -121,8 +121,18 @@ def excess(sys: System, cell: Cell, work: Work, a: np.ndarray) -> tuple[float, i
 
 
 @inner
+def estimate(tab: Tableau, h: float, K: np.ndarray, error: np.ndarray) -> None:
+    """Fill ``error`` (dim,) with the estimate of a step of stages K."""
+    for c in range(error.size):
+        total = 0.0
+        for j in range(7):
+            total += tab.error[j] * K[j, c]
+        error[c] = h * total
+
+
+@kernel
 def error_norm(
-    tab: Tableau, sys: System, y: np.ndarray, y1: np.ndarray, h: float, K: np.ndarray, m: int, D: int, o: int,
+    sys: System, y: np.ndarray, y1: np.ndarray, errors: np.ndarray, m: int, D: int, o: int,
     budget: float,
 ) -> float:  # fmt: skip
     """The largest error in units of the tolerance, relative to the size of each neuron.
@@ -140,26 +150,17 @@ def error_norm(
                 if part == 1 and not sys.trained:
                     continue
                 size = max(size, abs(y[c]), abs(y1[c]))
-                error = max(error, abs(entry_error(tab, h, K, c)))
+                error = max(error, abs(errors[c]))
         worst = max(worst, error / (sys.rtol * size + sys.atol[k]))
     place = m * (D + o)
-    worst = max(worst, abs(entry_error(tab, h, K, place)) / (sys.rtol * budget))
+    worst = max(worst, abs(errors[place]) / (sys.rtol * budget))
     if sys.clock == LOSS:
         allowed = sys.atol_tau + sys.rtol * abs(y1[place + 1])
-        worst = max(worst, abs(entry_error(tab, h, K, place + 1)) / allowed)
+        worst = max(worst, abs(errors[place + 1]) / allowed)
     for c in range(y1.size):
         if not np.isfinite(y1[c]):
             return np.inf
     return worst if worst == worst else np.inf
-
-
-@inner
-def entry_error(tab: Tableau, h: float, K: np.ndarray, c: int) -> float:
-    """The error estimate of one entry."""
-    total = 0.0
-    for j in range(7):
-        total += tab.error[j] * K[j, c]
-    return h * total
 
 
 @kernel

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gradflow.flows.event import Reading
+from gradflow.flows.event import Reading, limits
 from gradflow.integrators.contract import (
     AbstractIntegrator,
     Problem,
@@ -15,6 +15,7 @@ from gradflow.integrators.contract import (
     register_integrator,
 )
 from gradflow.integrators.march import AbstractStepper, Steps, march
+from gradflow.integrators.resting import RestWatch
 from gradflow.integrators.steppers.cells.build import Units, Vectors, own_loss, system_of
 from gradflow.integrators.steppers.cells.host import Host
 from gradflow.integrators.steppers.cells.loop import (
@@ -23,6 +24,7 @@ from gradflow.integrators.steppers.cells.loop import (
     ATTEMPTS,
     BUDGET,
     EVENTS,
+    JACOBIANS,
     LEAVES,
     LOG_RISK,
     MET,
@@ -34,6 +36,7 @@ from gradflow.integrators.steppers.cells.loop import (
     ROWS,
     RUNNING,
     S_END,
+    STIFF,
     STUCK,
     SURFACE,
     TOO_SMALL,
@@ -44,18 +47,24 @@ from gradflow.integrators.steppers.cells.loop import (
     advance,
     measure,
 )
+from gradflow.integrators.steppers.cells.motion import motion
+from gradflow.integrators.steppers.cells.relax import Relaxation
 from gradflow.integrators.steppers.cells.step import TSIT5, dense
-from gradflow.integrators.tolerances import Tolerances
+from gradflow.integrators.steppers.cells.system import PHYSICAL
 from gradflow.validation import fail
 
 _ENDED = {REACHED: "reached", TOO_SMALL: "step_too_small", NON_FINITE: "non_finite"}
 #: Bytes of recorded states handed over at once, and bounds on how many states that is.
 _BUFFER_BYTES = 2**22
 _MIN_ROWS, _MAX_ROWS = 16, 1024
+#: ln(1+t) up to which t is a float.
+_LATEST = 600.0
 #: Steps between two looks at neurons on flats that the loop cannot watch.
 _WATCH = 20
 #: Steps between two looks at events.
 _LOOK = 64
+#: Implicit steps between two looks at whether the flow rests.
+_PAUSE = 16
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,42 @@ class Snapshot:
         return cell._replace(**{name: getattr(cell, name).copy() for name in names})
 
 
+@dataclass(frozen=True)
+class Timer:
+    """The kernel's clock. It goes by t where the flow's goes by ln(1+t).
+
+    Near a rest the field of the log clock has rates that grow with it, and implicit steps of some
+    length, whose Jacobian is that of their beginning, throw the flow off.
+
+    Attributes
+    ----------
+    by_time : bool
+    s_end : float
+        The end of the flow's clock.
+    """
+
+    by_time: bool
+    s_end: float
+
+    @classmethod
+    def of(cls, problem: Problem) -> Timer:
+        """Return that of a problem; times beyond floats are left to the log clock."""
+        ends = [problem.s_end, *limits(problem.events, "time")]
+        end = max((e for e in ends if np.isfinite(e)), default=0.0)
+        by_time = problem.flow.clock.name == "log" and end <= _LATEST
+        return cls(by_time, problem.s_end)
+
+    def inward(self, s: Any) -> Any:
+        """The kernel's values of the clock."""
+        return np.expm1(s) if self.by_time else s
+
+    def outward(self, t: Any) -> Any:
+        """The flow's values of the clock."""
+        if not self.by_time:
+            return t
+        return np.where(t == np.expm1(self.s_end), self.s_end, np.log1p(t))
+
+
 class CellsStepper(AbstractStepper):
     """The kernel at work on one problem."""
 
@@ -111,13 +156,17 @@ class CellsStepper(AbstractStepper):
         W, a, extras = self.vectors.inward(problem.Y0)
         self.own = own_loss(at)
         sys = system_of(problem, at, units, len(W), self.own)
-        self.host = Host(sys, at.breakpoints, W, a, extras, problem.s0)
+        self.timer = Timer.of(problem)
+        if self.timer.by_time:
+            sys = sys._replace(clock=PHYSICAL)
+        self.host = Host(sys, at.breakpoints, W, a, extras, self.timer.inward(problem.s0))
         self.before: Snapshot | None = None
         host = self.host
-        host.num[S_END] = problem.s_end
+        host.num[S_END] = self.timer.inward(problem.s_end)
         host.num[BUDGET] = max(np.exp(min(host.num[LOG_RISK], 700.0)) + extras[0], 1e-300)
         host.num[H] = self._first_step()
         self.share = _WATCH
+        self.relaxation: Relaxation | None = None
 
     def _first_step(self) -> float:
         """1 % of the time in which the fastest neuron changes by its own size."""
@@ -138,7 +187,7 @@ class CellsStepper(AbstractStepper):
         host = self.host
         values = np.zeros((1, 4))
         self._measure(values[0])
-        s, Y = np.array([host.num[S]]), self.vectors.outward(host.y[None], host.m)
+        s, Y = np.array([self.problem.s0]), self.vectors.outward(host.y[None], host.m)
         ended = None if np.all(np.isfinite(host.k1)) else "non_finite"
         return Steps(s, Y, self._values(s, Y, values), ended=ended)
 
@@ -148,23 +197,43 @@ class CellsStepper(AbstractStepper):
 
     def advance(self, attempts: int, accepted: int, target: float) -> Steps:
         if not self.problem.events:
-            return self._go(attempts, accepted)
+            return self._go(attempts, accepted, pauses=True)
         # Few steps at a time: those after the one in which an event happens are taken in vain.
         share = min(attempts, _LOOK)
-        began = Snapshot.of(self.host)
-        steps = self._go(share, min(accepted, _LOOK))
+        began, relaxing = Snapshot.of(self.host), self._relaxing()
+        steps = self._go(share, min(accepted, _LOOK), pauses=True)
         first = np.flatnonzero(np.any(steps.values[1:, :-1] >= 0, axis=1))
         if not first.size:
             return steps
         # Once more from the beginning, so that the step in which it happens is the last one.
         began.restore(self.host)
+        self.relaxation = relaxing
         head = self._go(2**40, int(first[0])) if first[0] else None
         self.before = Snapshot.of(self.host)
         last = self._go(2**40, 1)
         return last if head is None else _joined(head, last)
 
-    def _go(self, attempts: int, accepted: int) -> Steps:
-        """Some steps on, with what the host has to decide on the way."""
+    def _relaxing(self) -> Relaxation | None:
+        return None if self.relaxation is None else self.relaxation.copy()
+
+    def motion(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Velocity, Jacobian and noise of the velocity in the flow's coordinates, at the state."""
+        host = self.host
+        count = host.m * (host.D + host.o)
+        probe = np.ones((2, host.y.size))
+        probe[0, :count] = np.arange(count)
+        extras = host.y.size - count
+        probe = self.vectors.outward(probe, host.m)[:, :-extras]
+        unit, order = probe[1], np.rint(probe[0] / probe[1]).astype(int)
+        F, J, noise = motion(host)
+        J = unit[:, None] * J[np.ix_(order, order)] / unit
+        return unit * F[order], J, unit * noise[order]
+
+    def _go(self, attempts: int, accepted: int, *, pauses: bool = False) -> Steps:
+        """Some steps on, with what the host has to decide on the way.
+
+        ``pauses``: implicit steps are few at a time, for others to see whether the flow rests.
+        """
         host, parts, ended, detail = self.host, [], None, ""
         first_attempt, first_row = int(host.count[ATTEMPTS]), int(host.count[ACCEPTED])
         while ended is None:
@@ -173,7 +242,12 @@ class CellsStepper(AbstractStepper):
             left = min(attempts - made, 2**40)
             if left <= 0 or rows >= accepted or sum(len(p[0]) for p in parts) >= self._rows:
                 break
-            ended, detail = self._once(left, min(accepted - rows, 2**40), parts)
+            paused = pauses and self.relaxation is not None
+            ended, detail = self._once(
+                min(left, _PAUSE) if paused else left, min(accepted - rows, 2**40), parts
+            )
+            if paused:
+                break
         return self._steps(parts, int(host.count[ATTEMPTS]) - first_attempt, ended, detail)
 
     @property
@@ -192,10 +266,7 @@ class CellsStepper(AbstractStepper):
         )  # fmt: skip
         record.s[0], record.y[0] = host.num[S], host.y
         self._measure(record.values[0])
-        code = advance(
-            TSIT5, host.sys, host.cell, host.work, host.num, host.count, host.y, host.k1, attempts,
-            accepted, record,
-        )  # fmt: skip
+        code = self._advance(attempts, accepted, record)
         if began is not None:
             wakes = host.wakes()
             if wakes is not None and (self.share > 1 or self._late(wakes, record)):
@@ -219,6 +290,23 @@ class CellsStepper(AbstractStepper):
         if trouble:
             return "failed", trouble
         return _ENDED.get(code), ""
+
+    def _advance(self, attempts: int, accepted: int, record: Record) -> int:
+        """Some explicit or some implicit steps."""
+        host = self.host
+        if self.relaxation is not None:
+            code = self.relaxation.advance(attempts, accepted, record)
+            if self.relaxation.over:
+                self.relaxation = None
+            return code
+        code = advance(
+            TSIT5, host.sys, host.cell, host.work, host.num, host.count, host.y, host.k1, attempts,
+            accepted, record,
+        )  # fmt: skip
+        if code != STIFF:
+            return code
+        self.relaxation = Relaxation(host)
+        return RUNNING
 
     def _late(self, wakes: tuple[int, float], record: Record) -> bool:
         """Whether a neuron should have left more than the tolerance ago."""
@@ -251,8 +339,10 @@ class CellsStepper(AbstractStepper):
             y = np.concatenate([parts[0][1], *(p[1][1:] for p in parts[1:])])
             values = np.concatenate([parts[0][2], *(p[2][1:] for p in parts[1:])])
             shapes = np.concatenate([p[3] for p in parts])
-        Y = self.vectors.outward(y, host.m)
-        return Steps(s, Y, self._values(s, Y, values), attempts, ended, detail, (y, shapes))
+        Y, inner = self.vectors.outward(y, host.m), s
+        s = self.timer.outward(inner)
+        values = self._values(s, Y, values)
+        return Steps(s, Y, values, attempts, ended, detail, (y, shapes, inner))
 
     def _values(self, s: np.ndarray, Y: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Events and the save variable at some rows."""
@@ -266,14 +356,15 @@ class CellsStepper(AbstractStepper):
         return out
 
     def retake(self, steps: Steps, index: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
-        host, (y, shapes) = self.host, steps.memory
+        host, (y, shapes, inner) = self.host, steps.memory
         out, values = np.empty((len(index), host.y.size)), np.full((len(index), 4), np.nan)
-        for row, (i, at) in enumerate(zip(index.tolist(), s.tolist(), strict=True)):
-            dense(y[i], shapes[i], (at - steps.s[i]) / (steps.s[i + 1] - steps.s[i]), out[row])
+        places = np.clip(self.timer.inward(s), inner[index], inner[index + 1])
+        for row, (i, at) in enumerate(zip(index.tolist(), places.tolist(), strict=True)):
+            dense(y[i], shapes[i], (at - inner[i]) / (inner[i + 1] - inner[i]), out[row])
         if self.before is not None and self.problem.events and np.all(index == len(steps.s) - 2):
             after = Snapshot.of(host)
             self.before.restore(host)
-            for row, at in enumerate(s):
+            for row, at in enumerate(places):
                 host.y[:], host.num[S] = out[row], at
                 host.refresh()
                 self._measure(values[row])
@@ -283,7 +374,7 @@ class CellsStepper(AbstractStepper):
 
     def work(self, accepted: int, attempts: int) -> dict[str, float]:
         count = self.host.count
-        return {"rejected": attempts - accepted, "rhs": int(count[RHS]), "jacobians": 0,
+        return {"rejected": attempts - accepted, "rhs": int(count[RHS]), "jacobians": int(count[JACOBIANS]),
                 "compile_seconds": 0.0}  # fmt: skip
 
 
@@ -301,7 +392,8 @@ def _joined(head: Steps, last: Steps) -> Steps:
         np.concatenate([head.s, last.s[1:]]), np.concatenate([head.Y, last.Y[1:]]),
         np.concatenate([head.values, last.values[1:]]), head.attempts + last.attempts, last.ended,
         last.detail,
-        (np.concatenate([memory[0], more[0][1:]]), np.concatenate([memory[1], more[1]])),
+        (np.concatenate([memory[0], more[0][1:]]), np.concatenate([memory[1], more[1]]),
+         np.concatenate([memory[2], more[2][1:]])),
     )  # fmt: skip
 
 
@@ -314,9 +406,10 @@ class CellsIntegrator(AbstractIntegrator):
     def solve(self, problem: Problem) -> Solution:
         """Integrate one stage (see :class:`~gradflow.integrators.contract.AbstractIntegrator`)."""
         stepper = CellsStepper(problem)
-        solution = march(stepper, problem)
+        solution = march(stepper, problem, RestWatch(problem, stepper.motion))
         host = stepper.host
-        happenings = tuple(h for h in host.happenings if h.s <= solution.s_final)
+        told = [replace(h, s=float(stepper.timer.outward(h.s))) for h in host.happenings]
+        happenings = tuple(h for h in told if h.s <= solution.s_final)
         stats = {**solution.stats, "events": solution.stats["events"] + len(happenings)}
         return replace(solution, stats=stats, happenings=happenings, sides=host.cell.side.astype(int))
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradflow.cells.pattern import Pattern
-from gradflow.integrators.steppers.late import rosenbrock
+from gradflow.integrators.steppers import rosenbrock
 from gradflow.integrators.steppers.late.loop import AbstractPhase
 from gradflow.integrators.steppers.late.system import LateSystem
 
@@ -74,8 +74,7 @@ class FullPhase(AbstractPhase):
             return Y1, np.inf, lambda: self.Y[None]
 
         def dense() -> np.ndarray:
-            c = rosenbrock.dense_coefficients(k)
-            return np.stack([self.Y, Y1 - self.Y + c[0], c[1] - c[0], c[2] - c[1], -c[2]])
+            return np.concatenate([self.Y[None], rosenbrock.quartic(self.Y, Y1, k)])
 
         return Y1, self._error(self.Y, Y1, k[7]), dense
 

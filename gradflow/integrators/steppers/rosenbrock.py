@@ -91,12 +91,13 @@ def rosenbrock_step(
     return y + k[7], k
 
 
-def dense_coefficients(k: np.ndarray) -> np.ndarray:
-    """Return the (3, N) coefficients of the dense output of a step with stages k."""
-    return DENSE @ k
+def quartic(y0: np.ndarray, y1: np.ndarray, k: np.ndarray) -> np.ndarray:
+    r"""Return the dense output of a step with stages k, as a polynomial of its fraction ξ.
 
-
-def dense(theta: float, y0: np.ndarray, y1: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Return y at the fraction θ of the step."""
-    rest = c[0] + theta * (c[1] + theta * c[2])
-    return (1.0 - theta) * y0 + theta * (y1 + (1.0 - theta) * rest)
+    Returns
+    -------
+    (4, N) array
+        c of :math:`y(\xi)=y_0+\sum_{p\le4}c_p\xi^p`, of order 4.
+    """
+    b = DENSE @ k
+    return np.stack([y1 - y0 + b[0], b[1] - b[0], b[2] - b[1], -b[2]])

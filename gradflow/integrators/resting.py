@@ -1,0 +1,181 @@
+"""Looking, along an integration, whether its flow has come to rest, and keeping it there.
+
+The question (:mod:`.rest`) costs a Jacobian and a factorisation, so it is asked only where the
+state has not moved by more than the tolerance since t was half of what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradflow.flows.event import limits
+from gradflow.integrators.contract import AbstractDense, Problem
+from gradflow.integrators.rest import Rest, at_rest
+from gradflow.numerics.compiled import compile_once
+
+#: Time for which a flow must stay where no end was asked for, in units of that passed.
+_WITHOUT_END = 100.0
+#: Coordinates up to which a Jacobian is stored and factored.
+_MOST_COORDINATES = 4000
+#: Where the loss is a clock, velocities in physical time underflow below this.
+_LEAST_LOG_LOSS = -600.0
+
+#: Velocity, Jacobian and noise of the velocity.
+Motion = Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray | None]]
+Flow = Any  # a pytree; see :class:`~gradflow.flows.flow.Flow`
+
+
+def _motion(flow: Flow, Y: Array) -> tuple[Array, Array]:
+    y = flow.split(Y)[0]
+    return flow.velocity(y), jax.jacfwd(flow.velocity)(y)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A flow that rests, and the end to which it is kept.
+
+    Attributes
+    ----------
+    rest : Rest
+    s, Y : float, ndarray (D,)
+        Where it came to rest.
+    s_end, Y_end : float, ndarray (D,)
+        The end asked for; the same where none was.
+    result : str
+        "stationary" where a loss that vanishes only at infinity stays positive, and what was asked
+        for never comes, or at a time beyond the clock; else "rest".
+    said : str
+        When, how slow, at which loss.
+    """
+
+    rest: Rest
+    s: float
+    Y: np.ndarray
+    s_end: float
+    Y_end: np.ndarray
+    result: str
+    said: str
+
+
+class RestWatch:
+    """Looks whether the flow of a problem has come to rest.
+
+    Parameters
+    ----------
+    problem : Problem
+    motion : callable, optional
+        Velocity, Jacobian, and what rounding leaves of the velocity (D,), (D, D), (D,), at the last
+        state; by default by differentiation of the flow.
+
+    Attributes
+    ----------
+    compile_seconds : float
+    jacobians : int
+        Evaluations of velocity and Jacobian.
+    """
+
+    def __init__(self, problem: Problem, motion: Motion | None = None) -> None:
+        self.problem, self.flow, self.motion = problem, problem.flow, motion
+        self.compile_seconds, self.jacobians = 0.0, 0
+        self.mark: tuple[float, np.ndarray] | None = None  # ln t, and the state there
+
+    def look(self, s: np.ndarray, Y: np.ndarray) -> Held | None:
+        """Whether it rests at the last of some accepted states, in order; None where it moves."""
+        coordinates = self.flow.split(Y)[0]
+        if coordinates.shape[1] > _MOST_COORDINATES or self.problem.step_cap is not None:
+            return None
+        log_t = np.asarray(self.flow.log_t(s, Y))
+        half = log_t[-1] - np.log(2.0)
+        inside = int(np.searchsorted(log_t, half, side="right")) - 1
+        if inside >= 0 or self.mark is None:
+            inside = max(inside, 0)
+            self.mark = (float(log_t[inside]), coordinates[inside])
+        if not self.mark[0] <= half:
+            return None
+        here = coordinates[-1]
+        moved = np.max(np.abs(here - self.mark[1]), initial=0.0)
+        self.mark = (float(log_t[-1]), here)
+        if not moved <= self.problem.tolerances.rtol * np.max(np.abs(here), initial=0.0):
+            return None
+        return self._ask(float(s[-1]), Y[-1])
+
+    def _ask(self, s: float, Y: np.ndarray) -> Held | None:
+        flow = self.flow
+        told = flow.describe(s, Y)
+        if flow.clock.states and told["log_loss"] < _LEAST_LOG_LOSS:
+            return None
+        s_end, Y_end = end = self._end(s, Y)
+        with np.errstate(over="ignore"):
+            t, t_end = (float(flow.t(*point)) for point in ((s, Y), end))
+        never = not (self._timed and np.isfinite(s_end))
+        left = t_end - t if self._timed else _WITHOUT_END * t
+        F, J, noise = self._motion(Y)
+        # (as long again as it took, at least: else every flow rests just before its end)
+        T = max(left, t) if np.isfinite(t) else np.inf
+        rest = at_rest(F, J, flow.split(Y)[0], T, self.problem.tolerances.rtol, noise)
+        if rest is None or self._would_stop(rest, s_end, Y_end):
+            return None
+        said = (
+            f"at ln t = {told['log_t']:.6g}, speed {rest.speed:.3g}, loss {told['loss']:.6g}; in "
+            f"{T:.3g} more it moves by {rest.displacement:.1e}"
+        )
+        if not np.isfinite(s_end):
+            s_end, Y_end = s, Y
+        lost = never and flow.least_margin(jnp.asarray(Y)) is not None
+        return Held(rest, s, Y, s_end, Y_end, "stationary" if lost else "rest", said)
+
+    def _motion(self, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        self.jacobians += 1
+        if self.motion is not None:
+            return self.motion()
+        program, arrays, seconds = compile_once(_motion, "rest", (self.flow, jnp.asarray(Y)))
+        self.compile_seconds += seconds
+        F, J = (np.asarray(part) for part in program(*arrays))
+        return F, J, None
+
+    @property
+    def _timed(self) -> bool:
+        """Whether an end was asked for that comes by itself."""
+        return bool(np.isfinite(self.problem.s_end) or limits(self.problem.events, "time"))
+
+    def _end(self, s: float, Y: np.ndarray) -> tuple[float, np.ndarray]:
+        """The end asked for, reached at rest; the point itself where there is none."""
+        ends = [self.flow.held_until(s, Y, at) for at in limits(self.problem.events, "time")]
+        s_end = self.problem.s_end
+        if np.isfinite(s_end):
+            ends.append((s_end, self.flow.held_to(s, Y, s_end)))
+        return min(ends, key=lambda end: end[0], default=(s, Y))
+
+    def _would_stop(self, rest: Rest, s: float, Y: np.ndarray) -> bool:
+        """Whether what is still to come meets a stop that is no time."""
+        later = Y.copy()
+        later[: rest.to_come.size] += rest.to_come
+        at = jnp.asarray(s), jnp.asarray(later)
+        others = [event for event in self.problem.events if event.quantity != "time"]
+        return any(float(event(self.flow, *at)) >= 0 for event in others)
+
+
+class HeldDense(AbstractDense):
+    """A solution that rests from where another one ends."""
+
+    def __init__(
+        self, dense: AbstractDense, s_last: float, held: Callable[[float], np.ndarray]
+    ) -> None:
+        self._dense, self._held = dense, held
+        self.s_first, self.s_last = dense.s_first, s_last
+
+    def __call__(self, s: np.ndarray) -> np.ndarray:
+        """States (k, D) at clock values ``s`` (k,)."""
+        s = np.asarray(s, np.float64)
+        self._check(s)
+        out = self._dense(np.minimum(s, self._dense.s_last))
+        for i in np.flatnonzero(s > self._dense.s_last):
+            out[i] = self._held(float(s[i]))
+        return out
