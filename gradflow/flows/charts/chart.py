@@ -73,6 +73,12 @@ class AbstractCoordinates(eqx.Module):
         (host); else None."""
         return None
 
+    @property
+    def rates(self) -> PyTree | None:
+        """The rate at which each parameter moves against its gradient, shaped like the parameters,
+        where the coordinates are these; None elsewhere."""
+        return None
+
     def least_margin(self, y: Array) -> Array | None:
         """The least margin, of a loss that vanishes only where it is infinite; else None (JAX)."""
         return None
@@ -130,9 +136,13 @@ class CartesianChart(AbstractChart):
     @property
     def arrangement(self) -> Arrangement | None:
         at = self.risk.arrangement
-        # To be "metric.rates is known" once the integrator takes every arrangement.
+        # To be "self.rates is not None" once the integrator takes every arrangement and rates.
         known = at is not None and at.located_by_old and self.metric.plain
         return at if known else None
+
+    @property
+    def rates(self) -> PyTree | None:
+        return self.metric.rates(self.template)
 
     def least_margin(self, y: Array) -> Array | None:
         return self.risk.least_margin(self.params(y))
