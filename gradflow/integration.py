@@ -329,10 +329,11 @@ def _check_metric(risk: AbstractRisk, flow: Flow, settings: Settings) -> None:
         return
     if flow.chart.name == "cartesian":
         raise fail(
-            "metric", "...", "moves neurons over kinks, which are located in the Euclidean metric",
-            "rescale: outer weights at the rate r are those of the Euclidean flow times sqrt(r) on "
-            "data sqrt(r) X; or name an explicit integrator, as integrator='dopri8', with a small "
-            "max_steps: it steps over kinks, and chatters where a neuron slides",
+            "metric", "...", "is a matrix that moves neurons over kinks, which are located where "
+            "layers move at rates of their own only",
+            "pass rates by name, as {'inner': 1, 'outer': 100}; or name an explicit integrator, as "
+            "integrator='dopri8', with a small max_steps: it steps over kinks, and chatters where a "
+            "neuron slides",
         )  # fmt: skip
 
 

@@ -151,7 +151,7 @@ class CellsStepper(AbstractStepper):
                 "use an EmpiricalRisk of TwoLayer with a piecewise linear activation, or 'auto'",
             )  # fmt: skip
         self.problem, self.flow = problem, flow
-        units = Units(np.ones(at.dim), 1.0)
+        units = Units.of(flow, at)
         self.vectors = Vectors(flow, at, units)
         W, a, extras = self.vectors.inward(problem.Y0)
         self.own = own_loss(at)
