@@ -11,6 +11,7 @@ from gradflow.integrators.contract import Happening
 from gradflow.integrators.steppers.cells.field import field
 from gradflow.integrators.steppers.cells.flats import Flat, Flats
 from gradflow.integrators.steppers.cells.locate import FRESH, PARKED, TANGENT
+from gradflow.integrators.steppers.cells.loss_kinks import Margins
 from gradflow.integrators.steppers.cells.loop import (
     AT_ORIGIN,
     LOG_RISK,
@@ -72,9 +73,11 @@ class Host:
         self.pinned: set[int] = set()
         self.b = breakpoints[sys.piece] if len(sys.piece) else np.zeros(0)
         self.cell = self._first_cell(W, breakpoints)
-        self.refresh()
+        self.margins = Margins(self)
+        self.margins.begin()
         for k in np.flatnonzero(self._near(W).any(axis=1)):
             self.meet(int(k), -1)
+        self.margins.agree()
 
     # ------------------------------------------------------------------------------ parts
     @property
@@ -113,7 +116,8 @@ class Host:
             Q=np.zeros((m, 1, self.D)), rank=np.zeros(m, np.int64), held=np.zeros((m, 1)),
             ray_neuron=np.zeros(0, np.int64), ray=np.zeros((0, self.D)),
             ray_start=np.zeros(1, np.int64), ray_datum=np.zeros(0, np.int64),
-            ray_slope=np.zeros(0),
+            ray_slope=np.zeros(0), act=np.zeros(0, np.int8), kept=np.zeros(0, np.int64),
+            slack=np.zeros(0),
         )  # fmt: skip
 
     def _near(self, W: np.ndarray) -> np.ndarray:
