@@ -75,7 +75,7 @@ class Host:
         self.cell = self._first_cell(W, breakpoints)
         self.margins = Margins(self)
         self.margins.begin()
-        for k in np.flatnonzero(self._near(W).any(axis=1)):
+        for k in np.flatnonzero(self.near(W).any(axis=1)):
             self.meet(int(k), -1)
         self.margins.agree()
 
@@ -120,8 +120,8 @@ class Host:
             slack=np.zeros(0),
         )  # fmt: skip
 
-    def _near(self, W: np.ndarray) -> np.ndarray:
-        """Which pairs (m, G) are on their surface."""
+    def near(self, W: np.ndarray) -> np.ndarray:
+        """Which pairs (·, G) of some neurons (·, D) are on their surface."""
         if not len(self.sys.N):
             return np.zeros((len(W), 0), bool)
         reach = np.linalg.norm(W, axis=1)[:, None] * self.sys.size + np.abs(self.sys.level)
@@ -162,7 +162,7 @@ class Host:
         if origin or not np.any(w):
             return self.at_origin(k)
         own = np.flatnonzero(self.cell.side[k] == 0)
-        near = np.flatnonzero(self._near(self.W[k][None])[0])
+        near = np.flatnonzero(self.near(self.W[k][None])[0])
         met = np.unique(np.concatenate([own, near, [hit] if hit >= 0 else []])).astype(np.int64)
         flat = self.flats.of(met)
         if flat.rank == self.D and not np.any(self.sys.level):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradflow.cells.selection import box_minimum
+from gradflow.integrators.steppers.cells.locate import TANGENT
 from gradflow.integrators.steppers.cells.margins import AT_MARGIN, gradients
 from gradflow.integrators.steppers.cells.step import excess
 from gradflow.integrators.steppers.cells.system import HINGE
@@ -77,23 +78,31 @@ class Margins:
         before = host.cell.act[at].copy()
         act = self._chosen(at)
         host.cell.act[at] = act
-        host.cell.slack[at] = np.where(act == 0, 0.0, 4.0 * fuzz[at])
         host.cell = host.cell._replace(kept=at[act == 0])
         host.refresh()
+        off = np.abs(self._off()[at])
+        host.cell.slack[at] = np.where(act == 0, 0.0, 4.0 * np.maximum(fuzz[at], off))
         for i, was, now in zip(at.tolist(), before.tolist(), act.tolist(), strict=True):
             if was != now:
                 kind = "margin-in" if now == 0 else "margin-out" if was == 0 else "margin"
                 host.happen(-1, i, kind)
+        if np.any(before != act):
+            self._wake()
+
+    def _wake(self) -> None:
+        """Decide neurons again that rested on a surface, or left it without speed: pulls changed."""
+        host = self.host
+        still = np.any(host.cell.fresh >= TANGENT, axis=1)
+        for k in np.flatnonzero(still & host.near(host.W).any(axis=1)):
+            host.meet(int(k), -1)
 
     def _chosen(self, at: np.ndarray) -> np.ndarray:
         """What the data at their margin do: +1 pull, −1 do not, 0 are held."""
         host, sys = self.host, self.host.sys
         host.cell.act[at] = -1
         host.cell = host.cell._replace(kept=np.zeros(0, np.int64))
-        host.refresh()
-        v = self._velocity()
-        B = np.zeros((at.size, v.size))
-        gradients(sys, host.cell, host.work, host.a, at, B)
+        self._place(at)
+        v, B = self._velocity(), self._gradients(at)
         full = np.exp(sys.logw[at])
         c, inside = box_minimum(v, B, np.zeros(at.size), full)
         size = np.linalg.norm(B, axis=1)
@@ -101,6 +110,21 @@ class Margins:
         rates = B @ (v + c @ B)
         resting = np.where(inside, 0, np.where(c >= full, 1, -1))
         return np.where(np.abs(rates) <= _NO_RATE * scale, resting, -np.sign(rates)).astype(np.int8)
+
+    def _place(self, at: np.ndarray) -> None:
+        """Put data to their margin, by a Newton step of least norm; evaluate the field there."""
+        host = self.host
+        host.refresh()
+        B = self._gradients(at)
+        host.y[: B.shape[1]] -= np.linalg.lstsq(B, self._off()[at], rcond=1e-10)[0]
+        host.refresh()
+
+    def _gradients(self, at: np.ndarray) -> np.ndarray:
+        """∂q_i/∂θ (A, P) of some data, projected."""
+        host = self.host
+        B = np.zeros((at.size, self._velocity().size))
+        gradients(host.sys, host.cell, host.work, host.a, at, B)
+        return B
 
     def _velocity(self) -> np.ndarray:
         host = self.host
