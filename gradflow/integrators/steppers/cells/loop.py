@@ -55,6 +55,8 @@ AT_ORIGIN = 1e-9
 #: A pair is on its surface up to this distance, relative to |w||n|; it has left it from the other
 #: one on.
 ON_SURFACE, OFF = 1e-11, 1e-12
+#: A pair that was parked on its surface has moved off it, to whichever side.
+GONE = 1e-10
 #: A rate below this share of its terms is rounding.
 RATE = 1e-12
 #: A fraction of a step below which it counts as of length zero.
@@ -166,11 +168,13 @@ def settle(sys: System, cell: Cell, y: np.ndarray, m: int, D: int) -> None:
                 W[k, d] -= c * cell.Q[k, j, d]
         size = -1.0
         for g in range(cell.side.shape[1]):
-            if cell.fresh[k, g] and cell.fresh[k, g] != PARKED:
+            if cell.fresh[k, g]:
                 if size < 0:
                     size = norm(W[k])
-                h = height(sys, W[k], g)
-                if cell.side[k, g] * h > OFF * size * sys.size[g]:
+                h = cell.side[k, g] * height(sys, W[k], g)
+                if cell.fresh[k, g] == PARKED:
+                    h = OFF / GONE * abs(h)
+                if h > OFF * size * sys.size[g]:
                     cell.fresh[k, g] = 0
 
 
@@ -218,7 +222,7 @@ def cross(sys: System, cell: Cell, work: Work, y: np.ndarray, before: float, k: 
     if size <= AT_ORIGIN * before or cell.fresh[k, g]:
         return False
     for other in range(cell.side.shape[1]):
-        if other != g and cell.side[k, other] != 0 and cell.fresh[k, other] != PARKED:
+        if other != g and cell.side[k, other] != 0:
             if abs(height(sys, w, other)) <= ON_SURFACE * size * sys.size[other]:
                 return False
     way = sys.N[g].copy()

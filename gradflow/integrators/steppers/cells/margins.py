@@ -23,6 +23,8 @@ from gradflow.integrators.steppers.cells.system import Cell, System, Work
 
 #: A gradient this close to the span of others, relative to its size, is in it.
 _DEPENDENT = 1e-11
+#: A multiplier below this is rounding.
+_NO_PULL = 1e-14
 #: μ may leave [0, 1] by this: a datum let go late by δ is off by δ² only.
 LATE = 1e-9
 #: A datum is off its margin from this on, relative to the terms of its output.
@@ -107,7 +109,8 @@ def hold_margins(sys: System, cell: Cell, work: Work, a: np.ndarray) -> None:
         c[p] = -along / L[p, p] if L[p, p] > 0 else 0.0
     for p in range(A):
         i = cell.kept[p]
-        work.r[i, 0] = sys.y[i, 0] * c[p]
+        # (a pull that is rounding would still decide on which side of a surface neurons are)
+        work.r[i, 0] = sys.y[i, 0] * c[p] if abs(c[p]) > _NO_PULL * math.exp(sys.logw[i]) else 0.0
         for k in range(m):
             pulling = sys.gain * a[k, 0] * work.r[i, 0] * cell.S[k, i]
             for d in range(D):
