@@ -103,7 +103,8 @@ def test_relu_net_against_descent(outer, seed):
     risk = gf.EmpiricalRisk(net, gf.hinge, X, labels)
     start = net.init(jax.random.key(seed), 1.0)
     path = gf.integrate(risk, start, until=5.0)
-    assert path.result.ok and path.integrator == "piecewise"
+    assert path.result.ok
+    assert path.integrator == "piecewise"
     assert path.defects["energy"] < 1e-7
     tight = gf.integrate(risk, start, until=5.0, rtol=1e-11)
     assert flat(path.final) == pytest.approx(flat(tight.final), abs=1e-7)
