@@ -51,6 +51,7 @@ from gradflow.integrators.steppers.cells.motion import motion
 from gradflow.integrators.steppers.cells.relax import Relaxation
 from gradflow.integrators.steppers.cells.step import TSIT5, dense
 from gradflow.integrators.steppers.cells.system import PHYSICAL
+from gradflow.numerics.blas import one_thread
 from gradflow.validation import fail
 
 _ENDED = {REACHED: "reached", TOO_SMALL: "step_too_small", NON_FINITE: "non_finite"}
@@ -405,8 +406,9 @@ class CellsIntegrator(AbstractIntegrator):
 
     def solve(self, problem: Problem) -> Solution:
         """Integrate one stage (see :class:`~gradflow.integrators.contract.AbstractIntegrator`)."""
-        stepper = CellsStepper(problem)
-        solution = march(stepper, problem, RestWatch(problem, stepper.motion))
+        with one_thread:
+            stepper = CellsStepper(problem)
+            solution = march(stepper, problem, RestWatch(problem, stepper.motion))
         host = stepper.host
         told = [replace(h, s=float(stepper.timer.outward(h.s))) for h in host.happenings]
         happenings = tuple(h for h in told if h.s <= solution.s_final)

@@ -9,26 +9,19 @@ from __future__ import annotations
 import functools as ft
 import time
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
-import numpy as np
-from jaxtyping import PyTree
 
-from gradflow.cells.forces import Forces
-from gradflow.flows.event import AbstractEvent
-from gradflow.flows.flow import Flow
 from gradflow.integrators.contract import (
     AbstractIntegrator,
     Problem,
-    Result,
     Solution,
     register_integrator,
 )
 from gradflow.integrators.steppers.piecewise.dense import PiecewiseDense
 from gradflow.integrators.steppers.piecewise.loop import segment
 from gradflow.integrators.steppers.piecewise.run import PiecewiseRun
-from gradflow.integrators.steppers.piecewise.step import Carry, Out
 from gradflow.integrators.watch import next_budget
 from gradflow.numerics.compiled import compile_once
 
@@ -75,74 +68,10 @@ class PiecewiseIntegrator(AbstractIntegrator):
         solution = run.solution(result, time.perf_counter() - started - run.compile_seconds)
         return self._with_dense(problem, solution)
 
-    def solve_many(self, problems: list[Problem]) -> list[Solution]:
-        """Integrate problems that differ by their starts, in one program (vmap).
-
-        All have the flow, events, tolerances and save points of the first; each goes its own steps,
-        and those that have ended wait for the others. Times in ``stats`` are shares of the whole.
-        """
-        started = time.perf_counter()
-        runs = [PiecewiseRun(self.locate, problem) for problem in problems]
-        results: list[Result | None] = [run.begin() for run in runs]
-        first = problems[0]
-        structure = runs[0].structure()
-        fn = ft.partial(_segments, structure)
-        compile_seconds = 0.0
-        while any(result is None for result in results):
-            slots = max(run.carry.pattern.slots.shape[1] for run in runs)
-            for run in runs:
-                run.make_room(slots)
-            controls, carries = (
-                _stack([r.controls() for r in runs]),
-                _stack([r.carry for r in runs]),
-            )
-            ended = np.array([result is not None for result in results])
-            # (a cap of zero attempts: nothing moves)
-            controls["attempt_cap"] = np.where(ended, 0, controls["attempt_cap"])
-            arguments = (first.flow, runs[0].forces, first.events, controls, carries)
-            program, arrays, seconds = compile_once(fn, ("piecewise-many", structure), arguments)
-            compile_seconds += seconds
-            began, attempts = time.perf_counter(), max(int(run.carry.attempts) for run in runs)
-            out = jax.tree.map(np.asarray, program(*arrays))
-            made = int(np.max(out.carry.attempts)) - attempts
-            budget = next_budget(runs[0].budget, made, time.perf_counter() - began)
-            for run in runs:
-                run.budget = budget
-            for index, run in enumerate(runs):
-                if results[index] is None:
-                    results[index] = run.take(jax.tree.map(lambda leaf, i=index: leaf[i], out))
-        share = (time.perf_counter() - started - compile_seconds) / len(runs)
-        for run in runs:
-            run.compile_seconds = compile_seconds / len(runs)
-        return [
-            self._with_dense(run.problem, run.solution(result, share))
-            for run, result in zip(runs, results, strict=True)
-            if result is not None
-        ]
-
     def _with_dense(self, problem: Problem, solution: Solution) -> Solution:
         if not problem.dense:
             return solution
         return replace(solution, dense=PiecewiseDense(self, problem, solution))
-
-
-def _segments(
-    structure: tuple[object, ...],
-    flow: Flow,
-    forces: Forces,
-    events: tuple[AbstractEvent, ...],
-    controls: PyTree,
-    carries: PyTree,
-) -> Out:
-    def one(controls: PyTree, carry: Carry) -> Out:
-        run: Any = segment
-        return run(*structure, flow, forces, events, controls, carry)
-
-    return jax.vmap(one)(controls, carries)
-
-
-def _stack(trees: list[PyTree]) -> PyTree:
-    return jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *trees)
 
 
 register_integrator("piecewise-old", PiecewiseIntegrator)
