@@ -25,10 +25,9 @@ from gradflow.cells.arrangement import Arrangement
 from gradflow.integrators.contract import RESULTS
 from gradflow.integrators.steppers.late.events import LateEvent, Standing
 from gradflow.integrators.steppers.late.field import MarginNet
-from gradflow.integrators.steppers.late.full import FullPhase
+from gradflow.integrators.steppers.late.full import FullPhase, begin
 from gradflow.integrators.steppers.late.loop import AbstractPhase
 from gradflow.integrators.steppers.late.margin import MarginPhase
-from gradflow.integrators.steppers.late.system import LateSystem
 from gradflow.integrators.watch import Watch
 from gradflow.numerics.logs import log_subtract
 
@@ -150,7 +149,7 @@ class _Ends:
         values: list[Any] = [D * Y[P] - math.log(self.switch)] if self.switch < math.inf else []
         if self.log_rho is not None:
             values.append(Y[P] - self.log_rho)
-        log_loss, log_t, q = phase.logs(Y, phase.standing.pattern)
+        log_loss, log_t, q = phase.logs(Y)
         if self.clock is not None:
             gap = self.totals.clock(Y[-1], log_t) - self.clock
             values.append(gap / max(1.0, abs(self.clock)))
@@ -186,7 +185,7 @@ class _Rows:
         self, phase: AbstractPhase, what: list[tuple[int, int, str]], at: np.ndarray | None = None
     ) -> None:
         Y, P = phase.Y if at is None else at, self.net.P
-        log_loss, log_t, q = phase.logs(Y, phase.standing.pattern)
+        log_loss, log_t, q = phase.logs(Y)
         clock, totals = self.totals.clock(Y[-1], log_t), self.totals
         loss, margin = totals.log_loss(log_loss), totals.margin(q)
         self.rows.append((clock, log_t, float(Y[P]), loss, margin, phase.form))
@@ -257,14 +256,13 @@ class _Units:
 
 def _margin_from(full: FullPhase, rtol: float, ends: _Ends, record: Any,
                  stats: dict[str, int]) -> MarginPhase:  # fmt: skip
-    system, Y = full.system, full.Y
-    sigma = Y[system.sigma]
-    start = np.concatenate([Y[: system.P], [Y[system.at_r], Y[system.at_s]]])
+    net, Y, sigma = full.net, full.Y, full.sigma
+    start = np.append(Y[: net.P + 1], Y[-1])
     # (the margins behind σ are known to rounding of their size)
-    known = 64 * np.finfo(float).eps * np.exp(full.net.degree * Y[system.at_r])
+    known = 64 * np.finfo(float).eps * np.exp(net.degree * Y[net.P])
     candidates = np.flatnonzero(sigma - np.min(sigma) < 30.0 + known)
     phase = MarginPhase(
-        full.net, start, full.standing.copy(), rtol, ends, record, stats, candidates
+        net, start, full.standing.copy(), rtol, ends, record, stats, candidates
     )
     phase.log_start, phase.look = full.log_start, full.look
     return phase
@@ -275,7 +273,7 @@ def _looks(watch: Watch, units: _Units) -> Callable[[AbstractPhase], str | None]
 
     def look(phase: AbstractPhase) -> str | None:
         def describe(s: float, Y: np.ndarray) -> dict[str, float]:
-            log_loss, log_t, _ = phase.logs(Y, phase.standing.pattern)
+            log_loss, log_t, _ = phase.logs(Y)
             log_t -= 2 * units.log
             return {"s": log_t, "log_t": log_t, "log_loss": log_loss, "loss": math.exp(log_loss)}
 
@@ -365,7 +363,6 @@ def late_phase(
     standing.dead |= dead
     totals = _Totals.of(net, log_t + shift, clock * units.clock)
     keep, stats = _Rows(net, totals), _counts()
-    system = LateSystem(net)
     ends = _Ends(
         net, totals, None if log_t_end is None else log_t_end + shift,
         None if log_rho_end is None else log_rho_end + units.log, log_loss_end, direction_tol,
@@ -373,8 +370,8 @@ def late_phase(
     )  # fmt: skip
     finite = np.all(np.isfinite(W)) and np.all(np.isfinite(a)) and np.any(size > 0)
     with np.errstate(all="ignore"):
-        Y = system.pack(W, a, standing.pattern) if finite else np.zeros(system.size)
-    full = FullPhase(system, Y, standing, rtol, ends, keep, stats)
+        Y = begin(net, W, a, standing.pattern) if finite else np.zeros(net.P + net.n + 3)
+    full = FullPhase(net, Y, standing, rtol, ends, keep, stats)
     full.log_start = log_t + shift
     if watch is not None:
         full.look = _looks(watch, units)
@@ -392,7 +389,7 @@ def late_phase(
     for number, level in enumerate([*stages, 1e4 * switch, 1e6 * switch]):
         ends.switch = level
         result = full.run(max_steps, max_events)
-        ended = ends.rest or net.degree * full.Y[system.at_r] < math.log(level) * (1 - 1e-9)
+        ended = ends.rest or net.degree * full.Y[net.P] < math.log(level) * (1 - 1e-9)
         if result != "reached" or ended:
             result = "stationary" if ends.rest else result
             return units.undo(_finish(full, keep, stats, result, began), net)

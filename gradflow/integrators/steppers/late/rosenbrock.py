@@ -12,15 +12,19 @@ Differential Equations package (BIT 63:27, 2023).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
+
+from gradflow.integrators.steppers.cells.compiled import kernel
+from gradflow.integrators.steppers.late.cell import Cell
+from gradflow.integrators.steppers.late.jacobian import Factors, Jacobian
+from gradflow.integrators.steppers.late.solve import solve
+from gradflow.integrators.steppers.late.system import Point, expand
 
 GAMMA = 0.21193756319429014
 _LAST = (-7.502846399306121, 2.561846144803919, -11.627539656261098, -0.18268767659942256,
          0.030198172008377946)  # fmt: skip
 #: Stage coefficients a_ij; the last row is also b without its last entry.
-A = (
+_A = (
     (),
     (3.0,),
     (2.849394379747939, 0.45842242204463923),
@@ -30,7 +34,7 @@ A = (
     (*_LAST, 1.0),
     (*_LAST, 1.0, 1.0),
 )
-C = (
+_C = (
     (),
     (-14.155112264123755,),
     (-17.97296035885952, -2.859693295451294),
@@ -43,6 +47,8 @@ C = (
     (37.80277123390563, -3.2571969029072276, 112.26918849496327, 66.9347231244047,
      -40.06618937091002, -54.66780262877968, -9.48861652309627),
 )  # fmt: skip
+A, C = (np.array([row + (0.0,) * (8 - len(row)) for row in rows]) for rows in (_A, _C))
+#: Coefficients of the dense output.
 DENSE = np.array([
     [25.948786856663858, -2.5579724845846235, 10.433815404888879, -2.3679251022685204,
      0.524948541321073, 1.1241088310450404, 0.4272876194431874, -0.17202221070155493],
@@ -51,52 +57,51 @@ DENSE = np.array([
     [11.419903575922262, 2.8879645146136994, 72.92137995996029, 80.12511834622643,
      -52.072871366152654, -59.78993625266729, -0.15582684282751913, 4.883087185713722],
 ])  # fmt: skip
-ORDER = 5
 
 
+@kernel
 def rosenbrock_step(
-    field: Callable[[np.ndarray], np.ndarray],
-    solve: Callable[[np.ndarray], np.ndarray],
-    y0: np.ndarray,
-    h: float,
-    f0: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Take one step.
+    cell: Cell, at: Point, J: Jacobian, F: Factors, y0: np.ndarray, h: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Take one step of the late-phase system.
 
     Parameters
     ----------
-    field : callable
-        f(y).
-    solve : callable
-        ``b ↦ (I/(γh) − J)⁻¹ b``.
-    y0, f0 : (N,) arrays
-        The state and f there.
+    at, J, F : Point, Jacobian, Factors
+        Of the system at y0; F of (1/γh)I − J.
+    y0 : (N,) array
     h : float
 
     Returns
     -------
-    y1 : (N,) array
-    k : (8, N) array
-        The stages; ``k[7]`` is the error estimate, and `dense_coefficients` reads them.
+    y1, error : (N,) arrays
+    poly : (5, N) array
+        The dense output :math:`\\sum_j\\text{poly}_j\\xi^j` in the fraction ξ of the step.
     """
-    k = np.empty((8, y0.shape[0]))
-    y = y0
+    N = y0.size
+    k, y, right, poly = np.zeros((8, N)), y0.copy(), at.rate, np.zeros((5, N))
     for i in range(8):
-        if i == 0:
-            right = f0
-        else:
-            y = y0 + np.asarray(A[i]) @ k[:i] if i < 6 else y + k[i - 1]
-            right = field(y) + (np.asarray(C[i]) / h) @ k[:i]
-        k[i] = solve(right)
-    return y + k[7], k
-
-
-def dense_coefficients(k: np.ndarray) -> np.ndarray:
-    """Return the (3, N) coefficients of the dense output of a step with stages k."""
-    return DENSE @ k
-
-
-def dense(theta: float, y0: np.ndarray, y1: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Return y at the fraction θ of the step."""
-    rest = c[0] + theta * (c[1] + theta * c[2])
-    return (1.0 - theta) * y0 + theta * (y1 + (1.0 - theta) * rest)
+        if i > 0:
+            if i < 6:
+                y[:] = y0
+                for j in range(i):
+                    for l in range(N):
+                        y[l] += A[i, j] * k[j, l]
+            else:
+                for l in range(N):
+                    y[l] += k[i - 1, l]
+            right = expand(cell, y).rate
+            for j in range(i):
+                for l in range(N):
+                    right[l] += C[i, j] / h * k[j, l]
+        k[i] = solve(cell, at, J, F, y0, right)
+    for l in range(N):
+        y[l] += k[7, l]
+        c0 = c1 = c2 = 0.0
+        for j in range(8):
+            c0 += DENSE[0, j] * k[j, l]
+            c1 += DENSE[1, j] * k[j, l]
+            c2 += DENSE[2, j] * k[j, l]
+        poly[0, l], poly[1, l], poly[2, l] = y0[l], y[l] - y0[l] + c0, c1 - c0
+        poly[3, l], poly[4, l] = c2 - c1, -c2
+    return y, k[7], poly
