@@ -10,10 +10,15 @@ import gradflow as gf
 from gradflow.integrators.contract import RESULTS
 from gradflow.integrators.steppers.late import integrator as late
 from gradflow.integrators.steppers.late import rosenbrock
+from gradflow.integrators.steppers.late.cell import Cell
 from gradflow.integrators.steppers.late.field import MarginNet
+from gradflow.integrators.steppers.late.full import begin
 from gradflow.integrators.steppers.late.integrator import late_phase
+from gradflow.integrators.steppers.late.jacobian import Linear
+from gradflow.integrators.steppers.late.loop import evaluate
 from gradflow.integrators.steppers.late.margin import least_norm_weights
-from gradflow.integrators.steppers.late.system import LateSystem
+from gradflow.integrators.steppers.late.solve import solve
+from gradflow.integrators.steppers.late.system import elapsed, expand
 
 
 def _risk(X, y, width, slope, loss=gf.exponential, outer="trained", reduction="mean"):
@@ -29,44 +34,41 @@ def _instance(seed, n=10, d=3, m=5, slope=0.1, loss=gf.exponential, outer="train
     return _risk(X, y, m, slope, loss, outer), 0.3 * rng.normal(size=(m, d)), a
 
 
-def test_rosenbrock_method_has_its_orders():
-    def field(y):
-        return np.array([y[1] * y[2], 0.1 * y[1] ** 2 - y[0] * y[2], -0.51 * y[0] * y[1]])
+def _frozen(risk, W, a):
+    """The net, its cell with every sign frozen, and the state of weights (W, a)."""
+    net = MarginNet(risk.arrangement, a)
+    pattern = net.pattern(np.sign(W @ net.N.T))
+    return net, Cell.of(net, pattern), begin(net, W, a, pattern)
 
-    def jacobian(y):
-        return np.array(
-            [[0, y[2], y[1]], [-y[2], 0.2 * y[1], -y[0]], [-0.51 * y[1], -0.51 * y[0], 0]]
-        )
 
-    y0 = np.array([0.3, 1.0, 0.9])
-    exact = integrate.solve_ivp(
-        lambda t, y: field(y), (0, 2), y0, "DOP853", [1.0, 2.0], rtol=1e-13, atol=1e-14
-    ).y
+@pytest.mark.parametrize("loss", [gf.exponential, gf.logistic])
+def test_rosenbrock_method_has_its_orders(loss):
+    _, cell, y0 = _frozen(*_instance(3, loss=loss))
+    end = 0.8
+    there = (end / 32, end / 16, end)
+    *halves, exact = integrate.solve_ivp(
+        lambda z, y: expand(cell, y).rate, (0, end), y0, "DOP853", there, rtol=1e-13, atol=1e-15
+    ).y.T
     errors = []
-    for n in (16, 32):
-        h, y = 2.0 / n, y0
-        inside = 0.0
+    for n, half in zip((8, 16), halves[::-1], strict=True):
+        h, y = end / n, y0
         for i in range(n):
-            M = np.eye(3) / (rosenbrock.GAMMA * h) - jacobian(y)
-            y1, k = rosenbrock.rosenbrock_step(
-                field, lambda b, M=M: np.linalg.solve(M, b), y, h, field(y)
-            )
+            at = expand(cell, y)
+            linear = Linear(cell, at, y[: at.g.size])
+            factors = linear.factor(1.0 / (rosenbrock.GAMMA * h))
+            y, e, poly = rosenbrock.rosenbrock_step(cell, at, linear.parts, factors, y, h)
             if i == 0:
-                middle = rosenbrock.dense(0.5, y, y1, rosenbrock.dense_coefficients(k))
-                there = integrate.solve_ivp(
-                    lambda t, y: field(y), (0, h / 2), y, "DOP853", rtol=1e-13, atol=1e-15
-                ).y[:, -1]
-                inside = np.max(np.abs(middle - there))
-                estimate = np.max(np.abs(k[7]))
-            y = y1
-        errors.append([np.max(np.abs(y - exact[:, -1])), inside, estimate])
+                inside = np.max(np.abs(evaluate(poly, 0.5) - half))
+                estimate = np.max(np.abs(e))
+        errors.append([np.max(np.abs(y - exact)), inside, estimate])
     rates = np.log2(np.array(errors[0]) / np.array(errors[1]))
     assert np.all(rates > 4.6)  # global order 5; dense output and estimate err locally like h^5
 
 
 @pytest.mark.parametrize("outer", ["trained", "fixed"])
 @pytest.mark.parametrize("loss", [gf.exponential, gf.logistic])
-def test_structured_solve_is_the_inverse_of_the_jacobian(loss, outer):
+@pytest.mark.parametrize("far", [0, 2])
+def test_structured_solve_is_the_inverse_of_the_jacobian(loss, outer, far):
     rng = np.random.default_rng(1)
     X = rng.normal(size=(7, 3))
     X[1], X[2] = -2 * X[0], 0.5 * X[3]
@@ -76,35 +78,34 @@ def test_structured_solve_is_the_inverse_of_the_jacobian(loss, outer):
     W[0] -= net.N[0] * (W[0] @ net.N[0]) / (net.N[0] @ net.N[0])
     sides = np.sign(W @ net.N.T)
     sides[0, 0] = 0
-    pattern, system = net.pattern(sides), LateSystem(net)
-    Y = system.pack(W, a, pattern)
-    Y[system.sigma] += 0.1 * rng.normal(size=net.n)  # off the exact manifold too
-    _, linear = system.linearise(Y, pattern)
-    eye = 1e-6 * np.eye(system.size)
-    J = np.stack(
-        [(system.field(Y + e, pattern) - system.field(Y - e, pattern)) / 2e-6 for e in eye], 1
-    )
-    b = rng.normal(size=system.size)
+    pattern = net.pattern(sides)
+    cell, Y = Cell.of(net, pattern), begin(net, W, a, pattern)
+    Y[net.P + 1 : -2] += 0.1 * rng.normal(size=net.n)  # off the exact manifold too
+    Y[net.P + 1 : net.P + 1 + far] += 30.0  # (data that do not count)
+    at = expand(cell, Y)
+    eye = 1e-6 * np.eye(len(Y))
+    J = np.stack([(expand(cell, Y + e).rate - expand(cell, Y - e).rate) / 2e-6 for e in eye], 1)
+    b = rng.normal(size=len(Y))
     bU, bA = net.split(b[: net.P])
     b[: net.P] = net.join(pattern.project(bU), bA)
-    x = linear.factor(2.7)(b)
+    linear = Linear(cell, at, Y[: net.P])
+    assert len(linear.parts.index) == net.n - far
+    x = solve(cell, at, linear.parts, linear.factor(2.7), Y, b)
     np.testing.assert_allclose(2.7 * x - J @ x, b, atol=1e-5)
 
 
 def test_field_is_the_gradient_flow_of_the_log_risk():
     risk, W, a = _instance(2, loss=gf.logistic)
-    net = MarginNet(risk.arrangement, a)
-    system, pattern = LateSystem(net), net.pattern(np.sign(W @ net.N.T))
-    Y = system.pack(W, a, pattern)
+    net, cell, Y = _frozen(risk, W, a)
     params = risk.net.params(inner=W, outer=a)
     g = risk.gradient(params)
     full = -np.concatenate([np.asarray(g.inner), np.asarray(g.outer)[:, None]], 1).ravel()
-    full /= float(risk(params)) * math.exp(Y[system.at_r])  # (ln θ)' per unit of the loss clock
-    rate = system.field(Y, pattern)
+    full /= float(risk(params)) * math.exp(Y[net.P])  # (ln θ)' per unit of the loss clock
+    rate = expand(cell, Y).rate
     u = Y[: net.P]
     np.testing.assert_allclose(rate[: net.P], full - (full @ u) * u, atol=1e-13)
-    assert rate[system.at_r] == pytest.approx(full @ u, rel=1e-12)
-    assert system.elapsed(Y, pattern)[0] == pytest.approx(float(risk.log(params)), rel=1e-13)
+    assert rate[net.P] == pytest.approx(full @ u, rel=1e-12)
+    assert elapsed(cell, Y)[0] == pytest.approx(float(risk.log(params)), rel=1e-13)
 
 
 def test_kinks_40_to_the_reference():

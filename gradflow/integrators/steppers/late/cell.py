@@ -79,7 +79,7 @@ class Cell(NamedTuple):
         X = self.X[which]
         return self._replace(
             X=X, XT=np.ascontiguousarray(X.T), S=np.ascontiguousarray(self.S[:, which]),
-            log_weights=self.log_weights[which], reach=self.reach[:, which],
+            log_weights=self.log_weights[which], reach=np.ascontiguousarray(self.reach[:, which]),
         )  # fmt: skip
 
     def gradients(self, u: np.ndarray) -> np.ndarray:

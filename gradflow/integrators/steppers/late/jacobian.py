@@ -159,7 +159,7 @@ class Linear:
         M -= common
         M[np.arange(index.size), np.arange(index.size)] += c
         lu, pivots, _ = dgetrf(M)
-        return Factors(c, c1, 1.0 + along, tau, spine, kappa, lu.T, pivots)
+        return Factors(c, c1, 1.0 + along, tau, spine, kappa, lu.T, pivots.astype(np.int64))
 
 
 @kernel
