@@ -14,7 +14,7 @@ from gradflow.integrators.steppers.late.cell import Cell
 from gradflow.integrators.steppers.late.field import MarginNet
 from gradflow.integrators.steppers.late.full import begin
 from gradflow.integrators.steppers.late.integrator import late_phase
-from gradflow.integrators.steppers.late.jacobian import Linear
+from gradflow.integrators.steppers.late.jacobian import factor, linearise
 from gradflow.integrators.steppers.late.loop import evaluate
 from gradflow.integrators.steppers.late.margin import least_norm_weights
 from gradflow.integrators.steppers.late.solve import solve
@@ -54,9 +54,9 @@ def test_rosenbrock_method_has_its_orders(loss):
         h, y = end / n, y0
         for i in range(n):
             at = expand(cell, y)
-            linear = Linear(cell, at, y[: at.g.size])
-            factors = linear.factor(1.0 / (rosenbrock.GAMMA * h))
-            y, e, poly = rosenbrock.rosenbrock_step(cell, at, linear.parts, factors, y, h)
+            J = linearise(cell, at, y)
+            factors = factor(cell, at, J, 1.0 / (rosenbrock.GAMMA * h))
+            y, e, poly = rosenbrock.rosenbrock_step(cell, at, J, factors, y, h)
             if i == 0:
                 inside = np.max(np.abs(evaluate(poly, 0.5) - half))
                 estimate = np.max(np.abs(e))
@@ -88,9 +88,9 @@ def test_structured_solve_is_the_inverse_of_the_jacobian(loss, outer, far):
     b = rng.normal(size=len(Y))
     bU, bA = net.split(b[: net.P])
     b[: net.P] = net.join(pattern.project(bU), bA)
-    linear = Linear(cell, at, Y[: net.P])
-    assert len(linear.parts.index) == net.n - far
-    x = solve(cell, at, linear.parts, linear.factor(2.7), Y, b)
+    linear = linearise(cell, at, Y)
+    assert len(linear.index) == net.n - far
+    x = solve(cell, at, linear, factor(cell, at, linear, 2.7), Y, b)
     np.testing.assert_allclose(2.7 * x - J @ x, b, atol=1e-5)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradflow.integrators.steppers.cells.compiled import kernel
-from gradflow.integrators.steppers.late.cell import Cell, pull, weights_of
+from gradflow.integrators.steppers.late.cell import Cell, gram, pull, weights_of
 from gradflow.integrators.steppers.late.lu import lu_factor, lu_solve
 
 #: Weights below this are taken to be it inside ln p.
@@ -20,21 +20,15 @@ FLOOR = 1e-4
 def bordered(cell: Cell, A: np.ndarray, h: np.ndarray) -> np.ndarray:
     """Return K̂ bordered by the unknown μ and the sum of p, transposed."""
     m, k = cell.S.shape
-    scaled, outer, across = np.empty((m, k)), np.zeros((m, k)), np.dot(cell.Q, cell.XT)
-    for l in range(m):
+    K, outer = gram(cell, A * A), np.zeros((m, k))
+    for l in range(m if cell.trained else 0):
         for i in range(k):
-            scaled[l, i] = A[l] * cell.S[l, i]
-            if cell.trained:
-                outer[l, i] = cell.S[l, i] * h[l, i]
-    for r in range(cell.owner.size):
-        for i in range(k):
-            across[r, i] *= scaled[cell.owner[r], i]
-    XX, by_slopes = np.dot(cell.X, cell.XT), np.dot(scaled.T, scaled)
-    taken, by_outer = np.dot(across.T, across), np.dot(outer.T, outer)
+            outer[l, i] = cell.S[l, i] * h[l, i]
+    by_outer = np.dot(outer.T, outer)
     T = np.zeros((k + 1, k + 1))
     for i in range(k):
         for j in range(k):
-            T[i, j] = XX[i, j] * by_slopes[i, j] - taken[i, j] + by_outer[i, j]
+            T[i, j] = K[i, j] + by_outer[i, j]
         T[i, k], T[k, i] = 1.0, -1.0
     return T
 

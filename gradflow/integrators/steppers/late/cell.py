@@ -64,22 +64,15 @@ class Cell(NamedTuple):
         by_side = at.up * pattern.plus[:, at.surface] + at.down * pattern.minus[:, at.surface]
         S, XT = np.ascontiguousarray(at.y * by_side), np.ascontiguousarray(X.T)
         rows = [rows for _, _, rows in sliding]
+        counts = [len(r) for r in rows]
+        Q = np.concatenate(rows) if rows else np.zeros((0, net.dim))
         reach = np.tile(np.sum(X * X, axis=1), (net.m, 1))
-        for k, across in zip(slid, rows, strict=True):
-            reach[k] -= np.sum((across @ XT) ** 2, axis=0)
+        if rows:
+            reach[slid] -= np.add.reduceat((Q @ XT) ** 2, np.cumsum([0, *counts[:-1]]))
         return cls(
             X=X, XT=XT, S=S, A=net.A, log_weights=at.log_weights,
-            Q=np.concatenate(rows) if rows else np.zeros((0, net.dim)),
-            owner=np.repeat(np.array(slid, np.int64), [len(r) for r in rows]),
+            Q=Q, owner=np.repeat(np.array(slid, np.int64), counts),
             reach=reach * S * S, trained=net.trained, logistic=net.logistic,
-        )  # fmt: skip
-
-    def only(self, which: np.ndarray) -> Cell:
-        """Return the cell of some of the data."""
-        X = self.X[which]
-        return self._replace(
-            X=X, XT=np.ascontiguousarray(X.T), S=np.ascontiguousarray(self.S[:, which]),
-            log_weights=self.log_weights[which], reach=np.ascontiguousarray(self.reach[:, which]),
         )  # fmt: skip
 
     def gradients(self, u: np.ndarray) -> np.ndarray:
@@ -95,17 +88,6 @@ class Cell(NamedTuple):
         if self.trained:
             rows[:, :, -1] = (self.S * (body[:, :-1] @ self.XT)).T
         return rows.reshape(n, -1)
-
-    def gram(self, factors: np.ndarray) -> np.ndarray:
-        r"""Return :math:`\sum_kc_ks_{ki}s_{kj}\,x_i\cdot\Pi_kx_j` (n, n) for factors c (m,).
-
-        One Hadamard product, less what the flats take: no row of the size of the net is formed.
-        """
-        K = (self.X @ self.XT) * (self.S.T @ (self.S * factors[:, None]))
-        if len(self.owner):
-            across = self.S[self.owner] * (self.Q @ self.XT)
-            K -= across.T @ (across * factors[self.owner][:, None])
-        return K
 
 
 @kernel
@@ -149,3 +131,63 @@ def margins(cell: Cell, u: np.ndarray) -> np.ndarray:
         for i in range(h.shape[1]):
             q[i] += A[k] * cell.S[k, i] * h[k, i]
     return q
+
+
+@kernel
+def gradient(cell: Cell, A: np.ndarray, u: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return Σ_i c_i ∇q̂_i (P,) at u, whose outer weights are A."""
+    v = pull(cell, c)
+    m, dim = v.shape
+    width = dim + 1 if cell.trained else dim
+    out = np.zeros(m * width)
+    for k in range(m):
+        for d in range(dim):
+            out[k * width + d] = A[k] * v[k, d]
+            if cell.trained:
+                out[k * width + dim] += v[k, d] * u[k * width + d]
+    return out
+
+
+@kernel
+def columns(M: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Return some columns of a matrix."""
+    out = np.empty((M.shape[0], which.size))
+    for k in range(M.shape[0]):
+        for i in range(which.size):
+            out[k, i] = M[k, which[i]]
+    return out
+
+
+@kernel
+def some(cell: Cell, which: np.ndarray) -> Cell:
+    """Return the cell of some of the data."""
+    XT = columns(cell.XT, which)
+    return Cell(
+        XT.T.copy(), XT, columns(cell.S, which), cell.A, cell.log_weights[which], cell.Q, cell.owner,
+        columns(cell.reach, which), cell.trained, cell.logistic,
+    )  # fmt: skip
+
+
+@kernel
+def gram(cell: Cell, factors: np.ndarray) -> np.ndarray:
+    r"""Return :math:`\sum_kc_ks_{ki}s_{kj}\,x_i\cdot\Pi_kx_j` (n, n) for factors c (m,).
+
+    One Hadamard product, less what the flats take: no row of the size of the net is formed.
+    """
+    m, n = cell.S.shape
+    scaled, across = np.empty((m, n)), np.dot(cell.Q, cell.XT)
+    taken = np.empty(across.shape)
+    for k in range(m):
+        for i in range(n):
+            scaled[k, i] = factors[k] * cell.S[k, i]
+    for r in range(cell.owner.size):
+        k = cell.owner[r]
+        for i in range(n):
+            across[r, i] *= cell.S[k, i]
+            taken[r, i] = factors[k] * across[r, i]
+    K, slopes = np.dot(cell.X, cell.XT), np.dot(scaled.T, cell.S)
+    less = np.dot(taken.T, across)
+    for i in range(n):
+        for j in range(n):
+            K[i, j] = K[i, j] * slopes[i, j] - less[i, j]
+    return K

@@ -19,7 +19,7 @@ from gradflow.integrators.steppers.late.explicit import explicit_step
 from gradflow.integrators.steppers.late.field import MarginNet
 from gradflow.integrators.steppers.late.loop import AbstractPhase
 from gradflow.integrators.steppers.late.rosenbrock import GAMMA, rosenbrock_step
-from gradflow.integrators.steppers.late.jacobian import COUNTS, Linear
+from gradflow.integrators.steppers.late.jacobian import COUNTS, Jacobian, factor, linearise
 from gradflow.integrators.steppers.late.system import elapsed, expand
 
 #: From this σ on (p < 1e-26) a datum is controlled as a margin, not as a weight.
@@ -54,7 +54,7 @@ class FullPhase(AbstractPhase):
         if self.net.trained:
             self.growth = math.sqrt(float(np.max(np.sum(self.at.v**2, axis=1))))
         self.fastest = self.big * self._most()
-        self.linear: Linear | None = None
+        self.linear: Jacobian | None = None
         self.stats["rhs"] += 1
 
     def _most(self) -> float:
@@ -95,11 +95,11 @@ class FullPhase(AbstractPhase):
         else:
             self.stats["rhs"] += 7
             if self.linear is None:
-                self.linear = Linear(self.cell, self.at, self.Y[: self.net.P])
+                self.linear = linearise(self.cell, self.at, self.Y)
                 self.stats["jacobians"] += 1
-            factors = self.linear.factor(1.0 / (GAMMA * h))
-            parts = self.linear.parts
-            Y1, e, poly = rosenbrock_step(self.cell, self.at, parts, factors, self.Y, h)
+            cell, at, J = self.cell, self.at, self.linear
+            factors = factor(cell, at, J, 1.0 / (GAMMA * h))
+            Y1, e, poly = rosenbrock_step(cell, at, J, factors, self.Y, h)
         P, D = self.net.P, self.net.degree
         return Y1, _worst(P, D, self.standing.dead, self.rtol, self.Y, Y1, e), poly
 

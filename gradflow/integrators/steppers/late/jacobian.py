@@ -19,8 +19,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg.lapack import dgetrf
 
+from scipy.linalg.lapack import dgetrf
+
 from gradflow.integrators.steppers.cells.compiled import kernel
-from gradflow.integrators.steppers.late.cell import Cell, pull
+from gradflow.integrators.steppers.late.cell import Cell, columns, gradient, gram, some
 from gradflow.integrators.steppers.late.system import Point
 
 #: Data with p_i ρ^D below this do not feed back within a step.
@@ -28,18 +30,20 @@ COUNTS = 1e-8
 
 
 class Jacobian(NamedTuple):
-    """The Jacobian at a point but for the Gram matrices.
+    """The Jacobian at a point.
 
     Attributes
     ----------
     near : Cell
         The data that count.
-    index : (|A|,) ints
+    index : (a,) ints
         Their numbers.
-    h, Xv : (m, |A|) arrays
+    h, Xv : (m, a) arrays
         x_i·u_k and x_i·v_k of these data.
-    shared, Hg : (P,) arrays
-        What all rows ∂σ_i'/∂u share, and Hg.
+    inner, turned : (a, a) arrays
+        Gram matrices of the inner parts, with a_k² and with a_k (v_k·u_k).
+    shared, Hg, Du : (P,) arrays
+        What all rows ∂σ_i'/∂u share, Hg, and D u.
     data : (4, n) array
         ρ^D η_i; ∂σ_i'/∂q̂_i by the curvature of the loss; ∂σ_i'/∂r; ∂σ_i'/∂σ_j but for the kernel.
     """
@@ -48,8 +52,11 @@ class Jacobian(NamedTuple):
     index: np.ndarray
     h: np.ndarray
     Xv: np.ndarray
+    inner: np.ndarray
+    turned: np.ndarray
     shared: np.ndarray
     Hg: np.ndarray
+    Du: np.ndarray
     data: np.ndarray
 
 
@@ -63,7 +70,7 @@ class Factors(NamedTuple):
     tau : (m,) array
     spine : (P,) array
         RDu.
-    kappa : (|A|,) array
+    kappa : (a,) array
         Its share in the columns.
     lu, pivots : arrays
         Factors of the system of the data that count, transposed.
@@ -79,87 +86,114 @@ class Factors(NamedTuple):
     pivots: np.ndarray
 
 
-class Linear:
-    """The Jacobian at a point, to be factorised for steps of any length.
-
-    Parameters
-    ----------
-    cell : Cell
-    at : Point
-    u : (P,) array
-    """
-
-    def __init__(self, cell: Cell, at: Point, u: np.ndarray) -> None:
-        self.cell, self.at, self.u = cell, at, u
-        self.D = 2 if cell.trained else 1
-        (p, q, e, eta, moment), (big, _, square, total) = at.data, at.numbers
-        level = eta * e - square + np.log(total)
-        Hg = self._hessian(at.g)
-        shared, by_r, bend = -2.0 * big * Hg, self.D * big * level, np.zeros(p.size)
+@kernel
+def linearise(cell: Cell, at: Point, Y: np.ndarray) -> Jacobian:
+    """Return the Jacobian at a state from its parts."""
+    m, n, P = at.A.size, at.data.shape[1], at.g.size
+    D, big, total = 2 if cell.trained else 1, at.numbers[0], at.numbers[3]
+    p, q, e, eta, moment = at.data[0], at.data[1], at.data[2], at.data[3], at.data[4]
+    level, data, turn, tilt = np.log(total) - at.numbers[2], np.zeros((4, n)), np.zeros(n), 0.0
+    for i in range(n):
+        data[0, i] = big * eta[i]
+        data[2, i] = D * big * (eta[i] * e[i] + level)
+        data[3, i] = big * p[i] * (2.0 * e[i] - moment[i] / total)
         if cell.logistic:
-            bend = big * big * e * eta * (1.0 - eta)
+            data[1, i] = big * big * e[i] * eta[i] * (1.0 - eta[i])
             # m' = −1 + log1p(x)/x with x = e^{−q}.
-            x = np.exp(-np.clip(big * q, -700.0, 700.0))
-            turn = np.where(x < 1e-13, -0.5 * x, np.log1p(x) / np.maximum(x, 1e-300) - 1.0)
-            turn *= big * big / total * p
-            v = pull(cell, turn)
-            shared += self._flat(at.A[:, None] * v, np.sum(v * self._blocks(u)[0], axis=1))
-            by_r += bend * self.D * q + self.D * float(turn @ q)
-        common = big * (2.0 * p * e - moment * p / total)
-        index = np.flatnonzero(p * big > COUNTS)
-        near, a = (cell, slice(None)) if index.size == p.size else (cell.only(index), index)
-        self.parts = Jacobian(
-            near, index, np.ascontiguousarray(at.h[:, a]), np.ascontiguousarray(at.Xv[:, a]),
-            shared, Hg, np.stack([big * eta, bend, by_r, common]),
-        )  # fmt: skip
-        self.inner = near.gram(at.A**2)
-        self.turned = near.gram(at.A * self._blocks(at.g)[1]) if cell.trained else None
+            x = np.exp(-min(max(big * q[i], -700.0), 700.0))
+            slope = -0.5 * x if x < 1e-13 else np.log1p(x) / x - 1.0
+            turn[i] = big * big / total * p[i] * slope
+            tilt += turn[i] * q[i]
+    for i in range(n):
+        data[2, i] += D * (data[1, i] * q[i] + tilt)
+    shared, Hg, Du = np.zeros(P), np.zeros(P), np.empty(P)
+    if cell.logistic:
+        shared = gradient(cell, at.A, Y, turn)
+    width, dim = P // m, cell.X.shape[1]
+    outer = np.zeros(m)
+    for k in range(m if cell.trained else 0):
+        corner = k * width + dim
+        outer[k] = at.A[k] * at.g[corner]
+        for d in range(dim):
+            Hg[k * width + d] = at.v[k, d] * at.g[corner]
+            Hg[corner] += at.A[k] * at.v[k, d] ** 2
+    for j in range(P):
+        shared[j] -= 2.0 * big * Hg[j]
+        Du[j] = D * Y[j]
+    index = np.empty(n, np.int64)
+    a = 0
+    for i in range(n):
+        if p[i] * big > COUNTS:
+            index[a] = i
+            a += 1
+    index = index[:a].copy()
+    near = some(cell, index)
+    inner = gram(near, at.A * at.A)
+    turned = gram(near, outer) if cell.trained else inner
+    return Jacobian(near, index, columns(at.h, index), columns(at.Xv, index), inner, turned,
+                    shared, Hg, Du, data)  # fmt: skip
 
-    def _blocks(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The blocks (m, D) and outer entries (m,) of a flat vector."""
-        rows = x.reshape(self.at.A.size, -1)
-        if self.cell.trained:
-            return rows[:, :-1], rows[:, -1]
-        return rows, np.zeros(self.at.A.size)
 
-    def _flat(self, U: np.ndarray, A: np.ndarray) -> np.ndarray:
-        return np.column_stack([U, A]).ravel() if self.cell.trained else U.ravel()
+def factor(cell: Cell, at: Point, J: Jacobian, c: float) -> Factors:
+    """Return the factors of cI − J."""
+    c1, rank_one, tau, spine, kappa, T = _eliminate(cell, at, J, c)
+    lu, pivots, _ = dgetrf(T.T, overwrite_a=True)
+    return Factors(c, c1, rank_one, tau, spine, kappa, lu.T, pivots.astype(np.int64))
 
-    def _hessian(self, x: np.ndarray) -> np.ndarray:
-        """Return Hx, H the Hessian of Σ p q̂ in u."""
-        if not self.cell.trained:
-            return np.zeros_like(x)
-        U, A = self._blocks(x)
-        return self._flat(self.at.v * A[:, None], np.sum(self.at.v * U, axis=1))
 
-    def factor(self, c: float) -> Factors:
-        """Return the factors of cI − J."""
-        at, J, D = self.at, self.parts, self.D
-        near, index = J.near, J.index
-        c1 = c + D * float(at.numbers[1])
-        tau = c1 - np.sum(at.v * at.v, axis=1) / c1
-        R = lambda x: arrow(self.cell, at.v, c1, tau, x)
-        spine = R(D * self.u)
-        along = float(at.g @ spine)
-        first, second = rows(near, at, J, spine)
-        by_g, by_shared = (rows(near, at, J, R(x))[0] for x in (at.g, J.shared))
-        p, q = at.data[0, index], at.data[1, index]
-        eta, bend, by_r, common = J.data[:, index]
-        by_r = (D / c) * by_r
-        kappa = (q + by_g) / (1.0 + along)
-        turned = eta * second + bend * first + float(J.shared @ spine) + by_r * along
-        M = (eta + bend / c1)[:, None] * self.inner
-        if self.turned is not None:
-            M += (eta / c1)[:, None] * self.turned
-            V = near.S * (J.h + (at.A / c1)[:, None] * J.Xv)
-            W = near.S * J.Xv * (at.A + self._blocks(at.g)[1] / c1)[:, None]
-            M += ((eta * (W + c1 * V) + bend * V) / tau[:, None]).T @ V
-        M += by_shared + np.outer(by_r, by_g + q) - np.outer(turned, kappa)
-        M *= p
-        M -= common
-        M[np.arange(index.size), np.arange(index.size)] += c
-        lu, pivots, _ = dgetrf(M)
-        return Factors(c, c1, 1.0 + along, tau, spine, kappa, lu.T, pivots.astype(np.int64))
+@kernel
+def _eliminate(
+    cell: Cell, at: Point, J: Jacobian, c: float
+) -> tuple[float, float, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Eliminate u and r from cI − J: what `Factors` keeps, and the system that remains, transposed."""
+    m, a, D = at.A.size, J.index.size, 2 if cell.trained else 1
+    c1 = c + D * at.numbers[1]
+    tau, by_r, turned, kappa = np.empty(m), np.empty(a), np.empty(a), np.empty(a)
+    for k in range(m):
+        tau[k] = c1
+        for d in range(at.v.shape[1]):
+            tau[k] -= at.v[k, d] ** 2 / c1
+    spine = arrow(cell, at.v, c1, tau, J.Du)
+    along, share = np.dot(at.g, spine), np.dot(J.shared, spine)
+    first, second = rows(J.near, at, J, spine)
+    by_g = rows(J.near, at, J, arrow(cell, at.v, c1, tau, at.g))[0]
+    by_shared = rows(J.near, at, J, arrow(cell, at.v, c1, tau, J.shared))[0]
+    for i in range(a):
+        k = J.index[i]
+        by_r[i] = D / c * J.data[2, k]
+        turned[i] = J.data[0, k] * second[i] + J.data[1, k] * first[i] + share + by_r[i] * along
+        kappa[i] = (at.data[1, k] + by_g[i]) / (1.0 + along)
+    T = _coupling(at, J, c1, tau)
+    for j in range(a):
+        k = J.index[j]
+        p, common, pulled = at.data[0, k], J.data[3, k], by_g[j] + at.data[1, k]
+        for i in range(a):
+            T[j, i] += by_shared[j] + by_r[i] * pulled - kappa[j] * turned[i]
+            T[j, i] = p * T[j, i] - common
+        T[j, j] += c
+    return c1, 1.0 + along, tau, spine, kappa, T
+
+
+@kernel
+def _coupling(at: Point, J: Jacobian, c1: float, tau: np.ndarray) -> np.ndarray:
+    """Return rows ∂σ_i'/∂u times R times columns ∇q̂_j, [j, i], but for what all rows share."""
+    near, a = J.near, J.index.size
+    left, V = np.zeros(J.h.shape), np.zeros(J.h.shape)
+    for k in range(tau.size if near.trained else 0):
+        outer = at.g[(k + 1) * (at.g.size // tau.size) - 1]
+        for i in range(a):
+            one, S = J.index[i], near.S[k, i]
+            V[k, i] = S * (J.h[k, i] + at.A[k] / c1 * J.Xv[k, i])
+            W = S * J.Xv[k, i] * (at.A[k] + outer / c1)
+            left[k, i] = (J.data[0, one] * (W + c1 * V[k, i]) + J.data[1, one] * V[k, i]) / tau[k]
+    T = np.dot(V.T, left)
+    for i in range(a):
+        eta, bend = J.data[0, J.index[i]], J.data[1, J.index[i]]
+        for j in range(a):
+            T[j, i] += (eta + bend / c1) * J.inner[i, j]
+            if near.trained:
+                T[j, i] += eta / c1 * J.turned[i, j]
+    return T
 
 
 @kernel

@@ -193,7 +193,7 @@ class AbstractPhase(ABC):
         left = ~((nu >= -_NU_SLACK) & (nu <= 1 + _NU_SLACK))
         turned = np.zeros((len(nodes), self.net.m), bool)
         if self.net.trained:
-            slid = np.unique(slides.neuron)
+            slid = slides.slid
             turned[:, slid] = now[slid] * self._outer(nodes)[:, slid] < 0
         at = int(np.argmax(left.any(axis=1) | turned.any(axis=1)))
         previous = NODES[at - 1] if at else 0.0

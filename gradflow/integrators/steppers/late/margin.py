@@ -23,7 +23,7 @@ import numpy as np
 from scipy import optimize
 
 from gradflow.integrators.steppers.late.balance import FLOOR, balance, bordered
-from gradflow.integrators.steppers.late.cell import Cell, margins, pull
+from gradflow.integrators.steppers.late.cell import Cell, margins, pull, some
 from gradflow.integrators.steppers.late.events import NODES, Hit, Standing, kind_of, resolve
 from gradflow.integrators.steppers.late.explicit import explicit_step
 from gradflow.integrators.steppers.late.field import MarginNet
@@ -89,7 +89,7 @@ class MarginPhase(AbstractPhase):
         """The cell of the support alone."""
         now = (self.standing.pattern, self.support)
         if now[0] is not self._made_of[0] or now[1] is not self._made_of[1]:
-            self._made_of, self._only = now, self.cell.only(self.support)
+            self._made_of, self._only = now, some(self.cell, self.support)
         return self._only
 
     def _least(self, which: np.ndarray, drop: int = -1) -> np.ndarray:
@@ -97,7 +97,7 @@ class MarginPhase(AbstractPhase):
         if len(which) == 1:
             return which
         u = self.Y[: self.net.P]
-        p = least_norm_weights(self.cell.only(which).gradients(u))
+        p = least_norm_weights(some(self.cell, which).gradients(u))
         keep = p > np.where(which == drop, 1e-6, 1e-11)
         return which[keep] if keep.any() else which[[int(np.argmax(p))]]
 

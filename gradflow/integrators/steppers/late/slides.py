@@ -19,6 +19,8 @@ class Slides:
     Attributes
     ----------
     neuron, surface : (K,) ints
+    slid : ints
+        The neurons that slide.
     """
 
     def __init__(self, net: MarginNet, pattern: Pattern) -> None:
@@ -28,7 +30,7 @@ class Slides:
         self.neuron = np.repeat(np.array(slid, int), counts)
         self.surface = np.concatenate([np.zeros(0, int), *(where for _, where, _ in sliding)])
         self.backs = np.concatenate([np.zeros((0, net.dim)), *pattern.backs])
-        self.plus = pattern.sides[slid] > 0
+        self.plus, self.slid = pattern.sides[slid] > 0, np.array(slid, int)
         starts = np.cumsum([0, *counts])
         self.resting = [
             (starts[j], starts[j + 1])

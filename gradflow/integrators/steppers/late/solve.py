@@ -5,27 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from gradflow.integrators.steppers.cells.compiled import kernel
-from gradflow.integrators.steppers.late.cell import Cell, pull
+from gradflow.integrators.steppers.late.cell import Cell, gradient
 from gradflow.integrators.steppers.late.jacobian import Factors, Jacobian, arrow, rows
 from gradflow.integrators.steppers.late.lu import lu_solve
 from gradflow.integrators.steppers.late.system import Point
-
-
-@kernel
-def _gradient(cell: Cell, at: Point, u: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Return Σ_i c_i ∇q̂_i (P,) at u over the data of a cell."""
-    v = pull(cell, c)
-    m, dim = v.shape
-    width = at.g.size // m
-    out = np.empty(at.g.size)
-    for k in range(m):
-        outer = 0.0
-        for d in range(dim):
-            out[k * width + d] = at.A[k] * v[k, d]
-            outer += v[k, d] * u[k * width + d]
-        if cell.trained:
-            out[k * width + dim] = outer
-    return out
 
 
 @kernel
@@ -59,7 +42,7 @@ def solve(
         kernel_share += common[k] * z[i]
         x_r -= D * q[k] * pulls[i]
         turn -= e[k] * pulls[i]
-    t = _gradient(near, at, y0, pulls)
+    t = gradient(near, at.A, y0, pulls)
     back = arrow(cell, at.v, F.c1, F.tau, t)
     out = np.empty(b.size)
     for j in range(P):
