@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradflow.integrators.steppers.cells.compiled import kernel
-from gradflow.integrators.steppers.late.cell import Cell, gram, pull, weights_of
+from gradflow.integrators.steppers.late.cell import Cell, gradient, gram, weights_of
 from gradflow.integrators.steppers.late.lu import lu_factor, lu_solve
 
 #: Weights below this are taken to be it inside ln p.
@@ -37,7 +37,7 @@ def bordered(cell: Cell, A: np.ndarray, h: np.ndarray) -> np.ndarray:
 def balance(
     cell: Cell, Y: np.ndarray, beta: float, epsilon: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Return p, v (m, D), q̂ and the common level of the margins of the data of a cell.
+    """Return p, g (P,), q̂ and the common level of the margins of the data of a cell.
 
     Parameters
     ----------
@@ -68,4 +68,4 @@ def balance(
         x[n] = 1.0
         lu_solve(T, pivots, x)
         p[:] = x[:n]
-    return p, pull(cell, p), q, mean
+    return p, gradient(cell, A, Y, p), q, mean

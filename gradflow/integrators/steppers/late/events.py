@@ -88,7 +88,8 @@ class Hit:
 
 def scales(net: MarginNet, u: np.ndarray) -> np.ndarray:
     """Return ``|n_g||u_k|`` (m, G), 1 where a neuron is zero."""
-    size = np.linalg.norm(net.split(u)[0], axis=1)
+    U = net.split(u)[0]
+    size = np.sqrt(np.sum(U * U, axis=1))
     return np.where(size > 0, size, 1.0)[:, None] * net.at.sizes
 
 

@@ -19,8 +19,8 @@ from gradflow.integrators.steppers.late.explicit import explicit_step
 from gradflow.integrators.steppers.late.field import MarginNet
 from gradflow.integrators.steppers.late.loop import AbstractPhase
 from gradflow.integrators.steppers.late.rosenbrock import GAMMA, rosenbrock_step
-from gradflow.integrators.steppers.late.jacobian import COUNTS, Jacobian, factor, linearise
-from gradflow.integrators.steppers.late.system import elapsed, expand
+from gradflow.integrators.steppers.late.jacobian import Jacobian, factor, linearise
+from gradflow.integrators.steppers.late.system import elapsed, expand, fastest
 
 #: From this σ on (p < 1e-26) a datum is controlled as a margin, not as a weight.
 _FAR = 60.0
@@ -49,21 +49,10 @@ class FullPhase(AbstractPhase):
     def prepare(self) -> None:
         self.at = expand(self.cell, self.Y)
         self.big = float(self.at.numbers[0])
-        # Neurons grow at rates up to |v_k|.
-        self.growth = 0.0
-        if self.net.trained:
-            self.growth = math.sqrt(float(np.max(np.sum(self.at.v**2, axis=1))))
-        self.fastest = self.big * self._most()
+        most, self.growth = fastest(self.cell, self.at)
+        self.fastest = self.big * most
         self.linear: Jacobian | None = None
         self.stats["rhs"] += 1
-
-    def _most(self) -> float:
-        """The largest |∇q̂_i|² of the data that count: they relax at most that fast, times ρ^D."""
-        cell, at = self.cell, self.at
-        sizes = at.A**2 @ cell.reach
-        if cell.trained:
-            sizes = sizes + np.sum((cell.S * at.h) ** 2, axis=0)
-        return float(np.max(sizes[at.data[0] * self.big > COUNTS], initial=0.0))
 
     @property
     def sigma(self) -> np.ndarray:

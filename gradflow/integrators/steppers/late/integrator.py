@@ -126,7 +126,7 @@ class _Totals:
 
     def margin(self, q: np.ndarray) -> float:
         """The least normalised margin: 0 for a datum that no neuron sees."""
-        least = float(np.min(q))
+        least = float(q.min())
         return least if self.log_rest == -np.inf else min(least, 0.0)
 
 
@@ -158,13 +158,13 @@ class _Ends:
         if self.log_loss is not None:
             gap = self.log_loss - self.totals.log_loss(log_loss)
             values.append(gap / max(1.0, abs(self.log_loss)))
-        if self.direction is not None or float(np.min(q)) <= 0:
+        if self.direction is not None or float(q.min()) <= 0:
             speed, radial = phase.velocity(Y)
             if self.direction is not None:
                 # Per unit of ln t: dζ/d ln t = tL ρ^{D−2}.
                 rate = math.log(max(speed, 1e-300)) + log_t + log_loss + (D - 2) * Y[P]
                 values.append(math.log(self.direction) - rate)
-            if float(np.min(q)) <= 0 and math.hypot(speed, radial) < 1e-9:
+            if float(q.min()) <= 0 and math.hypot(speed, radial) < 1e-9:
                 self.rest = True
                 values.append(1.0)
         return float(max(values, default=-1.0))

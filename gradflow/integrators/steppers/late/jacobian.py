@@ -23,11 +23,7 @@ from scipy.linalg.lapack import dgetrf
 
 from gradflow.integrators.steppers.cells.compiled import kernel
 from gradflow.integrators.steppers.late.cell import Cell, columns, gradient, gram, some
-from gradflow.integrators.steppers.late.system import Point
-
-#: Data with p_i ρ^D below this do not feed back within a step.
-COUNTS = 1e-8
-
+from gradflow.integrators.steppers.late.system import COUNTS, Point
 
 class Jacobian(NamedTuple):
     """The Jacobian at a point.

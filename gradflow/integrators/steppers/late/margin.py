@@ -23,7 +23,7 @@ import numpy as np
 from scipy import optimize
 
 from gradflow.integrators.steppers.late.balance import FLOOR, balance, bordered
-from gradflow.integrators.steppers.late.cell import Cell, margins, pull, some
+from gradflow.integrators.steppers.late.cell import Cell, gradient, margins, some
 from gradflow.integrators.steppers.late.events import NODES, Hit, Standing, kind_of, resolve
 from gradflow.integrators.steppers.late.explicit import explicit_step
 from gradflow.integrators.steppers.late.field import MarginNet
@@ -103,13 +103,11 @@ class MarginPhase(AbstractPhase):
 
     def _balance(self, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         """Return p_A, g (P,), q̂_A and the common level of the margins."""
-        net, some = self.net, self._supported
-        p, v, q, level = balance(some, Y, self.beta, self._epsilon(Y))
-        if not np.all(np.abs(p) < _HUGE):
+        p, g, q, level = balance(self._supported, Y, self.beta, self._epsilon(Y))
+        if not abs(p).max() < _HUGE:
             p, level = self._dependent(Y, q)
-            v = pull(some, p)
-        U, A = net.split(Y[: net.P])
-        return p, net.join(A[:, None] * v, np.sum(v * U, axis=1)), q, level
+            g = gradient(self._supported, np.array(self.net.split(Y[: self.net.P])[1]), Y, p)
+        return p, g, q, level
 
     def _dependent(self, Y: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, float]:
         """p_A and the level where the gradients are dependent: p is not unique, g is."""
@@ -127,8 +125,9 @@ class MarginPhase(AbstractPhase):
         P, D = self.net.P, self.net.degree
         p, g, q, _ = self._balance(Y)
         self.stats["rhs"] += 1
-        grows = D * float(p @ q)
-        return np.concatenate([g - grows * Y[:P], [grows, math.exp((2 - D) * Y[P])]])
+        rate, grows = np.empty(P + 2), D * float(p @ q)
+        rate[:P], rate[P], rate[P + 1] = g - grows * Y[:P], grows, math.exp((2 - D) * Y[P])
+        return rate
 
     def _at_all(self, states: np.ndarray) -> list[tuple]:
         """`_balance` of the rows of an array, remembered: exits and the support both ask."""
@@ -161,8 +160,8 @@ class MarginPhase(AbstractPhase):
     def prepare(self) -> None:
         self.beta = _BETA * float(np.linalg.norm(self._balance(self.Y)[1]))
         self.f0 = self._field(self.Y)
-        p, g, _, level = self._balance(self.Y)
-        self.p0, self.gap0 = p, self._gaps(self.Y, level)
+        self.p0, g, _, level = self._balance(self.Y)
+        self.gap0 = self._gaps(self.Y, level)
         U, _ = self.net.split(self.Y[: self.net.P])
         self.speed = float(np.linalg.norm(g)) + float(np.linalg.norm(U))
 

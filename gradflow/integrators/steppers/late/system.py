@@ -26,6 +26,9 @@ import numpy as np
 from gradflow.integrators.steppers.cells.compiled import kernel
 from gradflow.integrators.steppers.late.cell import Cell, margins, pull, weights_of
 
+#: Data with p_i ρ^D below this do not feed back within a step.
+COUNTS = 1e-8
+
 
 class Point(NamedTuple):
     """The right-hand side at a state, and what it is made of.
@@ -105,6 +108,29 @@ def expand(cell: Cell, Y: np.ndarray) -> Point:
     out[P + 2 + n] = speed
     numbers[0], numbers[1], numbers[2], numbers[3] = big, beta, square, total
     return Point(out, g, A, h, v, Xv, data, numbers)
+
+
+@kernel
+def fastest(cell: Cell, at: Point) -> tuple[float, float]:
+    """Return the largest |∇q̂_i|² of the data that count, and the largest |v_k|.
+
+    Margins relax at most at ρ^D times the first, trained neurons grow at most at the second.
+    """
+    most = growth = 0.0
+    for i in range(at.data.shape[1]):
+        if at.data[0, i] * at.numbers[0] > COUNTS:
+            size = 0.0
+            for k in range(at.A.size):
+                size += at.A[k] ** 2 * cell.reach[k, i]
+                if cell.trained:
+                    size += (cell.S[k, i] * at.h[k, i]) ** 2
+            most = max(most, size)
+    for k in range(at.A.size if cell.trained else 0):
+        size = 0.0
+        for d in range(at.v.shape[1]):
+            size += at.v[k, d] ** 2
+        growth = max(growth, size)
+    return most, np.sqrt(growth)
 
 
 @kernel
