@@ -163,11 +163,13 @@ def test_smooth_flow_against_an_explicit_solver():
 
 
 @pytest.mark.parametrize("seed", [0, 4])
-def test_full_system_and_limit_agree(seed):
+def test_full_system_and_limit_agree(seed, monkeypatch):
     risk, W, a = _instance(seed)
-    ends = {"log_rho_end": 0.5 * math.log(1e10), "rtol": 1e-9}
-    limit = late_phase(risk.arrangement, W, a, -3.0, check=False, switch=1e8, **ends)
-    full = late_phase(risk.arrangement, W, a, -3.0, switch=math.inf, **ends)
+    ends = {"log_loss_end": -1e9, "rtol": 1e-9}
+    monkeypatch.setattr(late, "SWITCH", 1e7)
+    limit = late_phase(risk.arrangement, W, a, -3.0, **ends)
+    monkeypatch.setattr(late, "SWITCH", math.inf)
+    full = late_phase(risk.arrangement, W, a, -3.0, **ends)
     assert limit.ok
     assert full.ok
     assert limit.form[-1] == "margin"
@@ -181,18 +183,18 @@ def test_full_system_and_limit_agree(seed):
 def test_where_the_limit_fails_the_full_system_goes_on(failures, monkeypatch):
     """Past the switch that failed, to 1e4 and then 1e6 times the first, where it tries again."""
     risk, W, a = _instance(0)
-    ends = {"log_t_end": 1e18, "rtol": 1e-8, "check": False}
+    ends = {"log_t_end": 1e18, "rtol": 1e-8}
     plain = late_phase(risk.arrangement, W, a, -3.0, **ends)
     tried = []
 
     class Failing(late.MarginPhase):
-        def run(self, max_steps, max_events):
+        def run(self, max_steps):
             tried.append(math.exp(2 * self.Y[self.net.P]))
-            return "stuck" if len(tried) <= failures else super().run(max_steps, max_events)
+            return "stuck" if 2 < len(tried) <= 2 + failures else super().run(max_steps)
 
     monkeypatch.setattr(late, "MarginPhase", Failing)
     run = late_phase(risk.arrangement, W, a, -3.0, **ends)
-    levels = [late.SWITCH, 1e4 * late.SWITCH, 1e6 * late.SWITCH]
+    levels = [x * late.SWITCH for x in (0.1, 1, 10, 1e4, 1e6)]
     np.testing.assert_allclose(tried, levels[: len(tried)], rtol=1e-6)
     assert run.ok == (failures < 3)
     assert run.result == ("stuck" if failures == 3 else "reached")
@@ -251,7 +253,7 @@ def test_random_instances_go_far(seed):
 def test_balancedness_is_conserved_along_the_way():
     risk, W, a = _instance(7)
     a = 1.5 * a
-    run = late_phase(risk.arrangement, W, a, -3.0, log_rho_end=0.5 * math.log(1e3))
+    run = late_phase(risk.arrangement, W, a, -3.0, log_loss_end=-50.0)
     gap = np.exp(2 * run.log_rho)[:, None] * (run.A**2 - np.sum(run.U**2, axis=2))
     np.testing.assert_allclose(gap, np.broadcast_to(gap[0], gap.shape), atol=1e-5)
 
@@ -308,7 +310,6 @@ def test_rows_where_they_are_wanted_and_stops():
     assert late_phase(arrangement, W, a, -3.0, log_loss_end=-1e6).log_loss[-1] == pytest.approx(
         -1e6
     )
-    assert late_phase(arrangement, W, a, -3.0, log_rho_end=3.0).log_rho[-1] == pytest.approx(3.0)
     turned = late_phase(arrangement, W, a, -3.0, direction_tol=1e-9)
     assert turned.ok
     assert 10 < turned.log_t[-1] < 1e10
@@ -321,8 +322,6 @@ def test_trouble_is_a_result_and_what_was_computed_is_kept():
     assert short.result == "max_steps"
     assert len(short.log_t) > 10
     assert "max_steps" in short.message
-    few = late_phase(arrangement, W, a, -3.0, log_t_end=1e10, max_events=3)
-    assert few.result == "max_events"
     assert late_phase(arrangement, np.nan * W, a, 0.0, log_t_end=1.0).result == "non_finite"
     assert late_phase(arrangement, 0 * W, 0 * a, 0.0, log_t_end=1.0).result == "non_finite"
     for ok, text in RESULTS.values():

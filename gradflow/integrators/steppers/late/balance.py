@@ -21,9 +21,9 @@ def bordered(cell: Cell, A: np.ndarray, h: np.ndarray) -> np.ndarray:
     """Return K̂ bordered by the unknown μ and the sum of p, transposed."""
     m, k = cell.S.shape
     K, outer = gram(cell, A * A), np.zeros((m, k))
-    for l in range(m if cell.trained else 0):
+    for neuron in range(m if cell.trained else 0):
         for i in range(k):
-            outer[l, i] = cell.S[l, i] * h[l, i]
+            outer[neuron, i] = cell.S[neuron, i] * h[neuron, i]
     by_outer = np.dot(outer.T, outer)
     T = np.zeros((k + 1, k + 1))
     for i in range(k):

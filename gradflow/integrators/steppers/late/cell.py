@@ -163,8 +163,8 @@ def some(cell: Cell, which: np.ndarray) -> Cell:
     """Return the cell of some of the data."""
     XT = columns(cell.XT, which)
     return Cell(
-        XT.T.copy(), XT, columns(cell.S, which), cell.A, cell.log_weights[which], cell.Q, cell.owner,
-        columns(cell.reach, which), cell.trained, cell.logistic,
+        XT.T.copy(), XT, columns(cell.S, which), cell.A, cell.log_weights[which], cell.Q,
+        cell.owner, columns(cell.reach, which), cell.trained, cell.logistic,
     )  # fmt: skip
 
 

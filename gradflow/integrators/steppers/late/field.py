@@ -89,7 +89,7 @@ class MarginNet:
     def per_surface(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the forces F⁺, F⁻ (..., G) of pulls c = y p (..., n), walls included."""
         if c.ndim > 1 and not self.at.plain:
-            up, down = np.moveaxis([self.at.per_surface(row) for row in c], 1, 0)
+            up, down = np.stack([self.at.per_surface(row) for row in c], axis=1)
         else:
             up, down = self.at.per_surface(c)
         return (self.wall_up + up, self.wall_down + down) if self.unseen.any() else (up, down)

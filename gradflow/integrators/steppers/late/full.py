@@ -8,7 +8,6 @@ factorisation, eight solves, no iteration. Steps shorter than the layers are exp
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -17,9 +16,9 @@ from gradflow.integrators.steppers.cells.compiled import kernel
 from gradflow.integrators.steppers.late.cell import Cell, margins
 from gradflow.integrators.steppers.late.explicit import explicit_step
 from gradflow.integrators.steppers.late.field import MarginNet
+from gradflow.integrators.steppers.late.jacobian import Jacobian, factor, linearise
 from gradflow.integrators.steppers.late.loop import AbstractPhase
 from gradflow.integrators.steppers.late.rosenbrock import GAMMA, rosenbrock_step
-from gradflow.integrators.steppers.late.jacobian import Jacobian, factor, linearise
 from gradflow.integrators.steppers.late.system import elapsed, expand, fastest
 
 #: From this σ on (p < 1e-26) a datum is controlled as a margin, not as a weight.

@@ -17,13 +17,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg.lapack import dgetrf
-
-from scipy.linalg.lapack import dgetrf
+from scipy.linalg import lapack
 
 from gradflow.integrators.steppers.cells.compiled import kernel
 from gradflow.integrators.steppers.late.cell import Cell, columns, gradient, gram, some
 from gradflow.integrators.steppers.late.system import COUNTS, Point
+
 
 class Jacobian(NamedTuple):
     """The Jacobian at a point.
@@ -133,7 +132,7 @@ def linearise(cell: Cell, at: Point, Y: np.ndarray) -> Jacobian:
 def factor(cell: Cell, at: Point, J: Jacobian, c: float) -> Factors:
     """Return the factors of cI − J."""
     c1, rank_one, tau, spine, kappa, T = _eliminate(cell, at, J, c)
-    lu, pivots, _ = dgetrf(T.T, overwrite_a=True)
+    lu, pivots, _ = lapack.dgetrf(T.T, overwrite_a=True)  # pyright: ignore[reportAttributeAccessIssue]
     return Factors(c, c1, rank_one, tau, spine, kappa, lu.T, pivots.astype(np.int64))
 
 
@@ -141,7 +140,7 @@ def factor(cell: Cell, at: Point, J: Jacobian, c: float) -> Factors:
 def _eliminate(
     cell: Cell, at: Point, J: Jacobian, c: float
 ) -> tuple[float, float, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Eliminate u and r from cI − J: what `Factors` keeps, and the system that remains, transposed."""
+    """Eliminate u and r from cI − J: return what `Factors` keeps, and what remains, transposed."""
     m, a, D = at.A.size, J.index.size, 2 if cell.trained else 1
     c1 = c + D * at.numbers[1]
     tau, by_r, turned, kappa = np.empty(m), np.empty(a), np.empty(a), np.empty(a)
@@ -230,9 +229,7 @@ def rows(cell: Cell, at: Point, J: Jacobian, y: np.ndarray) -> tuple[np.ndarray,
                 vy += at.v[k, d] * Y[k, d]
             for i in range(n):
                 first[i] += S[i] * (a * Xy[k, i] + y_outer * h[k, i])
-                second[i] += S[i] * (
-                    outer * Xy[k, i] + 2.0 * a * y_outer * Xv[k, i] + vy * h[k, i]
-                )
+                second[i] += S[i] * (outer * Xy[k, i] + 2.0 * a * y_outer * Xv[k, i] + vy * h[k, i])
         else:
             for i in range(n):
                 first[i] += S[i] * a * Xy[k, i]

@@ -39,8 +39,8 @@ _PATIENT, _MAX_STUCK = 4, 60
 _DEAD = 1e-140
 
 #: Names a phase may end with.
-REACHED, MAX_STEPS, MAX_EVENTS, TOO_SMALL, STUCK, SEEN = (
-    "reached", "max_steps", "max_events", "step_too_small", "stuck", "seen",
+REACHED, MAX_STEPS, TOO_SMALL, STUCK, SEEN = (
+    "reached", "max_steps", "step_too_small", "stuck", "seen",
 )  # fmt: skip
 
 
@@ -286,16 +286,16 @@ class AbstractPhase(ABC):
         return [(int(k), -1, "death") for k in np.flatnonzero(gone)]
 
     # ------------------------------------------------------------------------------ the loop
-    def run(self, max_steps: int, max_events: int) -> str:
+    def run(self, max_steps: int) -> str:
         """Integrate; return the name of the result. The state and standing are kept."""
         with np.errstate(all="ignore"):
             try:
-                return self._run(max_steps, max_events)
+                return self._run(max_steps)
             except (np.linalg.LinAlgError, FloatingPointError) as error:
                 self.detail = f"linear algebra failed: {error}"
                 return TOO_SMALL
 
-    def _run(self, max_steps: int, max_events: int) -> str:
+    def _run(self, max_steps: int) -> str:
         P, stuck = self.net.P, 0
         if self.stop(self, self.Y) >= 0:
             return REACHED
@@ -304,8 +304,6 @@ class AbstractPhase(ABC):
         while True:
             if self.stats["steps"] + self.stats["rejected"] >= max_steps:
                 return MAX_STEPS
-            if self.stats["events"] >= max_events:
-                return MAX_EVENTS
             if heard := self.look(self):
                 return heard
             h = min(self.h, self.longest_step())

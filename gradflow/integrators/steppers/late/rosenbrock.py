@@ -85,23 +85,23 @@ def rosenbrock_step(
             if i < 6:
                 y[:] = y0
                 for j in range(i):
-                    for l in range(N):
-                        y[l] += A[i, j] * k[j, l]
+                    for d in range(N):
+                        y[d] += A[i, j] * k[j, d]
             else:
-                for l in range(N):
-                    y[l] += k[i - 1, l]
+                for d in range(N):
+                    y[d] += k[i - 1, d]
             right = expand(cell, y).rate
             for j in range(i):
-                for l in range(N):
-                    right[l] += C[i, j] / h * k[j, l]
+                for d in range(N):
+                    right[d] += C[i, j] / h * k[j, d]
         k[i] = solve(cell, at, J, F, y0, right)
-    for l in range(N):
-        y[l] += k[7, l]
+    for d in range(N):
+        y[d] += k[7, d]
         c0 = c1 = c2 = 0.0
         for j in range(8):
-            c0 += DENSE[0, j] * k[j, l]
-            c1 += DENSE[1, j] * k[j, l]
-            c2 += DENSE[2, j] * k[j, l]
-        poly[0, l], poly[1, l], poly[2, l] = y0[l], y[l] - y0[l] + c0, c1 - c0
-        poly[3, l], poly[4, l] = c2 - c1, -c2
+            c0 += DENSE[0, j] * k[j, d]
+            c1 += DENSE[1, j] * k[j, d]
+            c2 += DENSE[2, j] * k[j, d]
+        poly[0, d], poly[1, d], poly[2, d] = y0[d], y[d] - y0[d] + c0, c1 - c0
+        poly[3, d], poly[4, d] = c2 - c1, -c2
     return y, k[7], poly

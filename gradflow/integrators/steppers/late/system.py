@@ -139,15 +139,15 @@ def elapsed(cell: Cell, Y: np.ndarray) -> tuple[float, float, np.ndarray]:
     n = cell.X.shape[0]
     P, D = Y.size - n - 3, 2 if cell.trained else 1
     q = margins(cell, Y)
-    big, log_loss, total = np.exp(D * Y[P]), 0.0, 0.0
+    big, log_loss, total = float(np.exp(D * Y[P])), 0.0, 0.0
     # All data agree on ln L; those that count know it best.
     for i in range(n):
         sigma, margin = Y[P + 1 + i], big * q[i]
-        p = np.exp(-sigma)
+        p = float(np.exp(-sigma))
         if p > 0:
             if cell.logistic:
                 margin = max(margin, 0.0) + np.log1p(np.exp(-abs(margin)))
             log_loss += p * (sigma + cell.log_weights[i] - margin)
             total += p
     log_loss /= total
-    return log_loss, np.log(Y[P + 1 + n]) - log_loss, q
+    return log_loss, float(np.log(Y[P + 1 + n])) - log_loss, q
