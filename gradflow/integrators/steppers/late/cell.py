@@ -83,8 +83,9 @@ class Cell(NamedTuple):
         rows = np.empty((n, *body.shape))
         inside = rows[:, :, :dim]
         np.multiply(weighted[:, :, None], self.X[:, None, :], out=inside)
-        for k, row in zip(self.owner, self.Q, strict=True):
-            inside[:, k] -= np.outer(weighted[:, k] * (self.X @ row), row)
+        for k in np.unique(self.owner):
+            across = self.Q[self.owner == k]
+            inside[:, k] -= weighted[:, k, None] * ((self.X @ across.T) @ across)
         if self.trained:
             rows[:, :, -1] = (self.S * (body[:, :-1] @ self.XT)).T
         return rows.reshape(n, -1)

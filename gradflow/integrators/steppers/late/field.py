@@ -1,15 +1,7 @@
-r"""Margins of a two-layer (leaky) ReLU net on finite data, inside one activation cell.
+r"""Data and shape of a two-layer (leaky) ReLU net on separated data, as the late phase sees them.
 
-With the pattern of sides :math:`P_{kg}\in\{+,-,0\}` frozen (0: neuron k slides on surface g, its
-w_k moves inside :math:`n_g^\perp`), the normalised margins :math:`\hat q_i(u)=y_if(x_i;u)` are
-polynomials in :math:`u=\theta/\rho` and
-
-.. math:: \nabla\hat q_i=y_i\bigl(s_{ki}a_k\Pi_kx_i,\ s_{ki}\,x_i\cdot u_k\bigr)_k,\qquad
-          g=\sum_ip_i\nabla\hat q_i=\bigl(a_kv_k,\ v_k\cdot u_k\bigr)_k,\qquad
-          v_k=\Pi_k\sum_ip_iy_is_{ki}x_i .
-
-Everything here costs products of the size (data × neurons × dimension); the n×n kernel of the
-gradients is never formed. Fixed outer weights leave out the second entries.
+Margins are those of weights of norm 1: with :math:`u=\theta/\rho` they are
+:math:`\hat q_i(u)=y_if(x_i;u)`, polynomials inside an activation cell (:mod:`.cell`).
 """
 
 from __future__ import annotations

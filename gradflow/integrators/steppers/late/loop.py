@@ -195,7 +195,10 @@ class AbstractPhase(ABC):
         if self.net.trained:
             slid = slides.slid
             turned[:, slid] = now[slid] * self._outer(nodes)[:, slid] < 0
-        at = int(np.argmax(left.any(axis=1) | turned.any(axis=1)))
+        bad = left.any(axis=1) | turned.any(axis=1)
+        if not bad.any():
+            return hit
+        at = int(np.argmax(bad))
         previous = NODES[at - 1] if at else 0.0
         for j in np.flatnonzero(left[at]):
             sign, bound = (1.0, 1.0) if nu[at, j] > 0.5 else (-1.0, 0.0)
