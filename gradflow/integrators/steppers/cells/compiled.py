@@ -12,13 +12,22 @@ F = TypeVar("F", bound=Callable[..., object])
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
+def inner(function: F) -> F:
+    """Return ``function`` compiled as a part of others: only compiled code can call it."""
+    return _compiled(function, {"no_cpython_wrapper": True, "no_cfunc_wrapper": True})
+
+
 def kernel(function: F) -> F:
     """Return ``function`` compiled for plain arrays, releasing the interpreter's lock.
 
     What is compiled is kept beside the source, or in the user's cache folder where that cannot be
     written; where neither can, it is compiled again in every process.
     """
+    return _compiled(function, {"no_cfunc_wrapper": True})
+
+
+def _compiled(function: F, flags: dict[str, bool]) -> F:
     try:
-        return numba.njit(cache=True, **_OPTIONS)(function)  # pyright: ignore[reportReturnType]
+        return numba.njit(cache=True, **_OPTIONS, **flags)(function)  # pyright: ignore[reportReturnType]
     except RuntimeError:  # (Numba found no folder it may write)
-        return numba.njit(**_OPTIONS)(function)  # pyright: ignore[reportReturnType]
+        return numba.njit(**_OPTIONS, **flags)(function)  # pyright: ignore[reportReturnType]

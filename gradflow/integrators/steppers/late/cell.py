@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gradflow.cells.pattern import Pattern
-from gradflow.integrators.steppers.cells.compiled import kernel
+from gradflow.integrators.steppers.cells.compiled import inner, kernel
 from gradflow.integrators.steppers.late.field import MarginNet
 
 
@@ -91,7 +91,7 @@ class Cell(NamedTuple):
         return rows.reshape(n, -1)
 
 
-@kernel
+@inner
 def weights_of(cell: Cell, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return U (m, D) and the outer weights (m,), trained or fixed, of a flat vector u (P,)."""
     m, dim = cell.S.shape[0], cell.X.shape[1]
@@ -104,7 +104,7 @@ def weights_of(cell: Cell, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return U, A
 
 
-@kernel
+@inner
 def pull(cell: Cell, c: np.ndarray) -> np.ndarray:
     """Return v_k = Π_k Σ_i c_i s_ki x_i (m, D), so that Σ_i c_i ∇q̂_i = (a_k v_k, v_k·u_k)_k."""
     m, n = cell.S.shape
@@ -149,7 +149,7 @@ def gradient(cell: Cell, A: np.ndarray, u: np.ndarray, c: np.ndarray) -> np.ndar
     return out
 
 
-@kernel
+@inner
 def columns(M: np.ndarray, which: np.ndarray) -> np.ndarray:
     """Return some columns of a matrix."""
     out = np.empty((M.shape[0], which.size))
@@ -169,7 +169,7 @@ def some(cell: Cell, which: np.ndarray) -> Cell:
     )  # fmt: skip
 
 
-@kernel
+@inner
 def gram(cell: Cell, factors: np.ndarray) -> np.ndarray:
     r"""Return :math:`\sum_kc_ks_{ki}s_{kj}\,x_i\cdot\Pi_kx_j` (n, n) for factors c (m,).
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
-from gradflow.integrators.steppers.cells.compiled import kernel
+from gradflow.integrators.steppers.cells.compiled import inner, kernel
 from gradflow.integrators.steppers.late.cell import Cell, columns, gradient, gram, some
 from gradflow.integrators.steppers.late.system import COUNTS, Point
 
@@ -123,9 +123,9 @@ def linearise(cell: Cell, at: Point, Y: np.ndarray) -> Jacobian:
             a += 1
     index = index[:a].copy()
     near = some(cell, index)
-    inner = gram(near, at.A * at.A)
-    turned = gram(near, outer) if cell.trained else inner
-    return Jacobian(near, index, columns(at.h, index), columns(at.Xv, index), inner, turned,
+    squares = gram(near, at.A * at.A)
+    turned = gram(near, outer) if cell.trained else squares
+    return Jacobian(near, index, columns(at.h, index), columns(at.Xv, index), squares, turned,
                     shared, Hg, Du, data)  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def _eliminate(
     return c1, 1.0 + along, tau, spine, kappa, T
 
 
-@kernel
+@inner
 def _coupling(at: Point, J: Jacobian, c1: float, tau: np.ndarray) -> np.ndarray:
     """Return rows ∂σ_i'/∂u times R times columns ∇q̂_j, [j, i], but for what all rows share."""
     near, a = J.near, J.index.size
@@ -191,7 +191,7 @@ def _coupling(at: Point, J: Jacobian, c1: float, tau: np.ndarray) -> np.ndarray:
     return T
 
 
-@kernel
+@inner
 def arrow(cell: Cell, v: np.ndarray, c1: float, tau: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return R b."""
     m, dim = v.shape
@@ -208,7 +208,7 @@ def arrow(cell: Cell, v: np.ndarray, c1: float, tau: np.ndarray, b: np.ndarray) 
     return out
 
 
-@kernel
+@inner
 def rows(cell: Cell, at: Point, J: Jacobian, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return ∇q̂_i·y and (∇²q̂_i g + H∇q̂_i)·y for the data of a cell: those that count, or all."""
     m, n = cell.S.shape

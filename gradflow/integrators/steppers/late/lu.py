@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradflow.integrators.steppers.cells.compiled import kernel
+from gradflow.integrators.steppers.cells.compiled import inner
 
 
-@kernel
+@inner
 def lu_factor(T: np.ndarray) -> np.ndarray:
     """Replace a transposed matrix by its factors L and U; return the rows exchanged (n,).
 
@@ -34,7 +34,7 @@ def lu_factor(T: np.ndarray) -> np.ndarray:
     return pivots
 
 
-@kernel
+@inner
 def lu_solve(T: np.ndarray, pivots: np.ndarray, b: np.ndarray) -> None:
     """Replace b (n,) by the solution of the system with these factors."""
     n = T.shape[0]

@@ -1,0 +1,1 @@
+"""The event-located integrator of two-layer flows with kinks: a compiled kernel and its host."""
