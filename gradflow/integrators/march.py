@@ -202,7 +202,8 @@ class _March:
         stop = self._stop(steps) if crossed else None
         timed = self.event is None or self.event.quantity == "time"
         if self.rest is not None and timed:
-            self.held = self.rest.look(steps.s, steps.Y)
+            over = crossed or steps.ended is not None
+            self.held = self.rest.look(steps.s, steps.Y, over=over)
         if self.held is not None:
             return self._hold(self.held)
         if stop is not None:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -19,11 +18,14 @@ from gradflow.flows.event import limits
 from gradflow.integrators.contract import AbstractDense, Problem
 from gradflow.integrators.rest import Rest, at_rest
 from gradflow.numerics.compiled import compile_once
+from gradflow.numerics.jacobian import has_jacobian, jacobian
 
 #: Time for which a flow must stay where no end was asked for, in units of that passed.
 _WITHOUT_END = 100.0
 #: Coordinates up to which a Jacobian is stored and factored.
 _MOST_COORDINATES = 4000
+#: Differences of ln t between states that are kept to compare with.
+_MARKS_APART = 0.3
 #: Where the loss is a clock, velocities in physical time underflow below this.
 _LEAST_LOG_LOSS = -600.0
 
@@ -32,7 +34,7 @@ Flow = Any  # a pytree; see :class:`~gradflow.flows.flow.Flow`
 
 def _motion(flow: Flow, Y: Array) -> tuple[Array, Array]:
     y = flow.split(Y)[0]
-    return flow.velocity(y), jax.jacfwd(flow.velocity)(y)
+    return flow.velocity(y), jacobian(flow.velocity, y)
 
 
 @dataclass(frozen=True)
@@ -79,32 +81,53 @@ class RestWatch:
     def __init__(self, problem: Problem) -> None:
         self.problem, self.flow = problem, problem.flow
         self.compile_seconds, self.jacobians = 0.0, 0
-        self.mark: tuple[float, np.ndarray] | None = None  # ln t, and the state there
+        size = self.flow.split(problem.Y0)[0].size
+        self.rtol = problem.tolerances.rtol
+        self.atol = float(np.min(problem.tolerances.asked_atol[:size], initial=np.inf))
+        self.looks = size <= _MOST_COORDINATES and problem.step_cap is None
+        self.marks: list[tuple[float, np.ndarray]] = []  # ln t, and the state there
+        self.next = -np.inf  # ln t before which nothing is asked
 
-    def look(self, s: np.ndarray, Y: np.ndarray) -> Held | None:
-        """Whether it rests at the last of some accepted states, in order; None where it moves."""
-        coordinates = self.flow.split(Y)[0]
-        if coordinates.shape[1] > _MOST_COORDINATES or self.problem.step_cap is not None:
+    def look(self, s: np.ndarray, Y: np.ndarray, *, over: bool) -> Held | None:
+        """Whether it rests at the last of some accepted states; None where it moves.
+
+        Parameters
+        ----------
+        s, Y : ndarray, shapes (k,), (k, D)
+            In order, each call's first being the last of the call before.
+        over : bool
+            Whether these are the last.
+        """
+        if not self.looks:
             return None
-        log_t = np.asarray(self.flow.log_t(s, Y))
+        log_t, states = np.asarray(self.flow.log_t(s, Y)), self.flow.split(Y)[0]
         half = log_t[-1] - np.log(2.0)
-        inside = int(np.searchsorted(log_t, half, side="right")) - 1
-        if inside >= 0 or self.mark is None:
-            inside = max(inside, 0)
-            self.mark = (float(log_t[inside]), coordinates[inside])
-        if not self.mark[0] <= half:
+        self._mark(log_t, states, half)
+        if not self.marks[0][0] <= half or (log_t[-1] < self.next and not over):
             return None
-        here = coordinates[-1]
-        moved = np.max(np.abs(here - self.mark[1]), initial=0.0)
-        self.mark = (float(log_t[-1]), here)
-        if not moved <= self.problem.tolerances.rtol * np.max(np.abs(here), initial=0.0):
+        here = states[-1]
+        moved = np.max(np.abs(here - self.marks[0][1]), initial=0.0)
+        if not moved <= max(self.rtol * np.max(np.abs(here), initial=0.0), self.atol):
             return None
+        self.next = log_t[-1] + np.log(2.0)
         return self._ask(float(s[-1]), Y[-1])
+
+    def _mark(self, log_t: np.ndarray, states: np.ndarray, half: float) -> None:
+        """Keep states to compare with: the last one before t was half of what it is, and later."""
+        inside = int(np.searchsorted(log_t, half, side="right")) - 1
+        for i in (max(inside, 0), len(log_t) - 1):
+            if not self.marks or log_t[i] >= self.marks[-1][0] + _MARKS_APART:
+                self.marks.append((float(log_t[i]), states[i]))
+        while len(self.marks) > 1 and self.marks[1][0] <= half:
+            self.marks.pop(0)
 
     def _ask(self, s: float, Y: np.ndarray) -> Held | None:
         flow = self.flow
         told = flow.describe(s, Y)
         if flow.clock.states and told["log_loss"] < _LEAST_LOG_LOSS:
+            return None
+        if not has_jacobian(flow.velocity, jnp.asarray(flow.split(Y)[0])):
+            self.looks = False
             return None
         s_end, Y_end = end = self._end(s, Y)
         with np.errstate(over="ignore"):
@@ -117,7 +140,7 @@ class RestWatch:
         F, J = (np.asarray(part) for part in program(*arrays))
         # (as long again as it took, at least: else every flow rests just before its end)
         T = max(left, t) if np.isfinite(t) else np.inf
-        rest = at_rest(F, J, flow.split(Y)[0], T, self.problem.tolerances.rtol)
+        rest = at_rest(F, J, flow.split(Y)[0], T, self.rtol, atol=self.atol)
         if rest is None or self._would_stop(rest, s_end, Y_end):
             return None
         said = (

@@ -261,10 +261,10 @@ class DiffraxStepper(AbstractStepper):
         self,
         solver: diffrax.AbstractRungeKutta,
         problem: Problem,
-        patience: int = 2**62,
+        patience: int = stiffness.NEVER,
         modes: np.ndarray | None = None,
     ) -> None:
-        self.solver, self.problem = solver, problem
+        self.solver, self.problem, self.patience = solver, problem, patience
         self.tableau = cast(diffrax.ButcherTableau, solver.tableau)
         self.rows = _rows_for(problem.Y0.shape[0])
         self.chunk = min(self.rows, _MAX_RETAKES)
@@ -274,7 +274,6 @@ class DiffraxStepper(AbstractStepper):
             "atol": problem.tolerances.atol_with(np.inf),
             "s_end": np.float64(problem.s_end),
             "small_step": np.float64(1e-6 * max(1.0, abs(problem.s0))),
-            "patience": np.int64(patience),
             "modes": problem.tolerances.controlled if modes is None else modes,
         }
         self.carry = self._initial()
@@ -313,6 +312,7 @@ class DiffraxStepper(AbstractStepper):
         problem, carry = self.problem, self.carry
         controls = {
             **self.controls, "mode": np.int64(mode), "limit": np.int64(limit),
+            "patience": np.int64(self.patience),
             "attempt_cap": np.int64(int(carry.attempts) + attempts),
             "step_cap": np.int64(min(int(carry.accepted) + accepted, 2**62)),
         }  # fmt: skip
@@ -330,7 +330,7 @@ class DiffraxStepper(AbstractStepper):
     @property
     def stiff(self) -> bool:
         """Whether patience with stiff steps has come to its end."""
-        return int(self.carry.stiffness.stiff) >= int(self.controls["patience"])
+        return int(self.carry.stiffness.stiff) >= self.patience
 
     def start(self) -> Steps:
         """Evaluate the start."""
