@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
-from jax import Array
+import jax.numpy as jnp
+from jax import Array, lax
+
+#: Columns worked out at once: all of them would hold what the field holds once for each.
+_COLUMNS = 64
 
 
 def jacobian(fn: Callable[[Array], Array], y: Array) -> Array:
@@ -14,7 +18,10 @@ def jacobian(fn: Callable[[Array], Array], y: Array) -> Array:
     (A function with a ``jax.custom_vjp`` has none.)
     """
     try:
-        return jax.jacfwd(fn)(y)
+        if y.shape[0] <= _COLUMNS:
+            return jax.jacfwd(fn)(y)
+        columns = lax.map(jax.linearize(fn, y)[1], jnp.eye(y.shape[0]), batch_size=_COLUMNS)
+        return columns.T
     except TypeError:
         return jax.jacrev(fn)(y)
 

@@ -24,11 +24,11 @@ from jax import Array
 #: Steps are stiff beyond this share of the interval of stability,
 _SHARE = 0.7
 #: or beyond this h rho, where the slope changes this many times slower than rho.
-_SHORT, _SLAVED = 0.5, 20.0
+_SHORT, _SLAVED = 0.3, 10.0
 #: Steps in a row that are not stiff, after which those that were are forgotten.
 _CALM = 6
 #: Stiff steps after which an explicit method is given up; more where a Jacobian costs more.
-_STIFF_STEPS = 15
+_STIFF_STEPS = 8
 #: So many stiff steps are never taken.
 NEVER = 2**62
 

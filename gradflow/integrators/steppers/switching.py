@@ -34,7 +34,7 @@ from gradflow.numerics.jacobian import has_jacobian
 _IMPLICIT = ("lsoda", "radau")
 _GIVEN_UP = ("failed", "step_too_small")
 #: Its first step, as a share of the last explicit one.
-_FIRST_SHARE = 0.02
+_FIRST_SHARE = 0.1
 #: Unknowns up to which a Jacobian is stored and factored.
 _MOST_UNKNOWNS = 4000
 #: Implicit steps at once: they may go far, and rest is looked for between.
