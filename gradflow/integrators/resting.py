@@ -24,8 +24,8 @@ from gradflow.numerics.jacobian import has_jacobian, jacobian
 _WITHOUT_END = 100.0
 #: Coordinates up to which a Jacobian is stored and factored.
 _MOST_COORDINATES = 4000
-#: Differences of ln t between states that are kept to compare with.
-_MARKS_APART = 0.3
+#: Differences of ln t between looks, and between states that are kept to compare with.
+_LOOKS_APART, _DOUBLED = 0.3, float(np.log(2.0))
 #: Where the loss is a clock, velocities in physical time underflow below this.
 _LEAST_LOG_LOSS = -600.0
 
@@ -44,6 +44,8 @@ class Held:
     Attributes
     ----------
     rest : Rest
+    index : int
+        Which of the states looked at.
     s, Y : float, ndarray (D,)
         Where it came to rest.
     s_end, Y_end : float, ndarray (D,)
@@ -56,6 +58,7 @@ class Held:
     """
 
     rest: Rest
+    index: int
     s: float
     Y: np.ndarray
     s_end: float
@@ -89,7 +92,7 @@ class RestWatch:
         self.next = -np.inf  # ln t before which nothing is asked
 
     def look(self, s: np.ndarray, Y: np.ndarray, *, over: bool) -> Held | None:
-        """Whether it rests at the last of some accepted states; None where it moves.
+        """Where it rests first of some accepted states; None where it moves at all of them.
 
         Parameters
         ----------
@@ -101,27 +104,43 @@ class RestWatch:
         if not self.looks:
             return None
         log_t, states = np.asarray(self.flow.log_t(s, Y)), self.flow.split(Y)[0]
-        half = log_t[-1] - np.log(2.0)
-        self._mark(log_t, states, half)
-        if not self.marks[0][0] <= half or (log_t[-1] < self.next and not over):
-            return None
-        here = states[-1]
-        moved = np.max(np.abs(here - self.marks[0][1]), initial=0.0)
-        if not moved <= max(self.rtol * np.max(np.abs(here), initial=0.0), self.atol):
-            return None
-        self.next = log_t[-1] + np.log(2.0)
-        return self._ask(float(s[-1]), Y[-1])
+        at, last = 0, len(log_t) - 1
+        while at <= last:
+            at = max(at, int(np.searchsorted(log_t, self.next)))
+            at = last if over and at > last else at
+            self._mark(log_t, states, min(at, last))
+            if at > last or not np.isfinite(log_t[at]):
+                return None
+            self.next = log_t[at] + _LOOKS_APART
+            if self._stays(log_t[at], states[at]):
+                held = self._ask(float(s[at]), Y[at], at)
+                if held is not None:
+                    return held
+                self.next = log_t[at] + _DOUBLED
+            at += 1
+        return None
 
-    def _mark(self, log_t: np.ndarray, states: np.ndarray, half: float) -> None:
-        """Keep states to compare with: the last one before t was half of what it is, and later."""
-        inside = int(np.searchsorted(log_t, half, side="right")) - 1
-        for i in (max(inside, 0), len(log_t) - 1):
-            if not self.marks or log_t[i] >= self.marks[-1][0] + _MARKS_APART:
-                self.marks.append((float(log_t[i]), states[i]))
+    def _mark(self, log_t: np.ndarray, states: np.ndarray, last: int) -> None:
+        """Keep some of the states up to ``last`` to compare with."""
+        at = 0
+        while at <= last:
+            if self.marks:
+                at = max(at, int(np.searchsorted(log_t, self.marks[-1][0] + _LOOKS_APART)))
+            if at <= last:
+                self.marks.append((float(log_t[at]), states[at]))
+            at += 1
+
+    def _stays(self, log_t: float, here: np.ndarray) -> bool:
+        """Whether it has not moved since t was half of what it is."""
+        half = log_t - _DOUBLED
         while len(self.marks) > 1 and self.marks[1][0] <= half:
             self.marks.pop(0)
+        mark, before = self.marks[0]
+        moved = np.max(np.abs(here - before), initial=0.0)
+        allowed = max(self.rtol * np.max(np.abs(here), initial=0.0), self.atol)
+        return mark <= half and bool(moved <= allowed)
 
-    def _ask(self, s: float, Y: np.ndarray) -> Held | None:
+    def _ask(self, s: float, Y: np.ndarray, index: int) -> Held | None:
         flow = self.flow
         told = flow.describe(s, Y)
         if flow.clock.states and told["log_loss"] < _LEAST_LOG_LOSS:
@@ -150,7 +169,7 @@ class RestWatch:
         if not np.isfinite(s_end):
             s_end, Y_end = s, Y
         lost = never and flow.least_margin(jnp.asarray(Y)) is not None
-        return Held(rest, s, Y, s_end, Y_end, "stationary" if lost else "rest", said)
+        return Held(rest, index, s, Y, s_end, Y_end, "stationary" if lost else "rest", said)
 
     @property
     def _timed(self) -> bool:
