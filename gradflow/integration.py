@@ -105,7 +105,10 @@ def integrate(
     integrator : str or diffrax solver
         ``"auto"``; ``piecewise`` (event-located, for risks with kinks; taken by "auto" whenever the
         risk has kinks), ``piecewise-slides`` (the same for large nets: locates where neurons begin
-        to slide, and lets other crossings pass under error control); diffrax:
+        to slide, and lets other crossings pass under error control); ``dopri8-lsoda``,
+        ``tsit5-lsoda`` (taken by "auto" where there are no kinks, the latter for rtol >= 1e-6:
+        explicit until stability limits the steps, then LSODA with the exact Jacobian, until the
+        flow rests, which is the result ``rest``); diffrax:
         ``tsit5 dopri5 dopri8 bosh3 heun``, implicit ``kvaerno3/4/5``; scipy:
         ``rk45 dop853 lsoda radau bdf``. A Runge-Kutta solver object of diffrax serves as well
         (``diffrax.Tsit5()``).
@@ -316,10 +319,11 @@ def _check_metric(risk: AbstractRisk, flow: Flow, settings: Settings) -> None:
         return
     if flow.chart.name == "cartesian":
         raise fail(
-            "metric", "...", "moves neurons over kinks, which are located in the Euclidean metric",
-            "rescale: outer weights at the rate r are those of the Euclidean flow times sqrt(r) on "
-            "data sqrt(r) X; or name an explicit integrator, as integrator='dopri8', with a small "
-            "max_steps: it steps over kinks, and chatters where a neuron slides",
+            "metric", "...", "is a matrix that moves neurons over kinks, which are located where "
+            "layers move at rates of their own only",
+            "pass rates by name, as {'inner': 1, 'outer': 100}; or name an explicit integrator, as "
+            "integrator='dopri8', with a small max_steps: it steps over kinks, and chatters where a "
+            "neuron slides",
         )  # fmt: skip
 
 

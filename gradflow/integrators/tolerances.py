@@ -162,6 +162,11 @@ class Tolerances:
         return np.where(self.controlled, self.atol_local, uncontrolled)
 
     @property
+    def asked_atol(self) -> np.ndarray:
+        """Absolute tolerances that the whole path was asked to hold, shape (D,)."""
+        return self.atol_local * (self.rtol / self.rtol_local)
+
+    @property
     def residual(self) -> float:
         """Relative size of what the errors of steps leave of a quantity that should vanish."""
         return min(_ACCUMULATED * self.rtol_local, _LARGEST_RESIDUAL)

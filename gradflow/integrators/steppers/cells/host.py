@@ -19,6 +19,7 @@ from gradflow.integrators.steppers.cells.loop import (
     STUCK,
     S,
 )
+from gradflow.integrators.steppers.cells.packed import packed_cell, packed_system, packed_work
 from gradflow.integrators.steppers.cells.step import EXIT
 from gradflow.integrators.steppers.cells.system import LOSS, Cell, System, room
 from gradflow.integrators.steppers.cells.ways import Pull, Way, along, ways_on
@@ -54,8 +55,6 @@ class Host:
     s : float
     """
 
-    cell: Cell
-
     def __init__(
         self, sys: System, breakpoints: np.ndarray, W: np.ndarray, a: np.ndarray,
         extras: np.ndarray, s: float,
@@ -65,6 +64,7 @@ class Host:
         self.y = np.concatenate([W.ravel(), a.ravel(), extras])
         self.k1 = np.zeros_like(self.y)
         self.work = room(self.m, len(sys.X), self.D, self.o)
+        self.sys_ref, self.work_ref = packed_system(sys), packed_work(self.work)
         self.num, self.count = np.zeros(5), np.zeros(12, np.int64)
         self.num[S] = s
         self.happenings: list[Happening] = []
@@ -93,6 +93,15 @@ class Host:
         return float(self.y[-1])
 
     @property
+    def cell(self) -> Cell:
+        """The activation cell; its arrays are changed in place."""
+        return self._cell
+
+    @cell.setter
+    def cell(self, cell: Cell) -> None:
+        self._cell, self.cell_ref = cell, packed_cell(cell)
+
+    @property
     def slow(self) -> list[int]:
         """Neurons on flats with too many rays to watch."""
         return [k for k, flat in self.on.items() if flat.rays is None or k in self.pinned]
@@ -100,7 +109,7 @@ class Host:
     def refresh(self) -> None:
         """Evaluate the field at the state, in its cell."""
         self.num[LOG_RISK] = field(
-            self.sys, self.cell, self.work, self.num[S], self.y, self.k1
+            self.sys_ref, self.cell_ref, self.work_ref, self.num[S], self.y, self.k1
         )
         self.count[RHS] += 1
 

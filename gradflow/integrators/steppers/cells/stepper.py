@@ -152,7 +152,7 @@ class CellsStepper(AbstractStepper):
                 "use an EmpiricalRisk of TwoLayer with a piecewise linear activation, or 'auto'",
             )  # fmt: skip
         self.problem, self.flow = problem, flow
-        units = Units(np.ones(at.dim), 1.0)
+        units = Units.of(flow, at)
         self.vectors = Vectors(flow, at, units)
         W, a, extras = self.vectors.inward(problem.Y0)
         self.own = own_loss(at)
@@ -194,7 +194,7 @@ class CellsStepper(AbstractStepper):
 
     def _measure(self, out: np.ndarray) -> None:
         host = self.host
-        measure(host.sys, host.work, host.num[S], host.y, host.num[LOG_RISK], out)
+        measure(host.sys_ref, host.work_ref, host.num[S], host.y, host.num[LOG_RISK], out)
 
     def advance(self, attempts: int, accepted: int, target: float) -> Steps:
         if not self.problem.events:
@@ -301,7 +301,7 @@ class CellsStepper(AbstractStepper):
                 self.relaxation = None
             return code
         code = advance(
-            TSIT5, host.sys, host.cell, host.work, host.num, host.count, host.y, host.k1, attempts,
+            TSIT5, host.sys_ref, host.cell_ref, host.work_ref, host.num, host.count, host.y, host.k1, attempts,
             accepted, record,
         )  # fmt: skip
         if code != STIFF:
