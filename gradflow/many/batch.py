@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 import warnings
@@ -93,7 +94,9 @@ class Batch:
         self._pace = _Pace()
         self._crew: Crew | None = None
         self._parcel: Parcel | None = None
-        self._alone = workers == 1 or members[0].settings.save.dense
+        # (processes of somebody's pool have cores of their own, and may be forbidden children)
+        child = multiprocessing.parent_process() is not None
+        self._alone = workers == 1 or child or members[0].settings.save.dense
 
     # ------------------------------------------------------------------------------ the loop
     def run(self) -> None:

@@ -7,6 +7,7 @@ becomes has the same bits in every process.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import queue
 import signal
@@ -194,6 +195,9 @@ def _alive(executor: ProcessPoolExecutor) -> bool:
 
 
 POOL = _Pool()
+if hasattr(os, "register_at_fork"):
+    # (a process that is forked off does not have them)
+    os.register_at_fork(after_in_child=POOL.__init__)
 
 
 class Crew:

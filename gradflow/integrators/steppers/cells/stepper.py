@@ -66,6 +66,9 @@ _WATCH = 20
 _LOOK = 64
 #: Implicit steps between two looks at whether the flow rests.
 _PAUSE = 16
+#: Attempted steps between two looks, and the work, in multiplications of one product or one
+#: factorisation, that may lie between them where steps are slow.
+_MOST_ATTEMPTS, _PRODUCTS, _FACTORISATIONS = 256, 2e8, 5e9
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,16 @@ class CellsStepper(AbstractStepper):
         return 1e-6 * max(1.0, abs(self.problem.s0))
 
     # ------------------------------------------------------------------------------ the march
+    @property
+    def pace(self) -> int:
+        """Attempted steps until the next look: by the sizes, so that the same flow pauses alike."""
+        host = self.host
+        if self.relaxation is not None:
+            few = _FACTORISATIONS / (host.m * (host.D + host.o)) ** 3
+            return int(np.clip(few, 1, _PAUSE))
+        few = _PRODUCTS / (host.m * host.D * len(host.sys.X))
+        return int(np.clip(few, min(4, _MOST_ATTEMPTS), _MOST_ATTEMPTS))
+
     def start(self) -> Steps:
         host = self.host
         values = np.zeros((1, 4))
