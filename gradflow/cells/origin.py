@@ -27,13 +27,13 @@ class Surfaces(Protocol):
     """The surfaces through 0: their normals (G, D), the norms of these (G,), and D."""
 
     @property
-    def normals(self) -> np.ndarray: ...  # noqa: D102
+    def normals(self) -> np.ndarray: ...
 
     @property
-    def sizes(self) -> np.ndarray: ...  # noqa: D102
+    def sizes(self) -> np.ndarray: ...
 
     @property
-    def dim(self) -> int: ...  # noqa: D102
+    def dim(self) -> int: ...
 
 
 def way_out(

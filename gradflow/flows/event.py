@@ -76,7 +76,12 @@ class AbstractEvent(eqx.Module):
     def read(self, reading: Reading) -> np.ndarray:
         """Values of g at some states (host), where a stepper knows what it asks for."""
         flow = reading.flow
-        return np.array([float(self(flow, s, jnp.asarray(Y))) for s, Y in zip(reading.s, reading.Y, strict=True)])
+        return np.array(
+            [
+                float(self(flow, s, jnp.asarray(Y)))
+                for s, Y in zip(reading.s, reading.Y, strict=True)
+            ]
+        )
 
     def limit(self, quantity: str) -> float | None:
         """The value of a quantity at which it happens; None if it is about another one."""

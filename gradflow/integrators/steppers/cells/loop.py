@@ -112,7 +112,9 @@ class Room(NamedTuple):
 
 
 @kernel
-def measure(sys: System, work: Work, s: float, y: np.ndarray, log_risk: float, out: np.ndarray) -> None:
+def measure(
+    sys: System, work: Work, s: float, y: np.ndarray, log_risk: float, out: np.ndarray
+) -> None:
     """ln L, ln |dθ/dt|, the logarithm of the direction's turning, the least margin into ``out``."""
     m, D = work.DW.shape
     o = work.DA.shape[1]
@@ -198,7 +200,9 @@ def piece_of(sys: System, e: int, side: int) -> int:
 
 
 @inner
-def cross(sys: System, cell: Cell, work: Work, y: np.ndarray, before: float, k: int, g: int) -> bool:
+def cross(
+    sys: System, cell: Cell, work: Work, y: np.ndarray, before: float, k: int, g: int
+) -> bool:
     """Let neuron k cross surface g, if that is all that happens there; whether it did.
 
     ``work`` holds the field at y. The rates on both sides must point across, no other surface be

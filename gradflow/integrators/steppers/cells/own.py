@@ -50,12 +50,16 @@ _POINTER = ctypes.POINTER(ctypes.c_double)
 
 
 @eqx.filter_jit
-def _logs(loss: AbstractLoss, f: jax.Array, y: jax.Array, logw: jax.Array, unit: float) -> jax.Array:
+def _logs(
+    loss: AbstractLoss, f: jax.Array, y: jax.Array, logw: jax.Array, unit: float
+) -> jax.Array:
     return loss.log(f, y)
 
 
 @eqx.filter_jit
-def _pulls(loss: AbstractLoss, f: jax.Array, y: jax.Array, logw: jax.Array, unit: float) -> jax.Array:
+def _pulls(
+    loss: AbstractLoss, f: jax.Array, y: jax.Array, logw: jax.Array, unit: float
+) -> jax.Array:
     return loss.pull(f, y, logw, jnp.asarray(unit))
 
 
@@ -77,5 +81,3 @@ def call_back(typing, address, what, unit, f, out):  # type: ignore[no-untyped-d
         return context.get_dummy_value()
 
     return signature, generate
-
-

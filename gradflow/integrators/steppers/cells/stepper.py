@@ -10,6 +10,7 @@ import numpy as np
 from gradflow.flows.event import Reading, limits
 from gradflow.integrators.contract import (
     AbstractIntegrator,
+    Happening,
     Problem,
     Solution,
     register_integrator,
@@ -82,8 +83,15 @@ class Snapshot:
             fresh=host.cell.fresh.copy(), Q=host.cell.Q.copy(), rank=host.cell.rank.copy(),
             held=host.cell.held.copy(),
         )  # fmt: skip
-        parts = (host.y.copy(), host.k1.copy(), host.num.copy(), host.count.copy(), cell, dict(host.on),
-                 set(host.pinned))
+        parts = (
+            host.y.copy(),
+            host.k1.copy(),
+            host.num.copy(),
+            host.count.copy(),
+            cell,
+            dict(host.on),
+            set(host.pinned),
+        )
         return cls(parts, len(host.happenings))
 
     def restore(self, host: Host) -> None:
@@ -286,7 +294,14 @@ class CellsStepper(AbstractStepper):
         if used:
             record.y[used] = host.y
             self._measure(record.values[used])
-        parts.append((record.s[: used + 1], record.y[: used + 1], record.values[: used + 1], record.shape[:used]))
+        parts.append(
+            (
+                record.s[: used + 1],
+                record.y[: used + 1],
+                record.values[: used + 1],
+                record.shape[:used],
+            )
+        )
         if trouble:
             return "failed", trouble
         return _ENDED.get(code), ""
@@ -378,9 +393,7 @@ class CellsStepper(AbstractStepper):
                 "compile_seconds": 0.0}  # fmt: skip
 
 
-def _crossing(s: float, tau: float, k: int, g: int) -> Any:
-    from gradflow.integrators.contract import Happening
-
+def _crossing(s: float, tau: float, k: int, g: int) -> Happening:
     return Happening(float(s), tau, k, g, "crossing")
 
 
@@ -411,7 +424,11 @@ class CellsIntegrator(AbstractIntegrator):
         told = [replace(h, s=float(stepper.timer.outward(h.s))) for h in host.happenings]
         happenings = tuple(h for h in told if h.s <= solution.s_final)
         stats = {**solution.stats, "events": solution.stats["events"] + len(happenings)}
-        return replace(solution, stats=stats, happenings=happenings, sides=host.cell.side.astype(int))
+        return replace(
+            solution, stats=stats, happenings=happenings, sides=host.cell.side.astype(int)
+        )
 
 
 register_integrator("piecewise", CellsIntegrator)
+#: (an older name; crossings are located too)
+register_integrator("piecewise-slides", CellsIntegrator)
