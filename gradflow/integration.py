@@ -334,8 +334,8 @@ def _check_metric(risk: AbstractRisk, flow: Flow, settings: Settings) -> None:
             "metric", "...", "is a matrix that moves neurons over kinks, which are located where "
             "layers move at rates of their own only",
             "pass rates by name, as {'inner': 1, 'outer': 100}; or name an explicit integrator, as "
-            "integrator='dopri8', with a small max_steps: it steps over kinks, and chatters where a "
-            "neuron slides",
+            "integrator='dopri8', with a small max_steps: it steps over kinks, and chatters where "
+            "a neuron slides",
         )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ class Reading:
     flow : Flow
     s, Y : (k,), (k, D) arrays
     log_risk, log_speed, log_turning, least_margin : (k,) arrays
-        ln L, ln |dθ/dt|, the logarithm of the direction's turning per unit of ln(1+t), min_i y_i f_i.
+        ln L, ln |dθ/dt|, ln of the direction's turning per unit of ln(1+t), min_i y_i f_i.
     """
 
     flow: Flow

@@ -139,7 +139,7 @@ def pulls(sys: System, work: Work, penalty: float) -> float:
     logs = work.logs
     logs[:] = sys.logw
     if sys.loss == OWN:
-        call_back(sys.own, LOGS, 0.0, work.f, work.logs)
+        call_back(sys.own, LOGS, 0.0, work.f, work.logs)  # pyright: ignore[reportCallIssue]
         for i in range(n):
             logs[i] += sys.logw[i]
     elif o == 1:
@@ -154,7 +154,7 @@ def pulls(sys: System, work: Work, penalty: float) -> float:
         log_risk = log_sum(both)
     unit = log_risk if sys.clock == LOSS else 0.0
     if sys.loss == OWN:
-        call_back(sys.own, PULLS, unit, work.f, work.r)
+        call_back(sys.own, PULLS, unit, work.f, work.r)  # pyright: ignore[reportCallIssue]
     elif o == 1:
         pull_each(sys.loss, work.f.reshape(n), sys.y.reshape(n), unit, sys.logw, work.r.reshape(n))
     else:

@@ -149,7 +149,7 @@ def measure(
 
 @inner
 def settle(sys: System, cell: Cell, y: np.ndarray, m: int, D: int) -> None:
-    """Put sliding neurons on their flats to rounding; pairs well off their surface are fresh no more."""
+    """Put sliding neurons on their flats; pairs well off their surface are fresh no more."""
     W = y[: m * D].reshape(m, D)
     for k in range(m):
         if cell.rank[k] == D:
@@ -216,9 +216,10 @@ def cross(
     if size <= AT_ORIGIN * before or cell.fresh[k, g]:
         return False
     for other in range(cell.side.shape[1]):
-        if other != g and cell.side[k, other] != 0 and cell.fresh[k, other] != PARKED:
-            if abs(height(sys, w, other)) <= ON_SURFACE * size * sys.size[other]:
-                return False
+        if other == g or cell.side[k, other] == 0 or cell.fresh[k, other] == PARKED:
+            continue
+        if abs(height(sys, w, other)) <= ON_SURFACE * size * sys.size[other]:
+            return False
     way = sys.N[g].copy()
     hold(cell.Q[k], cell.rank[k], way)
     reach = norm(way)
@@ -481,8 +482,8 @@ def write(
 
 @kernel
 def advance(
-    tab: Tableau, sys: System, cell: Cell, work: Work, num: np.ndarray, count: np.ndarray, y: np.ndarray,
-    k1: np.ndarray, attempts: int, accepted: int, record: Record,
+    tab: Tableau, sys: System, cell: Cell, work: Work, num: np.ndarray, count: np.ndarray,
+    y: np.ndarray, k1: np.ndarray, attempts: int, accepted: int, record: Record,
 ) -> int:  # fmt: skip
     """Take steps from ``y``, whose field is ``k1``, both changed in place; return how it ended.
 

@@ -20,7 +20,7 @@ _CALL = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p,
 
 
 class OwnLoss:
-    """A loss as a C function ``(what, unit, f, out)`` at `address`; keep the object while it is used.
+    """A loss as a C function ``(what, unit, f, out)`` at `address`, for as long as it is kept.
 
     ``out`` (n,) becomes ln ℓ(f_i, y_i), or −ω_i e^{−unit} ∂ℓ/∂f_i.
     """

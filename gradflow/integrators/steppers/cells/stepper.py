@@ -1,4 +1,4 @@
-"""The event-located integrator: the compiled loop and its host, as a stepper of the common march."""
+"""The event-located integrator: the compiled loop and its host, a stepper of the march."""
 
 from __future__ import annotations
 
@@ -315,8 +315,8 @@ class CellsStepper(AbstractStepper):
                 self.relaxation = None
             return code
         code = advance(
-            TSIT5, host.sys_ref, host.cell_ref, host.work_ref, host.num, host.count, host.y, host.k1, attempts,
-            accepted, record,
+            TSIT5, host.sys_ref, host.cell_ref, host.work_ref, host.num, host.count, host.y,
+            host.k1, attempts, accepted, record,
         )  # fmt: skip
         if code != STIFF:
             return code
@@ -367,11 +367,12 @@ class CellsStepper(AbstractStepper):
         for j, event in enumerate(problem.events):
             out[:, j] = event.read(reading)
         by = problem.save_by
-        out[:, -1] = s if by is None else np.asarray(by(self.flow, s, Y))
+        out[:, -1] = s if by is None else np.asarray(self.flow.log1p_t(s, Y))
         return out
 
     def retake(self, steps: Steps, index: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
-        host, (y, shapes, inner) = self.host, steps.memory
+        memory: Any = steps.memory
+        host, (y, shapes, inner) = self.host, memory
         out, values = np.empty((len(index), host.y.size)), np.full((len(index), 4), np.nan)
         places = np.clip(self.timer.inward(s), inner[index], inner[index + 1])
         for row, (i, at) in enumerate(zip(index.tolist(), places.tolist(), strict=True)):
@@ -389,8 +390,10 @@ class CellsStepper(AbstractStepper):
 
     def work(self, accepted: int, attempts: int) -> dict[str, float]:
         count = self.host.count
-        return {"rejected": attempts - accepted, "rhs": int(count[RHS]), "jacobians": int(count[JACOBIANS]),
-                "compile_seconds": 0.0}  # fmt: skip
+        return {
+            "rejected": attempts - accepted, "rhs": int(count[RHS]),
+            "jacobians": int(count[JACOBIANS]), "compile_seconds": 0.0,
+        }  # fmt: skip
 
 
 def _crossing(s: float, tau: float, k: int, g: int) -> Happening:

@@ -1,8 +1,8 @@
 r"""How one neuron goes on from a flat it has come to, or is to leave.
 
 The surfaces that meet there are C, the neuron's force without them u, and on their two sides they
-add :math:`F^\pm_gn_g`. With the sides :math:`\sigma` of some of them and the others slid on, spanning
-a flat L, the neuron moves by :math:`(I-P_L)(u+\sum_{C\setminus L}F^{\sigma_g}_gn_g)`; sides must
+add :math:`F^\pm_gn_g`. With the sides :math:`\sigma` of some and the others slid on, spanning a
+flat L, the neuron moves by :math:`(I-P_L)(u+\sum_{C\setminus L}F^{\sigma_g}_gn_g)`; sides must
 agree with the signs of its rates, and L must hold: along each of its rays p
 
 .. math:: E_p=u\cdot p+\sum_C\bigl(F^+_g\max(n_g\cdot p,0)+F^-_g\min(n_g\cdot p,0)\bigr)\le0.
@@ -193,7 +193,7 @@ def along(flats: Flats, pull: Pull, sides: np.ndarray) -> Way | None:
 def _held(
     flats: Flats, pull: Pull, flat: Flat, sides: np.ndarray, rates: np.ndarray, chosen: np.ndarray
 ) -> Way | None:
-    """The way on if the flat holds; where nothing holds it along a ray, it is left there at rest."""
+    """The way on if the flat holds; a neuron that nothing holds along a ray is left there."""
     none = np.zeros(len(sides), bool)
     if flat.rays is None:
         return Way(flat, sides, rates, none)
