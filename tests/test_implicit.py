@@ -11,9 +11,9 @@ from scipy import integrate
 
 from gradflow.integrators.steppers import rosenbrock
 from gradflow.integrators.steppers.cells.field import field
-from gradflow.integrators.steppers.cells.packed import by_reference
 from gradflow.integrators.steppers.cells.implicit import implicit_step
 from gradflow.integrators.steppers.cells.linearise import linearise
+from gradflow.integrators.steppers.cells.packed import by_reference
 from gradflow.integrators.steppers.cells.solves import by_data, by_weights
 from gradflow.integrators.steppers.cells.system import (
     CROSS_ENTROPY,

@@ -23,10 +23,7 @@ SAFETY_OF = {
     "dopri8": 0.01,
     "dopri8-lsoda": 0.01,
     "piecewise": 0.03,
-    "piecewise-old": 0.03,
-    "piecewise-slides": 0.03,
     "late": 1.0,
-    "cells": 0.03,
 }
 #: scipy refuses tolerances below 100 eps: it clips them silently, or warns.
 _SCIPY_FLOOR = 100 * float(np.finfo(float).eps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 from numba.core import event
@@ -30,8 +30,9 @@ def kernel(function: F) -> F:
 
 
 def _compiled(function: F, flags: dict[str, bool]) -> F:
+    options: dict[str, Any] = {**_OPTIONS, **flags}
     try:
-        return numba.njit(cache=True, **_OPTIONS, **flags)(function)  # pyright: ignore[reportReturnType]
+        return cast(F, numba.njit(cache=True, **options)(function))
     except RuntimeError:  # (Numba found no folder it may write)
         warnings.warn(
             "no folder was found in which compiled code can be kept: it is compiled again in every "
@@ -39,7 +40,7 @@ def _compiled(function: F, flags: dict[str, bool]) -> F:
             RuntimeWarning,
             stacklevel=3,
         )
-        return numba.njit(**_OPTIONS, **flags)(function)  # pyright: ignore[reportReturnType]
+        return cast(F, numba.njit(**options)(function))
 
 
 class _Said(event.Listener):
@@ -51,13 +52,14 @@ class _Said(event.Listener):
     def on_start(self, event: Any) -> None:
         """Numba compiles a function that it did not find in its cache."""
         module = event.data["dispatcher"].py_func.__module__
-        if self._said or not module.startswith(__package__ or "gradflow"):
+        if self._said or not module.startswith("gradflow."):
             return
         self._said = True
         print(
             "gradflow: compiling its kernel, once on this machine (about a minute)",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            file=sys.stderr,
+            flush=True,
+        )
 
     def on_end(self, event: Any) -> None:
         """It has been compiled."""

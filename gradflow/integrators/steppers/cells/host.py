@@ -1,4 +1,4 @@
-"""What the compiled loop leaves to the host: meetings of surfaces, ways off flats, weights at zero."""
+"""What the compiled loop leaves to the host: surfaces that meet, ways off flats, weights at 0."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Host:
         self.count[RHS] += 1
 
     def _first_cell(self, W: np.ndarray, breakpoints: np.ndarray) -> Cell:
-        sys, (m, n, G) = self.sys, (self.m, len(self.sys.X), len(self.sys.N))
+        sys, m, G = self.sys, self.m, len(self.sys.N)
         piece = np.searchsorted(breakpoints, W @ sys.XT, side="left")
         side = np.where(W @ sys.NT - sys.level > 0, 1, -1).astype(np.int8)
         return Cell(
@@ -136,7 +136,7 @@ class Host:
     def entries(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the data entries of some surfaces, and whose they are (positions in members)."""
         start = self.sys.start
-        spans = [np.arange(start[g], start[g + 1]) for g in members]
+        spans = [np.arange(int(start[g]), int(start[g + 1])) for g in members]
         owner = np.repeat(np.arange(len(members)), [len(span) for span in spans])
         return np.concatenate([np.zeros(0, np.int64), *spans]), owner
 
@@ -364,7 +364,8 @@ class Host:
                 start.append(start[-1] + len(i))
             rays.append(flat.rays)
         self.cell = self.cell._replace(
-            ray_neuron=np.array(neuron, np.int64), ray=np.concatenate([np.zeros((0, self.D)), *rays]),
+            ray_neuron=np.array(neuron, np.int64),
+            ray=np.concatenate([np.zeros((0, self.D)), *rays]),
             ray_start=np.array(start, np.int64),
             ray_datum=np.concatenate([np.zeros(0, np.int64), *datum]),
             ray_slope=np.concatenate([np.zeros(0), *slope]),

@@ -9,9 +9,9 @@ from gradflow.integrators.steppers.late.cell import Cell
 from gradflow.integrators.steppers.late.jacobian import Factors, Jacobian
 from gradflow.integrators.steppers.late.solve import solve
 from gradflow.integrators.steppers.late.system import Point, expand
+from gradflow.integrators.steppers.rosenbrock import DENSE
 from gradflow.integrators.steppers.rosenbrock import A as ROWS_A
 from gradflow.integrators.steppers.rosenbrock import C as ROWS_C
-from gradflow.integrators.steppers.rosenbrock import DENSE
 
 A, C = (np.array([row + (0.0,) * (8 - len(row)) for row in rows]) for rows in (ROWS_A, ROWS_C))
 
