@@ -49,7 +49,8 @@ VALUES = {
     ),
     "sums": (
         8, 0.0210339597834,
-        [0.12625057078, -0.17443165021, 0.6827424913, 0.087044861112, 0, 0.40416527931, 1.2613394208],
+        [0.12625057078, -0.17443165021, 0.6827424913, 0.087044861112, 0, 0.40416527931,
+         1.2613394208],
     ),
     "parity-regression": (
         2, 0.0332307716361,
@@ -101,3 +102,88 @@ def test_every_start_gets_to_its_end(name, seed):
     assert path.observe("energy_defect")[-1] < 1e-6
     times = [event.log_t for event in path.events]
     assert all(times.count(at) <= 12 for at in times)
+
+
+def test_a_contradiction_keeps_its_loss():
+    # (1, 1) has both labels: at best ln 2 each
+    X, y = np.concatenate([XOR[:4], [[1.0, 1]]]), np.array([1, 1, -1, -1, -1.0])
+    net = gf.TwoLayer(2, 4, gf.absolute, bias=True)
+    risk = gf.EmpiricalRisk(net, gf.logistic, X, y)
+    path = gf.integrate(
+        risk, net.init(jax.random.key(0), 0.3), until=gf.until.time(1e4), progress=False
+    )
+    assert path.result.name in ("event", "rest", "stationary")
+    assert 0 < path.observe("loss")[-1] - 0.4 * np.log(2) < 1e-3
+    assert np.asarray(net(path.final, X))[0] == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("clock", ["loss", "physical"])
+def test_forces_that_had_underflown_come_back(clock):
+    """A neuron comes to a surface where every force underflows, and later is moved off it."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(8, 2)), np.sign(rng.normal(size=8))
+    net = gf.TwoLayer(2, 4, gf.relu, bias=True)
+    path = gf.integrate(
+        gf.EmpiricalRisk(net, gf.logistic, X, y), net.init(jax.random.key(4), 100.0), until=10.0,
+        clock=clock, progress=False,
+    )  # fmt: skip
+    # (it was 1e-3, and the loss rose)
+    assert np.max(path.observe("energy_defect")) < 1e-7
+    assert np.all(np.diff(path.observe("loss")) <= 0)
+
+
+def _random(kind, rng, bias):
+    points = {
+        "general": rng.normal(size=(7, 2)),
+        "lattice": rng.permutation(GRID)[:7],
+        "xor": XOR[[0, 1, 2, 3, 4, 0, 1]],
+        "duplicated": rng.normal(size=(4, 2))[[0, 1, 2, 3, 0, 1, 2]],
+        "antipodal": np.array([1, -1, 1, -2, 1, -1, 0.5])[:, None]
+        * rng.normal(size=(4, 2))[[0, 0, 1, 1, 2, 2, 3]],
+        "collinear": np.linspace(-1, 1, 7)[:, None] * rng.normal(size=2) + rng.normal(size=2),
+        "sums": rng.permutation(CUBE[[2, 4, 6, 2, 4, 6, 6]][:, :2]),
+    }[kind]
+    return points if bias else points + 1e-3 * np.all(points == 0, axis=1)[:, None]
+
+
+KINDS = ["general", "lattice", "xor", "duplicated", "antipodal", "collinear", "sums"]
+ACTIVATIONS = {
+    "relu": gf.relu, "leaky": gf.leaky_relu(0.1), "absolute": gf.absolute,
+    "shifted": gf.shifted_relu(0.3),
+}  # fmt: skip
+LOSSES = {"squared": gf.squared, "logistic": gf.logistic, "exponential": gf.exponential}
+#: Every pair of a kind of data and an activation; the rest in turn.
+MATRIX = [
+    (
+        kind, activation, list(LOSSES)[(i + j) % 3], (i + j // 2) % 2 == 0, (i // 2 + j) % 3 == 0,
+        4 * i + j,
+    )
+    for i, kind in enumerate(KINDS)
+    for j, activation in enumerate(ACTIVATIONS)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "activation", "loss", "bias", "decay", "seed"), MATRIX)
+def test_random_instances_end_well(kind, activation, loss, bias, decay, seed):
+    rng = np.random.default_rng(seed)
+    X = _random(kind, rng, bias)
+    y = rng.normal(size=7) if loss == "squared" else rng.choice([-1.0, 1.0], size=7)
+    net = gf.TwoLayer(2, 4, ACTIVATIONS[activation], bias=bias)
+    risk = gf.EmpiricalRisk(net, LOSSES[loss], X, y)
+    start = net.init(jax.random.key(seed), 0.5)
+    paths = [
+        gf.integrate(
+            gf.Regularised(risk, l2=0.01) if decay else risk, start, until=gf.until.time(100.0),
+            rtol=rtol, max_steps=6000, progress=False,
+        )
+        for rtol in (1e-8, 1e-11)
+    ]  # fmt: skip
+    ends = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(p.final)]) for p in paths]
+    for path, end in zip(paths, ends, strict=True):
+        assert path.result.name in ("reached", "event", "rest", "stationary")
+        assert np.all(np.isfinite(end))
+        assert np.max(np.abs(path.observe("energy_defect"))) < 1e-6
+        times = [event.log_t for event in path.events]
+        assert all(times.count(at) <= 12 for at in times)
+    if all(path.unique for path in paths):
+        assert np.max(np.abs(ends[0] - ends[1])) <= 1e-6 * np.max(np.abs(ends[1]))
