@@ -96,13 +96,15 @@ def integrate(
         "conic" (fixed outer weights): neuron k moves by −‖w_k‖ times its gradient, the flow of the
         norm-dependent step (:mod:`gradflow.flows.charts.conic`). A mapping, as
         ``{"inner": 1, "outer": 100}``: the rates of the layers, θ̇_l = −rate_l ∇_l L, 1 for those
-        left out. A function of the parameters: a positive definite matrix G with θ̇ = −G⁻¹∇L. Both
-        in cartesian coordinates, with an integrator of diffrax or SciPy
+        left out. A function of the parameters: a positive definite matrix G with θ̇ = −G⁻¹∇L, with
+        an integrator of diffrax or SciPy. Both in cartesian coordinates
         (:mod:`gradflow.flows.metrics`).
     integrator : str or diffrax solver
         ``"auto"``; ``piecewise`` (event-located, for risks with kinks; taken by "auto" whenever the
-        risk has kinks), ``piecewise-slides`` (the same for large nets: locates where neurons begin
-        to slide, and lets other crossings pass under error control); diffrax:
+        risk has kinks; ``piecewise-slides`` is an older name of it); ``dopri8-lsoda``,
+        ``tsit5-lsoda`` (taken by "auto" where there are no kinks, the latter for rtol >= 1e-6:
+        explicit until stability limits the steps, then LSODA with the exact Jacobian, until the
+        flow rests, which is the result ``rest``); diffrax:
         ``tsit5 dopri5 dopri8 bosh3 heun``, implicit ``kvaerno3/4/5``; scipy:
         ``rk45 dop853 lsoda radau bdf``. A Runge-Kutta solver object of diffrax serves as well
         (``diffrax.Tsit5()``).
@@ -329,10 +331,11 @@ def _check_metric(risk: AbstractRisk, flow: Flow, settings: Settings) -> None:
         return
     if flow.chart.name == "cartesian":
         raise fail(
-            "metric", "...", "moves neurons over kinks, which are located in the Euclidean metric",
-            "rescale: outer weights at the rate r are those of the Euclidean flow times sqrt(r) on "
-            "data sqrt(r) X; or name an explicit integrator, as integrator='dopri8', with a small "
-            "max_steps: it steps over kinks, and chatters where a neuron slides",
+            "metric", "...", "is a matrix that moves neurons over kinks, which are located where "
+            "layers move at rates of their own only",
+            "pass rates by name, as {'inner': 1, 'outer': 100}; or name an explicit integrator, as "
+            "integrator='dopri8', with a small max_steps: it steps over kinks, and chatters where "
+            "a neuron slides",
         )  # fmt: skip
 
 

@@ -262,6 +262,16 @@ def test_a_class_of_one_s_own_is_looked_at_too() -> None:
     assert gf.TwoLayer(2, 3, gf.hard_tanh).unlocated_kinks() is None
 
 
+def test_a_failed_result_names_the_kinks_that_are_not_located() -> None:
+    with pytest.warns(gf.UnstatedKinkWarning):
+        net = gf.TwoLayer(2, 3, lambda z: jnp.maximum(z, 0.2 * z))
+    X = np.array([[1.0, 0.3], [-0.4, 1.0]])
+    risk = gf.EmpiricalRisk(net, gf.squared, X, np.ones(2))
+    with pytest.warns(gf.IntegrationWarning, match=r"kinks that it does not state, near z = 0"):
+        path = gf.integrate(risk, net.init(jax.random.key(0), 1.0), until=1.0, max_steps=2)
+    assert path.result.name == "max_steps"
+
+
 def test_piecewise_linear_by_breakpoints_and_slopes() -> None:
     """The hat, hard tanh and a shifted leaky ReLU against their formulas."""
     z = jnp.linspace(-3.0, 3.0, 41)

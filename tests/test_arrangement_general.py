@@ -84,7 +84,6 @@ def test_which_arrangements_are_central(phi) -> None:
     assert at.central == (phi in CENTRAL)
     assert at.activation_kinked == at.kinked == (phi != "affine")
     assert not at.loss_kinked
-    assert at.located_by_old == (phi in ("relu", "redundant"))
 
 
 @pytest.mark.parametrize("net", [gf.LinearPredictor(3), gf.TwoLayer(3, 4, gf.relu)], ids=str)

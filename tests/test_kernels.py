@@ -144,7 +144,7 @@ def exact_arc_cosine(x, z, slope, tangent):
         return value
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("slope", [0.0, 0.3, 1.0, -1.0, 2.0])
 def test_arc_cosine_and_ntk_have_every_digit(slope):
     X = points(6, 3)
     for tangent, K in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 import gradflow as gf
+from gradflow import certificates
 from gradflow.losses import CrossEntropy, SoftLogistic, SumOverOutputs
+from gradflow.observables import observe
 from gradflow.registry import build
 
 MARGINS = [-1e300, -750.0, -40.0, -1.3, 0.0, 1e-9, 0.7, 38.0, 750.0, 1e300]
@@ -116,6 +119,23 @@ def test_an_offset_is_added_to_the_outputs(loss, weighted, rng) -> None:
     again = build(json.loads(json.dumps(risk.describe())))
     assert float(again(params)) == float(risk(params))
     assert not risk.has_margin_limits
+
+
+def test_an_offset_is_in_the_margins_and_leaves_none_that_are_normalised(rng) -> None:
+    net, X = gf.TwoLayer(2, 3, gf.relu), rng.normal(size=(4, 2))
+    y, offset = np.array([1.0, -1.0, 1.0, -1.0]), rng.normal(size=4)
+    risk = gf.EmpiricalRisk(net, gf.logistic, X, y, offset=offset)
+    params = net.init(jax.random.key(0), 1.0)
+    stacked = jax.tree.map(lambda leaf: leaf[None], params)
+    path = SimpleNamespace(risk=risk, params=stacked)
+    expected = y * (np.asarray(net(params, X)) + offset)
+    np.testing.assert_allclose(observe(path, "margins")[0], expected, rtol=1e-14)
+    np.testing.assert_allclose(risk.margins(params), expected, rtol=1e-14)
+    for refused in (
+        lambda: observe(path, "normalised_margin"), lambda: certificates.kkt_residual(risk, params)
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="offset"):
+            refused()
 
 
 def test_a_centred_net_starts_at_zero_and_scales() -> None:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import gradflow as gf
+from gradflow.flows.charts.chart import CartesianChart
+from gradflow.flows.metrics import make_metric
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(20, 2))
@@ -46,6 +48,19 @@ def test_kinks_are_stepped_over_on_demand_only():
     located = gf.integrate(rescaled, net.params(W, A / 10.0), until=0.1, rtol=1e-9)
     np.testing.assert_allclose(over.final.inner, located.final.inner, atol=1e-6)
     np.testing.assert_allclose(over.final.outer, 10.0 * located.final.outer, atol=1e-6)
+
+
+def test_rates_are_known_entry_by_entry():
+    """What follows kinks reads them off the chart: per array, 1 for those left out."""
+    risk, net = problem(gf.relu)
+    start = net.params(W, A)
+    rates = CartesianChart(risk, start, make_metric({"outer": RATE}, start)).rates
+    np.testing.assert_array_equal(rates.inner, np.ones((4, 2)))
+    np.testing.assert_array_equal(rates.outer, np.full(4, RATE))
+    assert rates.bias is None
+    np.testing.assert_array_equal(CartesianChart(risk, start).rates.outer, np.ones(4))
+    matrix = make_metric(lambda p: jnp.eye(12), start)
+    assert CartesianChart(risk, start, matrix).rates is None
 
 
 @pytest.mark.parametrize("clock", ["physical", "loss"])

@@ -259,3 +259,11 @@ def test_heavy_tails_value_and_gradient_agree(nu, rng):
         automatic, closed = jax.grad(lambda p: risk(p))(params), risk.gradient(params)  # noqa: B023
         np.testing.assert_allclose(closed.inner, automatic.inner, atol=2e-12)
         np.testing.assert_allclose(closed.outer, automatic.outer, atol=2e-12 * scale)
+
+
+@pytest.mark.parametrize("slope", [-1.0, 1.5])
+@pytest.mark.parametrize("loss", [gf.logistic, gf.exponential], ids=lambda loss: loss.name)
+def test_slopes_outside_0_1_are_refused(slope: float, loss: object) -> None:
+    net = gf.TwoLayer(3, 2, gf.leaky_relu(slope))
+    with pytest.raises(ValueError, match=r"net\.activation=.*outside \[0, 1\]"):
+        gf.PopulationRisk(net, loss, gf.Gaussian(3), gf.LinearTeacher(np.eye(3)[0]))

@@ -45,6 +45,11 @@ class AbstractMetric(eqx.Module):
     def square(self, theta: Array, velocity: Array) -> Array:
         """velocity · G velocity."""
 
+    def rates(self, params: PyTree) -> PyTree | None:
+        """The rate at which each parameter moves, shaped like ``params``; None where a velocity is
+        no multiple of its own gradient's entry."""
+        return None
+
 
 class Euclidean(AbstractMetric):
     """G = 1."""
@@ -57,22 +62,29 @@ class Euclidean(AbstractMetric):
     def square(self, theta: Array, velocity: Array) -> Array:
         return jnp.dot(velocity, velocity)
 
+    def rates(self, params: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: np.ones(np.shape(leaf)), params)
+
 
 class Rates(AbstractMetric):
     """G = 1/rates: each parameter moves at its own rate.
 
     Attributes
     ----------
-    rates : (P,) array
+    flat : (P,) array
+        The rates, in the order of the raveled parameters.
     """
 
-    rates: Array
+    flat: Array
 
     def velocity(self, theta: Array, gradient: Array) -> Array:
-        return -self.rates * gradient
+        return -self.flat * gradient
 
     def square(self, theta: Array, velocity: Array) -> Array:
-        return jnp.dot(velocity, velocity / self.rates)
+        return jnp.dot(velocity, velocity / self.flat)
+
+    def rates(self, params: PyTree) -> PyTree:
+        return ravel_pytree(params)[1](self.flat)
 
 
 class PositiveDefinite(AbstractMetric):

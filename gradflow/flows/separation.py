@@ -240,6 +240,7 @@ def separates(flow: Flow, quantities: Collection[str], *, capped: bool) -> bool:
         and at.central
         and at.slopes[-1] != 0  # (the late phase knows neurons that are blind on their left only)
         and at.loss.vanishes
+        and flow.chart.euclidean
         and not capped
         and bool(quantities)
         and LateStage.quantities.issuperset(quantities)

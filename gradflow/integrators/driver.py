@@ -12,7 +12,6 @@ import numpy as np
 import gradflow.integrators.steppers.cells.stepper
 import gradflow.integrators.steppers.diffrax
 import gradflow.integrators.steppers.late.stepper
-import gradflow.integrators.steppers.piecewise.integrator
 import gradflow.integrators.steppers.scipy
 import gradflow.integrators.steppers.switching  # noqa: F401
 from gradflow.flows.event import AbstractEvent, limits

@@ -195,14 +195,12 @@ class _March:
         self.attempts += steps.attempts
         self.accepted += len(steps.s) - 1
         crossed = len(steps.s) > 1 and steps.crossed
-        self.last = steps = self._cut(steps) if crossed else steps
+        steps = self._cut(steps) if crossed else steps
+        stop = self._stop(steps) if crossed else None
+        self.last = steps = self._rested(steps)
         self._record(steps)
         last = steps.Y[-1]
         heard = problem.look(float(steps.s[-1]), lambda: last, steps=self.accepted)
-        stop = self._stop(steps) if crossed else None
-        timed = self.event is None or self.event.quantity == "time"
-        if self.rest is not None and timed:
-            self.held = self.rest.look(steps.s, steps.Y)
         if self.held is not None:
             return self._hold(self.held)
         if stop is not None:
@@ -222,6 +220,18 @@ class _March:
         values = steps.values[-1, :-1]
         self.event = self.problem.events[int(np.argmax(np.nan_to_num(values, nan=-np.inf)))]
         return Result("event")
+
+    def _rested(self, steps: Steps) -> Steps:
+        """The steps up to where the flow rests, if it does before a stop that is no time."""
+        if self.rest is None or (self.event is not None and self.event.quantity != "time"):
+            return steps
+        over = self.event is not None or steps.ended is not None
+        self.held = held = self.rest.look(steps.s, steps.Y, over=over)
+        if held is None or held.index == len(steps.s) - 1:
+            return steps
+        kept = slice(held.index + 1)
+        self.accepted -= len(steps.s) - 1 - held.index
+        return replace(steps, s=steps.s[kept], Y=steps.Y[kept], values=steps.values[kept])
 
     def _hold(self, held: Held) -> Result:
         """Keep a flow that rests as it is until the end asked for."""

@@ -102,10 +102,10 @@ def margins(path: AbstractPath) -> np.ndarray:
 def normalised_margin(path: AbstractPath) -> np.ndarray:
     """min_i y_i f(x_i; theta) / |theta|^D, D the net's degree in its trained weights theta."""
     risk = labelled_data(path, "normalised_margin")
-    if risk.net.degree is None:
+    if risk.net.degree is None or risk.offset is not None:
         raise fail(
-            "name", "normalised_margin", "the net is not homogeneous",
-            "read 'margin' instead, or use a homogeneous activation",
+            "name", "normalised_margin", "the net is not homogeneous, or has an offset",
+            "read 'margin' instead, or use a homogeneous activation without offset=",
         )  # fmt: skip
     return map_rows(_normalised_margin, risk, path.params)
 

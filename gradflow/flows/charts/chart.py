@@ -73,6 +73,17 @@ class AbstractCoordinates(eqx.Module):
         (host); else None."""
         return None
 
+    @property
+    def rates(self) -> PyTree | None:
+        """The rate at which each parameter moves against its gradient, shaped like the parameters,
+        where the coordinates are these; None elsewhere."""
+        return None
+
+    @property
+    def euclidean(self) -> bool:
+        """Whether velocities are the gradient's, and no metric's."""
+        return True
+
     def least_margin(self, y: Array) -> Array | None:
         """The least margin, of a loss that vanishes only where it is infinite; else None (JAX)."""
         return None
@@ -129,9 +140,15 @@ class CartesianChart(AbstractChart):
 
     @property
     def arrangement(self) -> Arrangement | None:
-        at = self.risk.arrangement
-        known = at is not None and self.metric.plain
-        return at if known else None
+        return None if self.rates is None else self.risk.arrangement
+
+    @property
+    def euclidean(self) -> bool:
+        return self.metric.plain
+
+    @property
+    def rates(self) -> PyTree | None:
+        return self.metric.rates(self.template)
 
     def least_margin(self, y: Array) -> Array | None:
         return self.risk.least_margin(self.params(y))

@@ -27,6 +27,7 @@ from gradflow.integrators.steppers.cells.system import (
     System,
 )
 from gradflow.integrators.tolerances import Tolerances
+from gradflow.validation import fail
 
 _LOSSES = {
     "squared": SQUARED, "logistic": LOGISTIC, "exponential": EXPONENTIAL, "hinge": HINGE,
@@ -47,6 +48,18 @@ class Units:
 
     w: np.ndarray
     a: float
+
+    @classmethod
+    def of(cls, flow: Flow, at: Arrangement) -> Units:
+        """Return the units of a flow whose layers move at rates of their own."""
+        W, a = at.split(flow.chart.rates)
+        units = cls(np.sqrt(W[0]), float(np.sqrt(a.flat[0])) if at.trained else 1.0)
+        if at.tv and (np.ptp(units.w) or units.w[0] != 1 or units.a != 1):
+            raise fail(
+                "metric", "...", "gives layers rates of their own beside a total-variation penalty",
+                "leave metric or lam out, or use l2",
+            )  # fmt: skip
+        return units
 
 
 class Vectors:
@@ -82,9 +95,15 @@ class Vectors:
         return np.concatenate([*flat, y[:, m * (D + o) :]], axis=1)
 
 
+def loss_number(at: Arrangement) -> int:
+    """Return the number of a loss; OWN where it has none."""
+    known = ("squared", "cross_entropy") if at.outputs > 1 else tuple(_LOSSES)
+    return _LOSSES[at.loss.name] if at.loss.name in known else OWN
+
+
 def own_loss(at: Arrangement) -> OwnLoss | None:
     """Return the loss of an arrangement as a function to call back; None if it has a number."""
-    if at.loss.name in _LOSSES:
+    if loss_number(at) != OWN:
         return None
     return OwnLoss(at.loss, np.asarray(at.y, np.float64), np.asarray(at.log_weights))
 
@@ -109,7 +128,7 @@ def system_of(
         slopes=np.array(at.slopes, np.float64), icepts=np.array(at.intercepts, np.float64),
         y=np.ascontiguousarray(np.reshape(at.y, (n, o)), np.float64),
         logw=np.array(at.log_weights, np.float64), offset=np.ascontiguousarray(offset, np.float64),
-        loss=_LOSSES.get(at.loss.name, OWN), own=0 if own is None else own.address,
+        loss=loss_number(at), own=0 if own is None else own.address,
         gain=units.a if trained else 1.0,
         l2w=at.l2 * units.w**2, l2a=at.l2 * units.a**2 if trained else 0.0, tv=at.tv,
         clock=_CLOCKS[problem.flow.clock.name], trained=trained, atol=atol, atol_tau=tau,

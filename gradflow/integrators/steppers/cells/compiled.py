@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -27,7 +27,8 @@ def kernel(function: F) -> F:
 
 
 def _compiled(function: F, flags: dict[str, bool]) -> F:
+    options: dict[str, Any] = {**_OPTIONS, **flags}
     try:
-        return numba.njit(cache=True, **_OPTIONS, **flags)(function)  # pyright: ignore[reportReturnType]
+        return cast(F, numba.njit(cache=True, **options)(function))
     except RuntimeError:  # (Numba found no folder it may write)
-        return numba.njit(**_OPTIONS, **flags)(function)  # pyright: ignore[reportReturnType]
+        return cast(F, numba.njit(**options)(function))

@@ -113,7 +113,9 @@ class Room(NamedTuple):
 
 
 @kernel
-def measure(sys: System, work: Work, s: float, y: np.ndarray, log_risk: float, out: np.ndarray) -> None:
+def measure(
+    sys: System, work: Work, s: float, y: np.ndarray, log_risk: float, out: np.ndarray
+) -> None:
     """ln L, ln |dθ/dt|, the logarithm of the direction's turning, the least margin into ``out``."""
     m, D = work.DW.shape
     o = work.DA.shape[1]
@@ -148,7 +150,7 @@ def measure(sys: System, work: Work, s: float, y: np.ndarray, log_risk: float, o
 
 @inner
 def settle(sys: System, cell: Cell, y: np.ndarray, m: int, D: int) -> None:
-    """Put sliding neurons on their flats to rounding; pairs well off their surface are fresh no more."""
+    """Put sliding neurons on their flats; pairs well off their surface are fresh no more."""
     W = y[: m * D].reshape(m, D)
     for k in range(m):
         if cell.rank[k] == D:
@@ -185,7 +187,9 @@ def piece_of(sys: System, e: int, side: int) -> int:
 
 
 @inner
-def cross(sys: System, cell: Cell, work: Work, y: np.ndarray, before: float, k: int, g: int) -> bool:
+def cross(
+    sys: System, cell: Cell, work: Work, y: np.ndarray, before: float, k: int, g: int
+) -> bool:
     """Let neuron k cross surface g, if that is all that happens there; whether it did.
 
     ``work`` holds the field at y. The rates on both sides must point across, no other surface be
@@ -199,9 +203,10 @@ def cross(sys: System, cell: Cell, work: Work, y: np.ndarray, before: float, k: 
     if size <= AT_ORIGIN * before or cell.fresh[k, g]:
         return False
     for other in range(cell.side.shape[1]):
-        if other != g and cell.side[k, other] != 0 and cell.fresh[k, other] != PARKED:
-            if abs(height(sys, w, other)) <= ON_SURFACE * size * sys.size[other]:
-                return False
+        if other == g or cell.side[k, other] == 0 or cell.fresh[k, other] == PARKED:
+            continue
+        if abs(height(sys, w, other)) <= ON_SURFACE * size * sys.size[other]:
+            return False
     way = sys.N[g].copy()
     hold(cell.Q[k], cell.rank[k], way)
     reach = norm(way)
@@ -464,8 +469,8 @@ def write(
 
 @kernel
 def advance(
-    tab: Tableau, sys: System, cell: Cell, work: Work, num: np.ndarray, count: np.ndarray, y: np.ndarray,
-    k1: np.ndarray, attempts: int, accepted: int, record: Record,
+    tab: Tableau, sys: System, cell: Cell, work: Work, num: np.ndarray, count: np.ndarray,
+    y: np.ndarray, k1: np.ndarray, attempts: int, accepted: int, record: Record,
 ) -> int:  # fmt: skip
     """Take steps from ``y``, whose field is ``k1``, both changed in place; return how it ended.
 

@@ -1,4 +1,4 @@
-"""The event-located integrator: the compiled loop and its host, as a stepper of the common march."""
+"""The event-located integrator: the compiled loop and its host, a stepper of the march."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from gradflow.flows.event import Reading, limits
 from gradflow.integrators.contract import (
     AbstractIntegrator,
+    Happening,
     Problem,
     Solution,
     register_integrator,
@@ -82,8 +83,15 @@ class Snapshot:
             fresh=host.cell.fresh.copy(), Q=host.cell.Q.copy(), rank=host.cell.rank.copy(),
             held=host.cell.held.copy(),
         )  # fmt: skip
-        parts = (host.y.copy(), host.k1.copy(), host.num.copy(), host.count.copy(), cell, dict(host.on),
-                 set(host.pinned))
+        parts = (
+            host.y.copy(),
+            host.k1.copy(),
+            host.num.copy(),
+            host.count.copy(),
+            cell,
+            dict(host.on),
+            set(host.pinned),
+        )
         return cls(parts, len(host.happenings))
 
     def restore(self, host: Host) -> None:
@@ -151,7 +159,7 @@ class CellsStepper(AbstractStepper):
                 "use an EmpiricalRisk of TwoLayer with a piecewise linear activation, or 'auto'",
             )  # fmt: skip
         self.problem, self.flow = problem, flow
-        units = Units(np.ones(at.dim), 1.0)
+        units = Units.of(flow, at)
         self.vectors = Vectors(flow, at, units)
         W, a, extras = self.vectors.inward(problem.Y0)
         self.own = own_loss(at)
@@ -193,7 +201,7 @@ class CellsStepper(AbstractStepper):
 
     def _measure(self, out: np.ndarray) -> None:
         host = self.host
-        measure(host.sys, host.work, host.num[S], host.y, host.num[LOG_RISK], out)
+        measure(host.sys_ref, host.work_ref, host.num[S], host.y, host.num[LOG_RISK], out)
 
     def advance(self, attempts: int, accepted: int, target: float) -> Steps:
         if not self.problem.events:
@@ -286,7 +294,14 @@ class CellsStepper(AbstractStepper):
         if used:
             record.y[used] = host.y
             self._measure(record.values[used])
-        parts.append((record.s[: used + 1], record.y[: used + 1], record.values[: used + 1], record.shape[:used]))
+        parts.append(
+            (
+                record.s[: used + 1],
+                record.y[: used + 1],
+                record.values[: used + 1],
+                record.shape[:used],
+            )
+        )
         if trouble:
             return "failed", trouble
         return _ENDED.get(code), ""
@@ -300,8 +315,8 @@ class CellsStepper(AbstractStepper):
                 self.relaxation = None
             return code
         code = advance(
-            TSIT5, host.sys, host.cell, host.work, host.num, host.count, host.y, host.k1, attempts,
-            accepted, record,
+            TSIT5, host.sys_ref, host.cell_ref, host.work_ref, host.num, host.count, host.y,
+            host.k1, attempts, accepted, record,
         )  # fmt: skip
         if code != STIFF:
             return code
@@ -352,11 +367,12 @@ class CellsStepper(AbstractStepper):
         for j, event in enumerate(problem.events):
             out[:, j] = event.read(reading)
         by = problem.save_by
-        out[:, -1] = s if by is None else np.asarray(by(self.flow, s, Y))
+        out[:, -1] = s if by is None else np.asarray(self.flow.log1p_t(s, Y))
         return out
 
     def retake(self, steps: Steps, index: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
-        host, (y, shapes, inner) = self.host, steps.memory
+        memory: Any = steps.memory
+        host, (y, shapes, inner) = self.host, memory
         out, values = np.empty((len(index), host.y.size)), np.full((len(index), 4), np.nan)
         places = np.clip(self.timer.inward(s), inner[index], inner[index + 1])
         for row, (i, at) in enumerate(zip(index.tolist(), places.tolist(), strict=True)):
@@ -374,13 +390,13 @@ class CellsStepper(AbstractStepper):
 
     def work(self, accepted: int, attempts: int) -> dict[str, float]:
         count = self.host.count
-        return {"rejected": attempts - accepted, "rhs": int(count[RHS]), "jacobians": int(count[JACOBIANS]),
-                "compile_seconds": 0.0}  # fmt: skip
+        return {
+            "rejected": attempts - accepted, "rhs": int(count[RHS]),
+            "jacobians": int(count[JACOBIANS]), "compile_seconds": 0.0,
+        }  # fmt: skip
 
 
-def _crossing(s: float, tau: float, k: int, g: int) -> Any:
-    from gradflow.integrators.contract import Happening
-
+def _crossing(s: float, tau: float, k: int, g: int) -> Happening:
     return Happening(float(s), tau, k, g, "crossing")
 
 
@@ -411,7 +427,11 @@ class CellsIntegrator(AbstractIntegrator):
         told = [replace(h, s=float(stepper.timer.outward(h.s))) for h in host.happenings]
         happenings = tuple(h for h in told if h.s <= solution.s_final)
         stats = {**solution.stats, "events": solution.stats["events"] + len(happenings)}
-        return replace(solution, stats=stats, happenings=happenings, sides=host.cell.side.astype(int))
+        return replace(
+            solution, stats=stats, happenings=happenings, sides=host.cell.side.astype(int)
+        )
 
 
 register_integrator("piecewise", CellsIntegrator)
+#: (an older name; crossings are located too)
+register_integrator("piecewise-slides", CellsIntegrator)
