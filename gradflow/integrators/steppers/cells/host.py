@@ -10,11 +10,10 @@ from gradflow.cells.origin import can_grow, flat_rates, way_out
 from gradflow.integrators.contract import Happening
 from gradflow.integrators.steppers.cells.field import field
 from gradflow.integrators.steppers.cells.flats import Flat, Flats
-from gradflow.integrators.steppers.cells.locate import FRESH, PARKED, TANGENT
+from gradflow.integrators.steppers.cells.locate import FRESH, ON_SURFACE, PARKED, TANGENT
 from gradflow.integrators.steppers.cells.loop import (
     AT_ORIGIN,
     LOG_RISK,
-    ON_SURFACE,
     RHS,
     STUCK,
     S,

@@ -15,9 +15,11 @@ from gradflow.integrators.steppers.cells.compiled import inner, kernel
 from gradflow.integrators.steppers.cells.field import field, force, hold, in_clock
 from gradflow.integrators.steppers.cells.locate import (
     FRESH,
+    ON_SURFACE,
     PARKED,
     first_crossing,
     horner,
+    norm,
     root,
     suspects,
 )
@@ -46,9 +48,8 @@ JACOBIANS = 10
 MOST_STUCK = 6
 #: A neuron whose |w| falls below this share of itself within a step has reached 0.
 AT_ORIGIN = 1e-9
-#: A pair is on its surface up to this distance, relative to |w||n|; it has left it from the other
-#: one on.
-ON_SURFACE, OFF = 1e-11, 1e-12
+#: A pair has left its surface from this distance on, relative to |w||n|.
+OFF = 1e-12
 #: A rate below this share of its terms is rounding.
 RATE = 1e-12
 #: A fraction of a step below which it counts as of length zero.
@@ -162,26 +163,12 @@ def settle(sys: System, cell: Cell, y: np.ndarray, m: int, D: int) -> None:
                 W[k, d] -= c * cell.Q[k, j, d]
         size = -1.0
         for g in range(cell.side.shape[1]):
-            if cell.fresh[k, g] and cell.fresh[k, g] != PARKED:
+            if cell.fresh[k, g]:
                 if size < 0:
                     size = norm(W[k])
                 h = height(sys, W[k], g)
                 if cell.side[k, g] * h > OFF * size * sys.size[g]:
                     cell.fresh[k, g] = 0
-
-
-@inner
-def norm(v: np.ndarray) -> float:
-    """|v|."""
-    top = 0.0
-    for d in range(v.size):
-        top = max(top, abs(v[d]))
-    if top == 0:
-        return 0.0
-    total = 0.0
-    for d in range(v.size):
-        total += (v[d] / top) ** 2
-    return top * math.sqrt(total)
 
 
 @inner
