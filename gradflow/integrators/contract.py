@@ -142,7 +142,8 @@ class Happening:
         ln(1+t) where time is a state of the clock; else unused.
     neuron, surface : int
     kind : str
-        ``crossing``, ``slide-in``, ``slide-out``, ``branch``, ``origin``, ``death``.
+        ``crossing``, ``slide-in``, ``slide-out``, ``branch``, ``origin``, ``death``; of a datum
+        ``margin``, ``margin-in``, ``margin-out`` (``surface`` is the datum then, ``neuron`` −1).
     """
 
     s: float

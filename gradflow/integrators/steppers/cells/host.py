@@ -11,6 +11,7 @@ from gradflow.integrators.contract import Happening
 from gradflow.integrators.steppers.cells.field import field
 from gradflow.integrators.steppers.cells.flats import Flat, Flats
 from gradflow.integrators.steppers.cells.locate import FRESH, ON_SURFACE, PARKED, TANGENT
+from gradflow.integrators.steppers.cells.loss_kinks import Margins
 from gradflow.integrators.steppers.cells.loop import (
     AT_ORIGIN,
     LOG_RISK,
@@ -71,9 +72,11 @@ class Host:
         self.pinned: set[int] = set()
         self.b = breakpoints[sys.piece] if len(sys.piece) else np.zeros(0)
         self.cell = self._first_cell(W, breakpoints)
-        self.refresh()
-        for k in np.flatnonzero(self._near(W).any(axis=1)):
+        self.margins = Margins(self)
+        self.margins.begin()
+        for k in np.flatnonzero(self.near(W).any(axis=1)):
             self.meet(int(k), -1)
+        self.margins.agree()
 
     # ------------------------------------------------------------------------------ parts
     @property
@@ -121,11 +124,12 @@ class Host:
             Q=np.zeros((m, 1, self.D)), rank=np.zeros(m, np.int64), held=np.zeros((m, 1)),
             ray_neuron=np.zeros(0, np.int64), ray=np.zeros((0, self.D)),
             ray_start=np.zeros(1, np.int64), ray_datum=np.zeros(0, np.int64),
-            ray_slope=np.zeros(0),
+            ray_slope=np.zeros(0), act=np.zeros(0, np.int8), kept=np.zeros(0, np.int64),
+            slack=np.zeros(0),
         )  # fmt: skip
 
-    def _near(self, W: np.ndarray) -> np.ndarray:
-        """Which pairs (m, G) are on their surface."""
+    def near(self, W: np.ndarray) -> np.ndarray:
+        """Which pairs (·, G) of some neurons (·, D) are on their surface."""
         if not len(self.sys.N):
             return np.zeros((len(W), 0), bool)
         reach = np.linalg.norm(W, axis=1)[:, None] * self.sys.size + np.abs(self.sys.level)
@@ -166,7 +170,7 @@ class Host:
         if origin or not np.any(w):
             return self.at_origin(k)
         own = np.flatnonzero(self.cell.side[k] == 0)
-        near = np.flatnonzero(self._near(self.W[k][None])[0])
+        near = np.flatnonzero(self.near(self.W[k][None])[0])
         met = np.unique(np.concatenate([own, near, [hit] if hit >= 0 else []])).astype(np.int64)
         flat = self.flats.of(met)
         if flat.rank == self.D and not np.any(self.sys.level):

@@ -28,11 +28,13 @@ from gradflow.integrators.steppers.cells.loop import (
     JACOBIANS,
     LEAVES,
     LOG_RISK,
+    MARGIN,
     MET,
     MOST_STUCK,
     NEURON,
     NON_FINITE,
     REACHED,
+    RELEASED,
     RHS,
     ROWS,
     RUNNING,
@@ -56,6 +58,8 @@ from gradflow.numerics.blas import one_thread
 from gradflow.validation import fail
 
 _ENDED = {REACHED: "reached", TOO_SMALL: "step_too_small", NON_FINITE: "non_finite"}
+#: What is left to the host.
+_DECISIONS = (MET, LEAVES, TURNS, MARGIN, RELEASED)
 #: Bytes of recorded states handed over at once, and bounds on how many states that is.
 _BUFFER_BYTES = 2**22
 _MIN_ROWS, _MAX_ROWS = 16, 1024
@@ -85,7 +89,7 @@ class Snapshot:
         cell = host.cell._replace(
             S=host.cell.S.copy(), T=host.cell.T.copy(), side=host.cell.side.copy(),
             fresh=host.cell.fresh.copy(), Q=host.cell.Q.copy(), rank=host.cell.rank.copy(),
-            held=host.cell.held.copy(),
+            held=host.cell.held.copy(), act=host.cell.act.copy(), slack=host.cell.slack.copy(),
         )  # fmt: skip
         parts = (
             host.y.copy(),
@@ -112,7 +116,7 @@ class Snapshot:
 
     @staticmethod
     def _copied(cell: Any) -> Any:
-        names = ("S", "T", "side", "fresh", "Q", "rank", "held")
+        names = ("S", "T", "side", "fresh", "Q", "rank", "held", "act", "slack")
         return cell._replace(**{name: getattr(cell, name).copy() for name in names})
 
 
@@ -332,7 +336,8 @@ class CellsStepper(AbstractStepper):
             TSIT5, host.sys_ref, host.cell_ref, host.work_ref, host.num, host.count, host.y,
             host.k1, attempts, accepted, record,
         )  # fmt: skip
-        if code != STIFF:
+        if code != STIFF or host.margins.kinked:
+            # (pulls that are constant, and data that are held, make no stiff modes)
             return code
         self.relaxation = Relaxation(host)
         return RUNNING
@@ -343,6 +348,18 @@ class CellsStepper(AbstractStepper):
         return wakes[1] * h > self.host.sys.rtol * float(np.max(np.abs(self.host.y)))
 
     def _decide(self, code: int, record: Record) -> str:
+        """What happens where the loop has stopped; what went wrong, or ""."""
+        host = self.host
+        trouble = self._decide_neuron(code, record)
+        if code == MARGIN:
+            host.margins.decide(int(host.count[SURFACE]))
+        elif code == RELEASED:
+            host.margins.decide()
+        if code in _DECISIONS:
+            host.margins.agree()
+        return trouble
+
+    def _decide_neuron(self, code: int, record: Record) -> str:
         host, k = self.host, int(self.host.count[NEURON])
         if code == MET:
             before = record.y[host.count[ROWS] - 1, k * host.D : (k + 1) * host.D]
