@@ -11,7 +11,6 @@ from gradflow.integrators.contract import Happening
 from gradflow.integrators.steppers.cells.field import field
 from gradflow.integrators.steppers.cells.flats import Flat, Flats
 from gradflow.integrators.steppers.cells.locate import FRESH, ON_SURFACE, PARKED, TANGENT
-from gradflow.integrators.steppers.cells.loss_kinks import Margins
 from gradflow.integrators.steppers.cells.loop import (
     AT_ORIGIN,
     LOG_RISK,
@@ -19,6 +18,7 @@ from gradflow.integrators.steppers.cells.loop import (
     STUCK,
     S,
 )
+from gradflow.integrators.steppers.cells.loss_kinks import Margins
 from gradflow.integrators.steppers.cells.packed import packed_cell, packed_system, packed_work
 from gradflow.integrators.steppers.cells.step import EXIT
 from gradflow.integrators.steppers.cells.system import LOSS, Cell, System, room
