@@ -97,13 +97,14 @@ def test_linear_not_separable(kind, seed):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("outer", ["trained", "fixed"])
 def test_relu_net_against_descent(outer, seed):
-    """Descent with small steps comes closer at first order; a tighter run agrees to the tolerance."""
+    """Descent in small steps comes closer at first order; a tighter run agrees."""
     labels = Y if seed % 2 else np.sign(np.sin(5 * X[:, 0]))
     net = gf.TwoLayer(3, 6, gf.relu, outer=outer)
     risk = gf.EmpiricalRisk(net, gf.hinge, X, labels)
     start = net.init(jax.random.key(seed), 1.0)
     path = gf.integrate(risk, start, until=5.0)
-    assert path.result.ok and path.integrator == "piecewise"
+    assert path.result.ok
+    assert path.integrator == "piecewise"
     assert path.defects["energy"] < 1e-7
     tight = gf.integrate(risk, start, until=5.0, rtol=1e-11)
     assert flat(path.final) == pytest.approx(flat(tight.final), abs=1e-7)

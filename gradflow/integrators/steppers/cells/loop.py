@@ -272,7 +272,7 @@ def put(sys: System, cell: Cell, k: int, g: int, side: int) -> None:
 def agrees(
     sys: System, cell: Cell, work: Work, s: float, y: np.ndarray, k1: np.ndarray, k: int, g: int
 ) -> bool:
-    """Whether neuron k goes on across g, and all held data stay, with the pulls that hold them then.
+    """Whether neuron k goes on across g, and all held data stay, with the pulls that hold them.
 
     If not, it is put back.
     """
