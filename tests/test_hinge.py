@@ -97,7 +97,7 @@ def test_linear_not_separable(kind, seed):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("outer", ["trained", "fixed"])
 def test_relu_net_against_descent(outer, seed):
-    """Descent with small steps comes closer at first order; a tighter run agrees to the tolerance."""
+    """Descent in small steps comes closer at first order; a tighter run agrees."""
     labels = Y if seed % 2 else np.sign(np.sin(5 * X[:, 0]))
     net = gf.TwoLayer(3, 6, gf.relu, outer=outer)
     risk = gf.EmpiricalRisk(net, gf.hinge, X, labels)

@@ -13,6 +13,7 @@ from gradflow.integrators.steppers import rosenbrock
 from gradflow.integrators.steppers.cells.field import field
 from gradflow.integrators.steppers.cells.implicit import implicit_step
 from gradflow.integrators.steppers.cells.linearise import linearise
+from gradflow.integrators.steppers.cells.packed import by_reference
 from gradflow.integrators.steppers.cells.solves import by_data, by_weights
 from gradflow.integrators.steppers.cells.system import (
     CROSS_ENTROPY,
@@ -132,7 +133,7 @@ class Case:
 
     def kernel_field(self, s, y):
         dy = np.zeros_like(y)
-        self.found = field(self.sys, self.cell, self.work, s, y, dy)
+        self.found = field(*by_reference(self.sys, self.cell, self.work), s, y, dy)
         return dy
 
     def linearised(self):

@@ -103,6 +103,24 @@ def test_matrix_exponential_slow_to_compile(name):
     assert np.abs(solution.Y_final - exact(10.0)).max() < 20 * 1e-7
 
 
+def test_stiff_steps_of_high_order_are_not_rejected_one_by_one():
+    """Rates 1e-3 ... 1e3 in the time exp(s): half of the steps were rejected."""
+
+    class Decays(eqx.Module):
+        rates: jax.Array
+
+        def field(self, s, Y):
+            return -jnp.exp(s) * self.rates * Y
+
+    rates, Y = np.logspace(-3, 3, 5), np.linspace(1.0, 2.0, 5)
+    stiff = Problem(
+        Decays(jnp.asarray(rates)), Y, 0.0, np.log(1e3), Tolerances.plain(1e-6, np.full(5, 1e-6))
+    )
+    solution = make_integrator("kvaerno5").solve(stiff)
+    assert solution.stats["rejected"] < 0.5 * solution.stats["steps"]
+    assert np.abs(solution.Y_final - Y * np.exp(-rates * 999.0)).max() < 1e-5
+
+
 def test_saving_does_not_change_the_steps():
     integrator = make_integrator("tsit5")
     free = integrator.solve(problem(events=(EVENT,)))

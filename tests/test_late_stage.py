@@ -16,7 +16,6 @@ from gradflow.integrators.contract import Problem
 from gradflow.integrators.steppers.late.integrator import late_phase
 from gradflow.integrators.steppers.late.margin import least_norm_weights
 from gradflow.integrators.steppers.late.stepper import LateIntegrator
-from gradflow.integrators.steppers.piecewise.at_rest import is_at_rest
 from gradflow.integrators.tolerances import Asked, Tolerances
 
 RNG = np.random.default_rng(3)
@@ -166,13 +165,6 @@ def test_slow_turning_is_no_limit_before_the_data_are_separated():
     assert float(event(flow, 0.0, Y)) < 0
     squared = dataclasses.replace(RISK, loss=gf.squared)
     assert float(event(make_flow(squared, START, clock="log"), 0.0, Y[:-1])) > 0
-
-
-def test_a_small_neuron_that_grows_is_not_at_rest():
-    rates = lambda dW, da: type("Rates", (), {"dW": np.array(dW), "da": np.array(da)})
-    W, a, sizes = np.array([[1.0, 0.0], [1e-40, 0.0]]), np.array([1.0, 1e-40]), np.ones(3)
-    assert is_at_rest(rates([[1e-10, 0.0], [0.0, 0.0]], [0.0, 0.0]), W, a, sizes, 1e-9)
-    assert not is_at_rest(rates([[0.0, 0.0], [1e-41, 0.0]], [0.0, 0.0]), W, a, sizes, 1e-9)
 
 
 def test_linear_predictor_reaches_the_hard_margin_direction():

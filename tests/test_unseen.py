@@ -8,8 +8,8 @@ import pytest
 import gradflow as gf
 from gradflow.cells.pattern import Pattern
 from gradflow.integrators import driver
+from gradflow.integrators.steppers.cells.stepper import CellsIntegrator
 from gradflow.integrators.steppers.late.integrator import late_phase
-from gradflow.integrators.steppers.piecewise.integrator import PiecewiseIntegrator
 
 FAR = gf.until.log_time(1e10)
 
@@ -168,13 +168,13 @@ def test_out_of_stages_says_so(seen_again, monkeypatch):
 
 def test_a_tolerance_of_ones_own_holds_in_every_stage(seen_again, monkeypatch):
     asked = []
-    solve = PiecewiseIntegrator.solve
+    solve = CellsIntegrator.solve
 
     def noted(self, problem):
         asked.append(np.unique(problem.tolerances.atol_local))
         return solve(self, problem)
 
-    monkeypatch.setattr(PiecewiseIntegrator, "solve", noted)
+    monkeypatch.setattr(CellsIntegrator, "solve", noted)
     path = gf.integrate(seen_again.risk, seen_again.initial, until=FAR, atol=1e-12)
     assert path.result.ok
     assert len(asked) == 2

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from gradflow.cells.arrangement import Arrangement
 from gradflow.cells.selection import box_minimum
 
 #: A force below this, in units of its terms, is none.
@@ -27,17 +28,21 @@ class Surfaces(Protocol):
     """The surfaces through 0: their normals (G, D), the norms of these (G,), and D."""
 
     @property
-    def normals(self) -> np.ndarray: ...  # noqa: D102
+    def normals(self) -> np.ndarray: ...
 
     @property
-    def sizes(self) -> np.ndarray: ...  # noqa: D102
+    def sizes(self) -> np.ndarray: ...
 
     @property
-    def dim(self) -> int: ...  # noqa: D102
+    def dim(self) -> int: ...
 
 
 def way_out(
-    at: Surfaces, outer: float, up: np.ndarray, down: np.ndarray, other: np.ndarray | None = None
+    at: Arrangement | Surfaces,
+    outer: float,
+    up: np.ndarray,
+    down: np.ndarray,
+    other: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the force (D,) along which a neuron leaves w = 0, and its multipliers ν (G,).
 
@@ -73,12 +78,12 @@ def way_out(
     return np.zeros(at.dim), least
 
 
-def flat_rates(at: Surfaces, rates: np.ndarray, g: np.ndarray) -> np.ndarray:
+def flat_rates(at: Arrangement | Surfaces, rates: np.ndarray, g: np.ndarray) -> np.ndarray:
     """Return which of the rates n_g·g (G,) are rounding."""
     return np.abs(rates) <= _FLAT * np.linalg.norm(g) * at.sizes
 
 
-def can_grow(at: Surfaces, outer: float, up: np.ndarray, down: np.ndarray) -> bool:
+def can_grow(at: Arrangement | Surfaces, outer: float, up: np.ndarray, down: np.ndarray) -> bool:
     """Whether a neuron at w = 0 can grow along some direction v: a Σ_g F_g n_g·v > 0.
 
     The sum is the neuron's potential on the unit sphere; fixed points of v ← ±G(v)/|G(v)| are
@@ -96,7 +101,7 @@ def can_grow(at: Surfaces, outer: float, up: np.ndarray, down: np.ndarray) -> bo
     return best > 1e-9 * scale
 
 
-def unrest(at: Surfaces, up: np.ndarray, down: np.ndarray) -> float:
+def unrest(at: Arrangement | Surfaces, up: np.ndarray, down: np.ndarray) -> float:
     """Return the least norm of a limiting field at w = 0, in units of the fields' sizes."""
     jump, size = up - down, np.maximum(np.abs(up), np.abs(down)) * at.sizes
     loud = np.abs(jump) * at.sizes > _SILENT * np.max(size)

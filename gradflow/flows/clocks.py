@@ -24,6 +24,9 @@ from jaxtyping import PyTree
 from gradflow.flows.charts.chart import AbstractChart
 from gradflow.numerics.logs import log_expm1
 
+#: exp of it, times moderate numbers, is a float.
+_LARGEST_LOG_LOSS = 650.0
+
 
 class AbstractClock(eqx.Module):
     """A time change. ``states`` counts the extra states it carries (``tau = ln(1+t)`` for the
@@ -156,7 +159,9 @@ class LossClock(AbstractClock):
         log_risk = chart.log_risk(y)
         dy = chart.log_velocity(y)
         # dtau/ds = (1/L) / (1+t), and d(energy)/ds = L |grad ln L|^2
-        tail = [chart.speed_squared(y, dy) * jnp.exp(log_risk), jnp.exp(-log_risk - extra[-1])]
+        # (the energy is a monitor: a loss beyond floats leaves it meaningless, not the state)
+        loss = jnp.exp(jnp.minimum(log_risk, _LARGEST_LOG_LOSS))
+        tail = [chart.speed_squared(y, dy) * loss, jnp.exp(-log_risk - extra[-1])]
         return jnp.concatenate([dy, jnp.stack(tail)])
 
 

@@ -26,7 +26,7 @@ class Reading:
     flow : Flow
     s, Y : (k,), (k, D) arrays
     log_risk, log_speed, log_turning, least_margin : (k,) arrays
-        ln L, ln |dθ/dt|, the logarithm of the direction's turning per unit of ln(1+t), min_i y_i f_i.
+        ln L, ln |dθ/dt|, ln of the direction's turning per unit of ln(1+t), min_i y_i f_i.
     """
 
     flow: Flow
@@ -76,7 +76,12 @@ class AbstractEvent(eqx.Module):
     def read(self, reading: Reading) -> np.ndarray:
         """Values of g at some states (host), where a stepper knows what it asks for."""
         flow = reading.flow
-        return np.array([float(self(flow, s, jnp.asarray(Y))) for s, Y in zip(reading.s, reading.Y, strict=True)])
+        return np.array(
+            [
+                float(self(flow, s, jnp.asarray(Y)))
+                for s, Y in zip(reading.s, reading.Y, strict=True)
+            ]
+        )
 
     def limit(self, quantity: str) -> float | None:
         """The value of a quantity at which it happens; None if it is about another one."""

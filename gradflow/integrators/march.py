@@ -75,6 +75,14 @@ class AbstractStepper(abc.ABC):
         save variable passes ``target``.
         """
 
+    @property
+    def pace(self) -> int | None:
+        """Attempted steps until the next look, should they not be left to the clock on the wall.
+
+        For methods whose pauses leave a trace: where a flow that rests is found to rest, say.
+        """
+        return None
+
     @abc.abstractmethod
     def retake(self, steps: Steps, index: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
         """Take steps ``index`` (k,) again, as far as ``s`` (k,) inside them only.
@@ -188,21 +196,19 @@ class _March:
         left = 2**62 if cap is None else cap - self.accepted
         target = self.pending[0] if self.pending.size else np.inf
         began, compiling = time.perf_counter(), self._compiling()
-        budget = min(self.budget, problem.max_steps - self.attempts)
+        budget = min(self.stepper.pace or self.budget, problem.max_steps - self.attempts)
         steps = self.stepper.advance(budget, left, target)
         seconds = time.perf_counter() - began - (self._compiling() - compiling)
         self.budget = next_budget(self.budget, steps.attempts, seconds)
         self.attempts += steps.attempts
         self.accepted += len(steps.s) - 1
         crossed = len(steps.s) > 1 and steps.crossed
-        self.last = steps = self._cut(steps) if crossed else steps
+        steps = self._cut(steps) if crossed else steps
+        stop = self._stop(steps) if crossed else None
+        self.last = steps = self._rested(steps)
         self._record(steps)
         last = steps.Y[-1]
         heard = problem.look(float(steps.s[-1]), lambda: last, steps=self.accepted)
-        stop = self._stop(steps) if crossed else None
-        timed = self.event is None or self.event.quantity == "time"
-        if self.rest is not None and timed:
-            self.held = self.rest.look(steps.s, steps.Y)
         if self.held is not None:
             return self._hold(self.held)
         if stop is not None:
@@ -222,6 +228,18 @@ class _March:
         values = steps.values[-1, :-1]
         self.event = self.problem.events[int(np.argmax(np.nan_to_num(values, nan=-np.inf)))]
         return Result("event")
+
+    def _rested(self, steps: Steps) -> Steps:
+        """The steps up to where the flow rests, if it does before a stop that is no time."""
+        if self.rest is None or (self.event is not None and self.event.quantity != "time"):
+            return steps
+        over = self.event is not None or steps.ended is not None
+        self.held = held = self.rest.look(steps.s, steps.Y, over=over)
+        if held is None or held.index == len(steps.s) - 1:
+            return steps
+        kept = slice(held.index + 1)
+        self.accepted -= len(steps.s) - 1 - held.index
+        return replace(steps, s=steps.s[kept], Y=steps.Y[kept], values=steps.values[kept])
 
     def _hold(self, held: Held) -> Result:
         """Keep a flow that rests as it is until the end asked for."""

@@ -60,8 +60,9 @@ def at_rest(
     T: float,
     rtol: float,
     noise: np.ndarray | None = None,
+    atol: float = 0.0,
 ) -> Rest | None:
-    r"""Whether a flow moves by less than ``rtol * max|theta|`` in the time ``T``.
+    r"""Whether a flow moves by less than ``rtol * max|theta|``, or ``atol``, in the time ``T``.
 
     Parameters
     ----------
@@ -74,6 +75,9 @@ def at_rest(
     rtol : float
     noise : ndarray, shape (P,), optional
         What rounding leaves of the velocity; default :math:`4\epsilon|J||\theta|`.
+
+    atol : float
+        A movement that does not count though the state itself decays to zero.
 
     Returns
     -------
@@ -91,7 +95,7 @@ def at_rest(
         return None
     rows = np.abs(J)
     largest = float(np.max(np.sum(rows, axis=1), initial=0.0))
-    tolerance = rtol * float(np.max(np.abs(theta), initial=0.0))
+    tolerance = max(rtol * float(np.max(np.abs(theta), initial=0.0)), atol)
     if noise is None:
         noise = _VELOCITY_NOISE * _EPS * (rows @ np.abs(theta))
     speed = float(np.max(np.abs(F), initial=0.0))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -19,11 +18,14 @@ from gradflow.flows.event import limits
 from gradflow.integrators.contract import AbstractDense, Problem
 from gradflow.integrators.rest import Rest, at_rest
 from gradflow.numerics.compiled import compile_once
+from gradflow.numerics.jacobian import has_jacobian, jacobian
 
 #: Time for which a flow must stay where no end was asked for, in units of that passed.
 _WITHOUT_END = 100.0
 #: Coordinates up to which a Jacobian is stored and factored.
 _MOST_COORDINATES = 4000
+#: Differences of ln t between looks, and between states that are kept to compare with.
+_LOOKS_APART, _DOUBLED = 0.3, float(np.log(2.0))
 #: Where the loss is a clock, velocities in physical time underflow below this.
 _LEAST_LOG_LOSS = -600.0
 
@@ -34,7 +36,7 @@ Flow = Any  # a pytree; see :class:`~gradflow.flows.flow.Flow`
 
 def _motion(flow: Flow, Y: Array) -> tuple[Array, Array]:
     y = flow.split(Y)[0]
-    return flow.velocity(y), jax.jacfwd(flow.velocity)(y)
+    return flow.velocity(y), jacobian(flow.velocity, y)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Held:
     Attributes
     ----------
     rest : Rest
+    index : int
+        Which of the states looked at.
     s, Y : float, ndarray (D,)
         Where it came to rest.
     s_end, Y_end : float, ndarray (D,)
@@ -56,6 +60,7 @@ class Held:
     """
 
     rest: Rest
+    index: int
     s: float
     Y: np.ndarray
     s_end: float
@@ -84,32 +89,73 @@ class RestWatch:
     def __init__(self, problem: Problem, motion: Motion | None = None) -> None:
         self.problem, self.flow, self.motion = problem, problem.flow, motion
         self.compile_seconds, self.jacobians = 0.0, 0
-        self.mark: tuple[float, np.ndarray] | None = None  # ln t, and the state there
+        size = self.flow.split(problem.Y0)[0].size
+        self.rtol = problem.tolerances.rtol
+        self.atol = float(np.min(problem.tolerances.asked_atol[:size], initial=np.inf))
+        self.looks = size <= _MOST_COORDINATES and problem.step_cap is None
+        self.marks: list[tuple[float, np.ndarray]] = []  # ln t, and the state there
+        self.next = -np.inf  # ln t before which nothing is asked
 
-    def look(self, s: np.ndarray, Y: np.ndarray) -> Held | None:
-        """Whether it rests at the last of some accepted states, in order; None where it moves."""
-        coordinates = self.flow.split(Y)[0]
-        if coordinates.shape[1] > _MOST_COORDINATES or self.problem.step_cap is not None:
-            return None
-        log_t = np.asarray(self.flow.log_t(s, Y))
-        half = log_t[-1] - np.log(2.0)
-        inside = int(np.searchsorted(log_t, half, side="right")) - 1
-        if inside >= 0 or self.mark is None:
-            inside = max(inside, 0)
-            self.mark = (float(log_t[inside]), coordinates[inside])
-        if not self.mark[0] <= half:
-            return None
-        here = coordinates[-1]
-        moved = np.max(np.abs(here - self.mark[1]), initial=0.0)
-        self.mark = (float(log_t[-1]), here)
-        if not moved <= self.problem.tolerances.rtol * np.max(np.abs(here), initial=0.0):
-            return None
-        return self._ask(float(s[-1]), Y[-1])
+    def look(self, s: np.ndarray, Y: np.ndarray, *, over: bool) -> Held | None:
+        """Where it rests first of some accepted states; None where it moves at all of them.
 
-    def _ask(self, s: float, Y: np.ndarray) -> Held | None:
+        Parameters
+        ----------
+        s, Y : ndarray, shapes (k,), (k, D)
+            In order, each call's first being the last of the call before.
+        over : bool
+            Whether these are the last.
+        """
+        if not self.looks:
+            return None
+        log_t, states = np.asarray(self.flow.log_t(s, Y)), self.flow.split(Y)[0]
+        # (a motion of the stepper's own is known at its last state only)
+        last = len(log_t) - 1
+        at = 0 if self.motion is None else last
+        if at:
+            self._mark(log_t, states, last)
+        while at <= last:
+            at = max(at, int(np.searchsorted(log_t, self.next)))
+            at = last if over and at > last else at
+            self._mark(log_t, states, min(at, last))
+            if at > last or not np.isfinite(log_t[at]):
+                return None
+            self.next = log_t[at] + _LOOKS_APART
+            if self._stays(log_t[at], states[at]):
+                held = self._ask(float(s[at]), Y[at], at)
+                if held is not None:
+                    return held
+                self.next = log_t[at] + _DOUBLED
+            at += 1
+        return None
+
+    def _mark(self, log_t: np.ndarray, states: np.ndarray, last: int) -> None:
+        """Keep some of the states up to ``last`` to compare with."""
+        at = 0
+        while at <= last:
+            if self.marks:
+                at = max(at, int(np.searchsorted(log_t, self.marks[-1][0] + _LOOKS_APART)))
+            if at <= last:
+                self.marks.append((float(log_t[at]), states[at]))
+            at += 1
+
+    def _stays(self, log_t: float, here: np.ndarray) -> bool:
+        """Whether it has not moved since t was half of what it is."""
+        half = log_t - _DOUBLED
+        while len(self.marks) > 1 and self.marks[1][0] <= half:
+            self.marks.pop(0)
+        mark, before = self.marks[0]
+        moved = np.max(np.abs(here - before), initial=0.0)
+        allowed = max(self.rtol * np.max(np.abs(here), initial=0.0), self.atol)
+        return mark <= half and bool(moved <= allowed)
+
+    def _ask(self, s: float, Y: np.ndarray, index: int) -> Held | None:
         flow = self.flow
         told = flow.describe(s, Y)
         if flow.clock.states and told["log_loss"] < _LEAST_LOG_LOSS:
+            return None
+        if self.motion is None and not has_jacobian(flow.velocity, jnp.asarray(flow.split(Y)[0])):
+            self.looks = False
             return None
         s_end, Y_end = end = self._end(s, Y)
         with np.errstate(over="ignore"):
@@ -119,7 +165,7 @@ class RestWatch:
         F, J, noise = self._motion(Y)
         # (as long again as it took, at least: else every flow rests just before its end)
         T = max(left, t) if np.isfinite(t) else np.inf
-        rest = at_rest(F, J, flow.split(Y)[0], T, self.problem.tolerances.rtol, noise)
+        rest = at_rest(F, J, flow.split(Y)[0], T, self.rtol, noise, atol=self.atol)
         if rest is None or self._would_stop(rest, s_end, Y_end):
             return None
         said = (
@@ -129,7 +175,7 @@ class RestWatch:
         if not np.isfinite(s_end):
             s_end, Y_end = s, Y
         lost = never and flow.least_margin(jnp.asarray(Y)) is not None
-        return Held(rest, s, Y, s_end, Y_end, "stationary" if lost else "rest", said)
+        return Held(rest, index, s, Y, s_end, Y_end, "stationary" if lost else "rest", said)
 
     def _motion(self, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         self.jacobians += 1

@@ -23,10 +23,7 @@ SAFETY_OF = {
     "dopri8": 0.01,
     "dopri8-lsoda": 0.01,
     "piecewise": 0.03,
-    "piecewise-old": 0.03,
-    "piecewise-slides": 0.03,
     "late": 1.0,
-    "cells": 0.03,
 }
 #: scipy refuses tolerances below 100 eps: it clips them silently, or warns.
 _SCIPY_FLOOR = 100 * float(np.finfo(float).eps)
@@ -160,6 +157,11 @@ class Tolerances:
     def atol_with(self, uncontrolled: float) -> np.ndarray:
         """``atol_local`` with ``uncontrolled`` where the error is not controlled."""
         return np.where(self.controlled, self.atol_local, uncontrolled)
+
+    @property
+    def asked_atol(self) -> np.ndarray:
+        """Absolute tolerances that the whole path was asked to hold, shape (D,)."""
+        return self.atol_local * (self.rtol / self.rtol_local)
 
     @property
     def residual(self) -> float:

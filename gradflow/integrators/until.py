@@ -151,7 +151,9 @@ class DirectionEvent(AbstractThreshold):
     def read(self, reading):
         slow = float(self.threshold) - reading.log_turning
         at = reading.flow.arrangement
-        return np.minimum(slow, reading.least_margin) if at is not None and at.loss.vanishes else slow
+        return (
+            np.minimum(slow, reading.least_margin) if at is not None and at.loss.vanishes else slow
+        )
 
 
 class WhenEvent(AbstractEvent):

@@ -52,6 +52,9 @@ _MAX_RETAKES = 64
 #: Step-size controller: a trace of proportional control, which rejects fewer steps on decaying
 #: problems and costs no steps elsewhere.
 _PCOEFF, _ICOEFF = 0.1, 0.9
+#: For implicit methods of order above 3: on stiff modes their error estimates change faster with
+#: the step than their order says, so that the control above rejects every second step.
+_STIFF_PCOEFF, _STIFF_ICOEFF = 0.4, 0.3
 #: What stands in a solver for a tolerance that the step-size controller is to give.
 _CONTROLLERS_OWN = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)().rtol
 
@@ -123,6 +126,11 @@ def _probe(
     return jnp.stack([*values, last])
 
 
+def _controller(rtol: Array, atol: Array, *, damped: bool) -> diffrax.PIDController:
+    p, i = (_STIFF_PCOEFF, _STIFF_ICOEFF) if damped else (_PCOEFF, _ICOEFF)
+    return diffrax.PIDController(rtol=rtol, atol=atol, norm=_max_norm, pcoeff=p, icoeff=i)
+
+
 def _first_step(controls: dict[str, Array], base: _Point) -> Array:
     """Hairer's first guess, 1 % of the time in which the state changes by itself.
 
@@ -173,11 +181,9 @@ def _segment(
     terms = diffrax.ODETerm(lambda s, Y, args: flow.field(s, Y))
     solver = _ready(solver, rtol, atol)
     order = cast(float, solver.error_order(terms))
-    controller = diffrax.PIDController(
-        rtol=rtol, atol=atol, norm=_max_norm, pcoeff=_PCOEFF, icoeff=_ICOEFF
-    )
     tableau = cast(diffrax.ButcherTableau, solver.tableau)
     implicit = isinstance(solver, diffrax.AbstractImplicitSolver)
+    controller = _controller(rtol, atol, damped=implicit and order > 3)
     told = stiffness.is_told(tableau, implicit=implicit)
     starting, advancing, retaking = mode == _START, mode == _ADVANCE, mode == _RETAKE
 
@@ -261,10 +267,10 @@ class DiffraxStepper(AbstractStepper):
         self,
         solver: diffrax.AbstractRungeKutta,
         problem: Problem,
-        patience: int = 2**62,
+        patience: int = stiffness.NEVER,
         modes: np.ndarray | None = None,
     ) -> None:
-        self.solver, self.problem = solver, problem
+        self.solver, self.problem, self.patience = solver, problem, patience
         self.tableau = cast(diffrax.ButcherTableau, solver.tableau)
         self.rows = _rows_for(problem.Y0.shape[0])
         self.chunk = min(self.rows, _MAX_RETAKES)
@@ -274,7 +280,6 @@ class DiffraxStepper(AbstractStepper):
             "atol": problem.tolerances.atol_with(np.inf),
             "s_end": np.float64(problem.s_end),
             "small_step": np.float64(1e-6 * max(1.0, abs(problem.s0))),
-            "patience": np.int64(patience),
             "modes": problem.tolerances.controlled if modes is None else modes,
         }
         self.carry = self._initial()
@@ -313,6 +318,7 @@ class DiffraxStepper(AbstractStepper):
         problem, carry = self.problem, self.carry
         controls = {
             **self.controls, "mode": np.int64(mode), "limit": np.int64(limit),
+            "patience": np.int64(self.patience),
             "attempt_cap": np.int64(int(carry.attempts) + attempts),
             "step_cap": np.int64(min(int(carry.accepted) + accepted, 2**62)),
         }  # fmt: skip
@@ -330,7 +336,7 @@ class DiffraxStepper(AbstractStepper):
     @property
     def stiff(self) -> bool:
         """Whether patience with stiff steps has come to its end."""
-        return int(self.carry.stiffness.stiff) >= int(self.controls["patience"])
+        return int(self.carry.stiffness.stiff) >= self.patience
 
     def start(self) -> Steps:
         """Evaluate the start."""

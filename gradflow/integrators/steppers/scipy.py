@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -34,6 +33,7 @@ from gradflow.integrators.march import AbstractStepper, Steps, march
 from gradflow.integrators.statistics import UNKNOWN
 from gradflow.integrators.until import LogTimeMeasure
 from gradflow.numerics.compiled import compile_once
+from gradflow.numerics.jacobian import jacobian
 
 _SOLVERS: dict[str, Callable[..., integrate.OdeSolver]] = {
     "rk45": integrate.RK45,
@@ -61,7 +61,7 @@ def _field(flow: Flow, s: Array, Y: Array) -> Array:
 
 
 def _jacobian(flow: Flow, s: Array, Y: Array) -> Array:
-    return jax.jacfwd(lambda state: flow.field(s, state))(Y)
+    return jacobian(lambda state: flow.field(s, state), Y)
 
 
 def _probe(
@@ -117,12 +117,13 @@ class _Attempts:
 
 
 class ScipyStepper(AbstractStepper):
-    """One of scipy's solvers at work on one problem."""
+    """One of scipy's solvers at work on one problem; without a first step it chooses its own."""
 
-    def __init__(self, name: str, problem: Problem) -> None:
+    def __init__(self, name: str, problem: Problem, first_step: float | None = None) -> None:
         self.name, self.problem = name, problem
         self.compile_seconds, self.rhs, self.jacobians = 0.0, 0, 0
         self.solver: integrate.OdeSolver | None = None
+        self.first_step = first_step
         self.tried = _Attempts(name)
         self.stepping = False
         measure = problem.save_by if problem.save is not None else None
@@ -184,8 +185,9 @@ class ScipyStepper(AbstractStepper):
         problem = self.problem
         if self.solver is None:
             self.solver = _SOLVERS[self.name](
-                self._field, problem.s0, problem.Y0, problem.s_end, **self.options
-            )
+                self._field, problem.s0, problem.Y0, problem.s_end, first_step=self.first_step,
+                **self.options,
+            )  # fmt: skip
         solver = self.solver
         while len(s) <= accepted and self.tried.made - before < attempts and ended is None:
             try:

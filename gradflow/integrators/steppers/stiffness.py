@@ -24,11 +24,13 @@ from jax import Array
 #: Steps are stiff beyond this share of the interval of stability,
 _SHARE = 0.7
 #: or beyond this h rho, where the slope changes this many times slower than rho.
-_SHORT, _SLAVED = 0.5, 20.0
+_SHORT, _SLAVED = 0.3, 10.0
 #: Steps in a row that are not stiff, after which those that were are forgotten.
 _CALM = 6
 #: Stiff steps after which an explicit method is given up; more where a Jacobian costs more.
-_STIFF_STEPS = 15
+_STIFF_STEPS = 8
+#: So many stiff steps are never taken.
+NEVER = 2**62
 
 
 class Stiffness(NamedTuple):
@@ -74,9 +76,9 @@ def counted(
     """
     row = tableau.a_lower[-2]
     apart = _size(step - jnp.asarray(row) @ k[: row.size], modes)
-    turned, drift, slope = _size(k[-1] - k[-2], modes), _size(k[-1] - k[0], modes), _size(k[0], modes)
+    turned, drift = _size(k[-1] - k[-2], modes), _size(k[-1] - k[0], modes)
     at_limit = turned > _SHARE * stability_limit(tableau) * apart
-    slaved = (turned > _SHORT * apart) & (turned * slope > _SLAVED * drift * apart)
+    slaved = (turned > _SHORT * apart) & (turned * _size(k[0], modes) > _SLAVED * drift * apart)
     stiff = at_limit | slaved
     calm = jnp.where(stiff, 0, before.calm + 1)
     count = jnp.where(calm >= _CALM, 0, before.stiff + jnp.where(stiff, 1, 0))

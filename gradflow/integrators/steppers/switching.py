@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import functools as ft
 from dataclasses import replace
+from typing import cast
 
 import diffrax
+import jax.numpy as jnp
 import numpy as np
 
 from gradflow.integrators.contract import (
@@ -25,9 +27,14 @@ from gradflow.integrators.resting import RestWatch
 from gradflow.integrators.statistics import UNKNOWN
 from gradflow.integrators.steppers.diffrax import DiffraxStepper
 from gradflow.integrators.steppers.scipy import ScipyStepper
-from gradflow.integrators.steppers.stiffness import patience
+from gradflow.integrators.steppers.stiffness import NEVER, patience
+from gradflow.numerics.jacobian import has_jacobian
 
-_IMPLICIT = "lsoda"
+#: The method that goes on, and one for where it gives up.
+_IMPLICIT = ("lsoda", "radau")
+_GIVEN_UP = ("failed", "step_too_small")
+#: Its first step, as a share of the last explicit one.
+_FIRST_SHARE = 0.1
 #: Unknowns up to which a Jacobian is stored and factored.
 _MOST_UNKNOWNS = 4000
 #: Implicit steps at once: they may go far, and rest is looked for between.
@@ -39,13 +46,14 @@ class _SwitchingStepper(AbstractStepper):
 
     def __init__(self, explicit: diffrax.AbstractRungeKutta, problem: Problem) -> None:
         size = problem.Y0.shape[0]
-        wait = patience(size, explicit.tableau.num_stages) if size <= _MOST_UNKNOWNS else 2**62
+        stages = cast(diffrax.ButcherTableau, explicit.tableau).num_stages
+        wait = patience(size, stages) if size <= _MOST_UNKNOWNS else NEVER
         # (the clock's states and the energy have no modes of their own)
         modes = np.zeros(size, bool)
         modes[: problem.flow.split(problem.Y0)[0].size] = True
         self.problem, self.explicit = problem, DiffraxStepper(explicit, problem, wait, modes)
-        self.implicit: ScipyStepper | None = None
-        self.accepted = self.attempts = 0
+        self.implicit: list[ScipyStepper] = []  # the last one is at work
+        self.attempts = 0
 
     def start(self) -> Steps:
         """Evaluate the start."""
@@ -54,39 +62,55 @@ class _SwitchingStepper(AbstractStepper):
 
     def advance(self, attempts: int, accepted: int, target: float) -> Steps:
         """Go on with the method that is at work."""
-        if self.explicit.stiff and self.implicit is None:
-            self.implicit = self._turned(self.last)
-        if self.implicit is not None:
-            few = min(attempts, _STEPS_AT_ONCE)
-            return _owned(self.implicit.advance(few, accepted, target), self.implicit)
-        self.last = _owned(self.explicit.advance(attempts, accepted, target), self.explicit)
-        self.attempts += self.last.attempts
-        self.accepted += len(self.last.s) - 1
-        return self.last
+        if self.explicit.stiff and not self.implicit:
+            self._turn(float(self.explicit.carry.h))
+        if self.implicit:
+            steps = self._implicitly(min(attempts, _STEPS_AT_ONCE), accepted, target)
+        else:
+            steps = _owned(self.explicit.advance(attempts, accepted, target), self.explicit)
+            if self.explicit.stiff and not self._can_turn(steps):
+                self.explicit.patience = NEVER
+        self.attempts += steps.attempts
+        self.last = steps
+        return steps
 
-    def _turned(self, steps: Steps) -> ScipyStepper:
-        """The implicit method, at the last of some steps."""
-        left = max(self.problem.max_steps - self.attempts, 1)
+    def _implicitly(self, attempts: int, accepted: int, target: float) -> Steps:
+        """Implicit steps; a method that gives up is followed by the next."""
+        owner = self.implicit[-1]
+        steps = _owned(owner.advance(attempts, accepted, target), owner)
+        if steps.ended in _GIVEN_UP and len(self.implicit) < len(_IMPLICIT):
+            self.last = steps = replace(steps, ended=None, detail="")
+            self._turn(None)
+        return steps
+
+    def _can_turn(self, steps: Steps) -> bool:
+        s, Y = jnp.asarray(steps.s[-1]), jnp.asarray(steps.Y[-1])
+        return has_jacobian(lambda at: self.problem.flow.field(s, at), Y)
+
+    def _turn(self, h: float | None) -> None:
+        """Go on from the last state with the next implicit method, the first step being ``h``."""
+        method, last = _IMPLICIT[len(self.implicit)], self.last
         here = replace(
-            self.problem, Y0=steps.Y[-1].copy(), s0=float(steps.s[-1]), max_steps=left,
-            tolerances=self.problem.tolerances.of_method(_IMPLICIT),
+            self.problem, Y0=last.Y[-1].copy(), s0=float(last.s[-1]),
+            max_steps=max(self.problem.max_steps - self.attempts, 1),
+            tolerances=self.problem.tolerances.of_method(method),
         )  # fmt: skip
-        implicit = ScipyStepper(_IMPLICIT, here)
-        implicit.start()
-        return implicit
+        # LSODA begins with steps that iterate on the field, which stiff ones would not let it
+        first = None if h is None else min(_FIRST_SHARE * h, here.s_end - here.s0)
+        self.implicit.append(ScipyStepper(method, here, first))
+        self.implicit[-1].start()
 
     def retake(self, steps: Steps, index: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
         """Steps taken again by the method that took them."""
-        owner, memory = steps.memory
+        owner, memory = cast(tuple[AbstractStepper, object], steps.memory)
         return owner.retake(replace(steps, memory=memory), index, s)
 
     def work(self, accepted: int, attempts: int) -> dict[str, float]:
-        """The counts of both methods."""
-        if self.implicit is None:
+        """The counts of all methods."""
+        if not self.implicit:
             return self.explicit.work(accepted, attempts)
-        mine = self.explicit.work(self.accepted, self.attempts)
-        more = self.implicit.work(accepted - self.accepted, attempts - self.attempts)
-        return {**{key: mine[key] + more[key] for key in mine}, "rejected": UNKNOWN}
+        parts = [part.work(0, 0) for part in (self.explicit, *self.implicit)]
+        return {**{key: sum(part[key] for part in parts) for key in parts[0]}, "rejected": UNKNOWN}
 
 
 def _owned(steps: Steps, owner: AbstractStepper) -> Steps:

@@ -70,7 +70,9 @@ def log_losses(loss: int, f: np.ndarray, y: np.ndarray, out: np.ndarray) -> None
 
 
 @inner
-def pull_each(loss: int, f: np.ndarray, y: np.ndarray, unit: float, logw: np.ndarray, out: np.ndarray) -> None:
+def pull_each(
+    loss: int, f: np.ndarray, y: np.ndarray, unit: float, logw: np.ndarray, out: np.ndarray
+) -> None:
     """−ω_i e^{−unit} ∂ℓ/∂f_i of losses of one output (n,) into ``out``."""
     for i in range(f.size):
         log = logw[i] - unit
@@ -105,7 +107,9 @@ def log_losses_of_many(loss: int, f: np.ndarray, y: np.ndarray, out: np.ndarray)
 
 
 @inner
-def pull_many(loss: int, f: np.ndarray, y: np.ndarray, unit: float, logw: np.ndarray, out: np.ndarray) -> None:
+def pull_many(
+    loss: int, f: np.ndarray, y: np.ndarray, unit: float, logw: np.ndarray, out: np.ndarray
+) -> None:
     """−ω_i e^{−unit} ∂ℓ/∂f_i of losses of several outputs into ``out`` (n, o)."""
     n, o = f.shape
     for i in range(n):
@@ -135,7 +139,7 @@ def pulls(sys: System, cell: Cell, work: Work, penalty: float) -> float:
     logs = work.logs
     logs[:] = sys.logw
     if sys.loss == OWN:
-        call_back(sys.own, LOGS, 0.0, work.f, work.logs)
+        call_back(sys.own, LOGS, 0.0, work.f, work.logs)  # pyright: ignore[reportCallIssue]
         for i in range(n):
             logs[i] += sys.logw[i]
     elif o == 1:
@@ -150,7 +154,7 @@ def pulls(sys: System, cell: Cell, work: Work, penalty: float) -> float:
         log_risk = log_sum(both)
     unit = log_risk if sys.clock == LOSS else 0.0
     if sys.loss == OWN:
-        call_back(sys.own, PULLS, unit, work.f, work.r)
+        call_back(sys.own, PULLS, unit, work.f, work.r)  # pyright: ignore[reportCallIssue]
     elif sys.loss == HINGE:
         hinge_pulls(cell.act, sys.y.reshape(n), sys.logw, work.r.reshape(n))
     elif o == 1:
@@ -266,7 +270,9 @@ def forces(sys: System, cell: Cell, work: Work, W: np.ndarray, a: np.ndarray) ->
 
 
 @inner
-def in_clock(sys: System, work: Work, s: float, log_risk: float, y: np.ndarray, dy: np.ndarray) -> float:
+def in_clock(
+    sys: System, work: Work, s: float, log_risk: float, y: np.ndarray, dy: np.ndarray
+) -> float:
     """Fill dy/ds from ``work``; return |dθ|² in the clock's unit of forces."""
     m, D = work.DW.shape
     o = work.DA.shape[1]

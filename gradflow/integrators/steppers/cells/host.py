@@ -1,4 +1,4 @@
-"""What the compiled loop leaves to the host: meetings of surfaces, ways off flats, weights at zero."""
+"""What the compiled loop leaves to the host: surfaces that meet, ways off flats, weights at 0."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from gradflow.cells.origin import can_grow, flat_rates, way_out
 from gradflow.integrators.contract import Happening
 from gradflow.integrators.steppers.cells.field import field
 from gradflow.integrators.steppers.cells.flats import Flat, Flats
-from gradflow.integrators.steppers.cells.locate import FRESH, PARKED, TANGENT
-from gradflow.integrators.steppers.cells.loss_kinks import Margins
+from gradflow.integrators.steppers.cells.locate import FRESH, ON_SURFACE, PARKED, TANGENT
 from gradflow.integrators.steppers.cells.loop import (
     AT_ORIGIN,
     LOG_RISK,
-    ON_SURFACE,
     RHS,
     STUCK,
     S,
 )
+from gradflow.integrators.steppers.cells.loss_kinks import Margins
+from gradflow.integrators.steppers.cells.packed import packed_cell, packed_system, packed_work
 from gradflow.integrators.steppers.cells.step import EXIT
 from gradflow.integrators.steppers.cells.system import LOSS, Cell, System, room
 from gradflow.integrators.steppers.cells.ways import Pull, Way, along, ways_on
@@ -55,8 +55,6 @@ class Host:
     s : float
     """
 
-    cell: Cell
-
     def __init__(
         self, sys: System, breakpoints: np.ndarray, W: np.ndarray, a: np.ndarray,
         extras: np.ndarray, s: float,
@@ -66,6 +64,7 @@ class Host:
         self.y = np.concatenate([W.ravel(), a.ravel(), extras])
         self.k1 = np.zeros_like(self.y)
         self.work = room(self.m, len(sys.X), self.D, self.o)
+        self.sys_ref, self.work_ref = packed_system(sys), packed_work(self.work)
         self.num, self.count = np.zeros(5), np.zeros(12, np.int64)
         self.num[S] = s
         self.happenings: list[Happening] = []
@@ -96,6 +95,15 @@ class Host:
         return float(self.y[-1])
 
     @property
+    def cell(self) -> Cell:
+        """The activation cell; its arrays are changed in place."""
+        return self._cell
+
+    @cell.setter
+    def cell(self, cell: Cell) -> None:
+        self._cell, self.cell_ref = cell, packed_cell(cell)
+
+    @property
     def slow(self) -> list[int]:
         """Neurons on flats with too many rays to watch."""
         return [k for k, flat in self.on.items() if flat.rays is None or k in self.pinned]
@@ -103,12 +111,12 @@ class Host:
     def refresh(self) -> None:
         """Evaluate the field at the state, in its cell."""
         self.num[LOG_RISK] = field(
-            self.sys, self.cell, self.work, self.num[S], self.y, self.k1
+            self.sys_ref, self.cell_ref, self.work_ref, self.num[S], self.y, self.k1
         )
         self.count[RHS] += 1
 
     def _first_cell(self, W: np.ndarray, breakpoints: np.ndarray) -> Cell:
-        sys, (m, n, G) = self.sys, (self.m, len(self.sys.X), len(self.sys.N))
+        sys, m, G = self.sys, self.m, len(self.sys.N)
         piece = np.searchsorted(breakpoints, W @ sys.XT, side="left")
         side = np.where(W @ sys.NT - sys.level > 0, 1, -1).astype(np.int8)
         return Cell(
@@ -131,7 +139,7 @@ class Host:
     def entries(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the data entries of some surfaces, and whose they are (positions in members)."""
         start = self.sys.start
-        spans = [np.arange(start[g], start[g + 1]) for g in members]
+        spans = [np.arange(int(start[g]), int(start[g + 1])) for g in members]
         owner = np.repeat(np.arange(len(members)), [len(span) for span in spans])
         return np.concatenate([np.zeros(0, np.int64), *spans]), owner
 
@@ -359,7 +367,8 @@ class Host:
                 start.append(start[-1] + len(i))
             rays.append(flat.rays)
         self.cell = self.cell._replace(
-            ray_neuron=np.array(neuron, np.int64), ray=np.concatenate([np.zeros((0, self.D)), *rays]),
+            ray_neuron=np.array(neuron, np.int64),
+            ray=np.concatenate([np.zeros((0, self.D)), *rays]),
             ray_start=np.array(start, np.int64),
             ray_datum=np.concatenate([np.zeros(0, np.int64), *datum]),
             ray_slope=np.concatenate([np.zeros(0), *slope]),

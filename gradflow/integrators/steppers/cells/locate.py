@@ -2,6 +2,8 @@ r"""Where on a step the first surface is met: switching functions are quartics o
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gradflow.integrators.steppers.cells.compiled import inner
@@ -11,6 +13,31 @@ from gradflow.integrators.steppers.cells.system import Cell, System
 _NODES = (0.25, 0.5, 0.75, 1.0)
 #: A pair that has just left its surface; one that leaves at zero speed; one that stays on it.
 FRESH, TANGENT, PARKED = 1, 2, 3
+#: A pair is on its surface up to this distance, relative to |w||n|.
+ON_SURFACE = 1e-11
+
+
+@inner
+def norm(v: np.ndarray) -> float:
+    """|v|."""
+    top = 0.0
+    for d in range(v.size):
+        top = max(top, abs(v[d]))
+    if top == 0:
+        return 0.0
+    total = 0.0
+    for d in range(v.size):
+        total += (v[d] / top) ** 2
+    return top * math.sqrt(total)
+
+
+@inner
+def room_of(sys: System, cell: Cell, y: np.ndarray, k: int, g: int) -> float:
+    """How far beyond its surface a pair may get that is parked on it: forces may come back."""
+    if cell.fresh[k, g] != PARKED:
+        return 0.0
+    D = sys.N.shape[1]
+    return ON_SURFACE * (norm(y[k * D : (k + 1) * D]) * sys.size[g] + abs(sys.level[g]))
 
 
 @inner
@@ -46,7 +73,7 @@ def quartic(
     """The switching function of a pair, times its side, into ``c`` (5,).
 
     A pair that has just left its surface has a root at ξ = 0, which is divided out; one that left
-    at zero speed a double one.
+    at zero speed a double one. One that is parked may get a little beyond.
     """
     D = sys.N.shape[1]
     for p in range(5):
@@ -55,9 +82,10 @@ def quartic(
             total += (y[k * D + d] if p == 0 else shape[p - 1, k * D + d]) * sys.N[g, d]
         c[p] = total
     c[0] -= sys.level[g]
-    drop = cell.fresh[k, g]
+    drop = cell.fresh[k, g] if cell.fresh[k, g] != PARKED else 0
     for p in range(5):
         c[p] = cell.side[k, g] * c[p + drop] if p + drop < 5 else 0.0
+    c[0] += room_of(sys, cell, y, k, g)
 
 
 @inner
@@ -85,9 +113,11 @@ def suspects(
         for g in range(G):
             side, fresh = cell.side[k, g], cell.fresh[k, g]
             first[k, g] = 2.0
-            if side == 0 or fresh == PARKED:
+            if side == 0:
                 continue
-            level = sys.level[g]
+            # (a surface moved back by the room there is)
+            level = sys.level[g] - side * room_of(sys, cell, y, k, g)
+            fresh = fresh if fresh != PARKED else 0
             v1 = side * (H[1, k, g] - level)
             v2 = side * (H[2, k, g] - level)
             v3 = side * (H[3, k, g] - level)

@@ -16,9 +16,11 @@ from gradflow.integrators.steppers.cells.field import field, force, in_clock
 from gradflow.integrators.steppers.cells.hold import hold
 from gradflow.integrators.steppers.cells.locate import (
     FRESH,
+    ON_SURFACE,
     PARKED,
     first_crossing,
     horner,
+    norm,
     root,
     suspects,
 )
@@ -52,9 +54,8 @@ JACOBIANS = 10
 MOST_STUCK = 6
 #: A neuron whose |w| falls below this share of itself within a step has reached 0.
 AT_ORIGIN = 1e-9
-#: A pair is on its surface up to this distance, relative to |w||n|; it has left it from the other
-#: one on.
-ON_SURFACE, OFF = 1e-11, 1e-12
+#: A pair has left its surface from this distance on, relative to |w||n|.
+OFF = 1e-12
 #: A pair that was parked on its surface has moved off it, to whichever side.
 GONE = 1e-10
 #: A rate below this share of its terms is rounding.
@@ -120,7 +121,9 @@ class Room(NamedTuple):
 
 
 @kernel
-def measure(sys: System, work: Work, s: float, y: np.ndarray, log_risk: float, out: np.ndarray) -> None:
+def measure(
+    sys: System, work: Work, s: float, y: np.ndarray, log_risk: float, out: np.ndarray
+) -> None:
     """ln L, ln |dθ/dt|, the logarithm of the direction's turning, the least margin into ``out``."""
     m, D = work.DW.shape
     o = work.DA.shape[1]
@@ -155,7 +158,7 @@ def measure(sys: System, work: Work, s: float, y: np.ndarray, log_risk: float, o
 
 @inner
 def settle(sys: System, cell: Cell, y: np.ndarray, m: int, D: int) -> None:
-    """Put sliding neurons on their flats to rounding; pairs well off their surface are fresh no more."""
+    """Put sliding neurons on their flats; pairs well off their surface are fresh no more."""
     W = y[: m * D].reshape(m, D)
     for k in range(m):
         if cell.rank[k] == D:
@@ -179,20 +182,6 @@ def settle(sys: System, cell: Cell, y: np.ndarray, m: int, D: int) -> None:
 
 
 @inner
-def norm(v: np.ndarray) -> float:
-    """|v|."""
-    top = 0.0
-    for d in range(v.size):
-        top = max(top, abs(v[d]))
-    if top == 0:
-        return 0.0
-    total = 0.0
-    for d in range(v.size):
-        total += (v[d] / top) ** 2
-    return top * math.sqrt(total)
-
-
-@inner
 def height(sys: System, w: np.ndarray, g: int) -> float:
     """n_g·w − level_g."""
     total = -sys.level[g]
@@ -208,7 +197,9 @@ def piece_of(sys: System, e: int, side: int) -> int:
 
 
 @inner
-def cross(sys: System, cell: Cell, work: Work, y: np.ndarray, before: float, k: int, g: int) -> bool:
+def cross(
+    sys: System, cell: Cell, work: Work, y: np.ndarray, before: float, k: int, g: int
+) -> bool:
     """Let neuron k cross surface g, if that is all that happens there; whether it did.
 
     ``work`` holds the field at y. The rates on both sides must point across, no other surface be
@@ -222,9 +213,10 @@ def cross(sys: System, cell: Cell, work: Work, y: np.ndarray, before: float, k: 
     if size <= AT_ORIGIN * before or cell.fresh[k, g]:
         return False
     for other in range(cell.side.shape[1]):
-        if other != g and cell.side[k, other] != 0:
-            if abs(height(sys, w, other)) <= ON_SURFACE * size * sys.size[other]:
-                return False
+        if other == g or cell.side[k, other] == 0 or cell.fresh[k, other] == PARKED:
+            continue
+        if abs(height(sys, w, other)) <= ON_SURFACE * size * sys.size[other]:
+            return False
     way = sys.N[g].copy()
     hold(cell.Q[k], cell.rank[k], way)
     reach = norm(way)
@@ -280,7 +272,7 @@ def put(sys: System, cell: Cell, k: int, g: int, side: int) -> None:
 def agrees(
     sys: System, cell: Cell, work: Work, s: float, y: np.ndarray, k1: np.ndarray, k: int, g: int
 ) -> bool:
-    """Whether neuron k goes on across g, and all held data stay, with the pulls that hold them then.
+    """Whether neuron k goes on across g, and all held data stay, with the pulls that hold them.
 
     If not, it is put back.
     """
@@ -531,8 +523,8 @@ def write(
 
 @kernel
 def advance(
-    tab: Tableau, sys: System, cell: Cell, work: Work, num: np.ndarray, count: np.ndarray, y: np.ndarray,
-    k1: np.ndarray, attempts: int, accepted: int, record: Record,
+    tab: Tableau, sys: System, cell: Cell, work: Work, num: np.ndarray, count: np.ndarray,
+    y: np.ndarray, k1: np.ndarray, attempts: int, accepted: int, record: Record,
 ) -> int:  # fmt: skip
     """Take steps from ``y``, whose field is ``k1``, both changed in place; return how it ended.
 

@@ -4,8 +4,8 @@ The loss is convex in the outputs, so the flow goes on along the element of leas
 
 .. math:: v+\\sum_ic_i\\nabla q_i,\\qquad 0\\le c_i\\le\\omega_i,
 
-i over the data at their margin and v the velocity of all else. Data whose margin it leaves alone and
-whose c_i is inside are held; the others pull wholly or not at all. Source: `clarke1983`.
+i over the data at their margin and v the velocity of all else. Data whose margin it leaves alone
+and whose c_i is inside are held; the others pull wholly or not at all. Source: `clarke1983`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Margins:
             self._wake()
 
     def _wake(self) -> None:
-        """Decide neurons again that rested on a surface, or left it without speed: pulls changed."""
+        """Decide neurons again that rested on a surface or left it without speed: pulls changed."""
         host = self.host
         still = np.any(host.cell.fresh >= TANGENT, axis=1)
         for k in np.flatnonzero(still & host.near(host.W).any(axis=1)):
@@ -123,7 +123,7 @@ class Margins:
         """∂q_i/∂θ (A, P) of some data, projected."""
         host = self.host
         B = np.zeros((at.size, self._velocity().size))
-        gradients(host.sys, host.cell, host.work, host.a, at, B)
+        gradients(host.sys_ref, host.cell_ref, host.work_ref, host.a, at, B)
         return B
 
     def _velocity(self) -> np.ndarray:
@@ -138,7 +138,7 @@ class Margins:
             return
         for _ in range(_ROUNDS):
             host.refresh()
-            over, at = excess(host.sys, host.cell, host.work, host.a)
+            over, at = excess(host.sys_ref, host.cell_ref, host.work_ref, host.a)
             if over <= 0:
                 return
             if at >= host.cell.ray_neuron.size:

@@ -4,8 +4,10 @@ The velocity F and its Jacobian hold the slides. Where the residuals cancel, F i
 leaves: an output carries errors of ε times its terms, which the loss's curvature E_i and the
 slopes hand on,
 
-.. math:: \delta F_{w_k}=\sum_i|a_k||S_{ki}||x_i|\,\nu_i,\qquad\delta F_{a_k}=\sum_i|\varphi_{ki}|\nu_i,
-          \qquad\nu_i=c\,\epsilon\,\bigl(|r_i|+E_i(|y_i|+\textstyle\sum_k|a_k\varphi_{ki}|)\bigr).
+.. math:: \delta F_{w_k}=\sum_i|a_k||S_{ki}||x_i|\,\nu_i,\qquad
+          \delta F_{a_k}=\sum_i|\varphi_{ki}|\nu_i,
+
+.. math:: \nu_i=c\,\epsilon\,\bigl(|r_i|+E_i(|y_i|+\textstyle\sum_k|a_k\varphi_{ki}|)\bigr).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _CALL = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p,
 
 
 class OwnLoss:
-    """A loss as a C function ``(what, unit, f, out)`` at `address`; keep the object while it is used.
+    """A loss as a C function ``(what, unit, f, out)`` at `address`, for as long as it is kept.
 
     ``out`` (n,) becomes ln ℓ(f_i, y_i), or −ω_i e^{−unit} ∂ℓ/∂f_i.
     """
@@ -50,12 +50,16 @@ _POINTER = ctypes.POINTER(ctypes.c_double)
 
 
 @eqx.filter_jit
-def _logs(loss: AbstractLoss, f: jax.Array, y: jax.Array, logw: jax.Array, unit: float) -> jax.Array:
+def _logs(
+    loss: AbstractLoss, f: jax.Array, y: jax.Array, logw: jax.Array, unit: float
+) -> jax.Array:
     return loss.log(f, y)
 
 
 @eqx.filter_jit
-def _pulls(loss: AbstractLoss, f: jax.Array, y: jax.Array, logw: jax.Array, unit: float) -> jax.Array:
+def _pulls(
+    loss: AbstractLoss, f: jax.Array, y: jax.Array, logw: jax.Array, unit: float
+) -> jax.Array:
     return loss.pull(f, y, logw, jnp.asarray(unit))
 
 
@@ -77,5 +81,3 @@ def call_back(typing, address, what, unit, f, out):  # type: ignore[no-untyped-d
         return context.get_dummy_value()
 
     return signature, generate
-
-

@@ -86,7 +86,7 @@ class Relaxation:
     def field(self, s: float, y: np.ndarray) -> np.ndarray:
         """The field in the cell."""
         dy = np.empty_like(y)
-        field(self.host.sys, self.host.cell, self.host.work, s, y, dy)
+        field(self.host.sys_ref, self.host.cell_ref, self.host.work_ref, s, y, dy)
         self.host.count[RHS] += 1
         return dy
 
@@ -124,15 +124,15 @@ class Relaxation:
         host, cell = self.host, self.host.cell
         s, events = float(host.num[S]), int(host.count[EVENTS])
         f1 = np.empty_like(taken.y)
-        log_risk = field(host.sys, cell, host.work, s + h, taken.y, f1)
+        log_risk = field(host.sys_ref, host.cell_ref, host.work_ref, s + h, taken.y, f1)
         host.count[RHS] += 1
         over = np.full(7, 1.0 if watched(cell) else -1.0)
         a = taken.y[host.m * host.D : host.m * (host.D + host.o)].reshape(host.m, host.o)
-        over[6] = excess(host.sys, cell, host.work, a)[0]
+        over[6] = excess(host.sys_ref, host.cell_ref, host.work_ref, a)[0]
         proposal = Proposal(taken.y, f1, taken.dense, over, _NODES)
         code = take(
-            host.sys, cell, host.work, host.num, host.count, host.y, host.k1, h, ends, proposal,
-            log_risk, room, record,
+            host.sys_ref, host.cell_ref, host.work_ref, host.num, host.count, host.y, host.k1, h,
+            ends, proposal, log_risk, room, record,
         )  # fmt: skip
         cut = host.count[EVENTS] > events or code in _DECISIONS
         return code, float(host.num[S]) - s if cut else h
@@ -140,7 +140,7 @@ class Relaxation:
     def _error(self, taken: ImplicitStep) -> float:
         host = self.host
         worst = error_norm(
-            host.sys, host.y, taken.y, taken.error, host.m, host.D, host.o, host.num[BUDGET]
+            host.sys_ref, host.y, taken.y, taken.error, host.m, host.D, host.o, host.num[BUDGET]
         )
         return worst / _LOOSER
 

@@ -180,4 +180,6 @@ def error_norm(
 def dense(y: np.ndarray, shape: np.ndarray, xi: float, out: np.ndarray) -> None:
     """The state at the fraction ξ of the step into ``out``."""
     for c in range(y.size):
-        out[c] = y[c] + xi * (shape[0, c] + xi * (shape[1, c] + xi * (shape[2, c] + xi * shape[3, c])))
+        out[c] = y[c] + xi * (
+            shape[0, c] + xi * (shape[1, c] + xi * (shape[2, c] + xi * shape[3, c]))
+        )

@@ -1,4 +1,4 @@
-"""The event-located integrator: the compiled loop and its host, as a stepper of the common march."""
+"""The event-located integrator: the compiled loop and its host, a stepper of the march."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from gradflow.flows.event import Reading, limits
 from gradflow.integrators.contract import (
     AbstractIntegrator,
+    Happening,
     Problem,
     Solution,
     register_integrator,
@@ -53,6 +54,7 @@ from gradflow.integrators.steppers.cells.motion import motion
 from gradflow.integrators.steppers.cells.relax import Relaxation
 from gradflow.integrators.steppers.cells.step import TSIT5, dense
 from gradflow.integrators.steppers.cells.system import PHYSICAL
+from gradflow.numerics.blas import one_thread
 from gradflow.validation import fail
 
 _ENDED = {REACHED: "reached", TOO_SMALL: "step_too_small", NON_FINITE: "non_finite"}
@@ -69,6 +71,9 @@ _WATCH = 20
 _LOOK = 64
 #: Implicit steps between two looks at whether the flow rests.
 _PAUSE = 16
+#: Attempted steps between two looks, and the work, in multiplications of one product or one
+#: factorisation, that may lie between them where steps are slow.
+_MOST_ATTEMPTS, _PRODUCTS, _FACTORISATIONS = 256, 2e8, 5e9
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,15 @@ class Snapshot:
             fresh=host.cell.fresh.copy(), Q=host.cell.Q.copy(), rank=host.cell.rank.copy(),
             held=host.cell.held.copy(), act=host.cell.act.copy(), slack=host.cell.slack.copy(),
         )  # fmt: skip
-        parts = (host.y.copy(), host.k1.copy(), host.num.copy(), host.count.copy(), cell, dict(host.on),
-                 set(host.pinned))
+        parts = (
+            host.y.copy(),
+            host.k1.copy(),
+            host.num.copy(),
+            host.count.copy(),
+            cell,
+            dict(host.on),
+            set(host.pinned),
+        )
         return cls(parts, len(host.happenings))
 
     def restore(self, host: Host) -> None:
@@ -187,6 +199,16 @@ class CellsStepper(AbstractStepper):
         return 1e-6 * max(1.0, abs(self.problem.s0))
 
     # ------------------------------------------------------------------------------ the march
+    @property
+    def pace(self) -> int:
+        """Attempted steps until the next look: by the sizes, so that the same flow pauses alike."""
+        host = self.host
+        if self.relaxation is not None:
+            few = _FACTORISATIONS / (host.m * (host.D + host.o)) ** 3
+            return int(np.clip(few, 1, _PAUSE))
+        few = _PRODUCTS / (host.m * host.D * len(host.sys.X))
+        return int(np.clip(few, min(4, _MOST_ATTEMPTS), _MOST_ATTEMPTS))
+
     def start(self) -> Steps:
         host = self.host
         values = np.zeros((1, 4))
@@ -197,7 +219,7 @@ class CellsStepper(AbstractStepper):
 
     def _measure(self, out: np.ndarray) -> None:
         host = self.host
-        measure(host.sys, host.work, host.num[S], host.y, host.num[LOG_RISK], out)
+        measure(host.sys_ref, host.work_ref, host.num[S], host.y, host.num[LOG_RISK], out)
 
     def advance(self, attempts: int, accepted: int, target: float) -> Steps:
         if not self.problem.events:
@@ -290,7 +312,14 @@ class CellsStepper(AbstractStepper):
         if used:
             record.y[used] = host.y
             self._measure(record.values[used])
-        parts.append((record.s[: used + 1], record.y[: used + 1], record.values[: used + 1], record.shape[:used]))
+        parts.append(
+            (
+                record.s[: used + 1],
+                record.y[: used + 1],
+                record.values[: used + 1],
+                record.shape[:used],
+            )
+        )
         if trouble:
             return "failed", trouble
         return _ENDED.get(code), ""
@@ -304,8 +333,8 @@ class CellsStepper(AbstractStepper):
                 self.relaxation = None
             return code
         code = advance(
-            TSIT5, host.sys, host.cell, host.work, host.num, host.count, host.y, host.k1, attempts,
-            accepted, record,
+            TSIT5, host.sys_ref, host.cell_ref, host.work_ref, host.num, host.count, host.y,
+            host.k1, attempts, accepted, record,
         )  # fmt: skip
         if code != STIFF or host.margins.kinked:
             # (pulls that are constant, and data that are held, make no stiff modes)
@@ -369,11 +398,12 @@ class CellsStepper(AbstractStepper):
         for j, event in enumerate(problem.events):
             out[:, j] = event.read(reading)
         by = problem.save_by
-        out[:, -1] = s if by is None else np.asarray(by(self.flow, s, Y))
+        out[:, -1] = s if by is None else np.asarray(self.flow.log1p_t(s, Y))
         return out
 
     def retake(self, steps: Steps, index: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
-        host, (y, shapes, inner) = self.host, steps.memory
+        memory: Any = steps.memory
+        host, (y, shapes, inner) = self.host, memory
         out, values = np.empty((len(index), host.y.size)), np.full((len(index), 4), np.nan)
         places = np.clip(self.timer.inward(s), inner[index], inner[index + 1])
         for row, (i, at) in enumerate(zip(index.tolist(), places.tolist(), strict=True)):
@@ -391,13 +421,13 @@ class CellsStepper(AbstractStepper):
 
     def work(self, accepted: int, attempts: int) -> dict[str, float]:
         count = self.host.count
-        return {"rejected": attempts - accepted, "rhs": int(count[RHS]), "jacobians": int(count[JACOBIANS]),
-                "compile_seconds": 0.0}  # fmt: skip
+        return {
+            "rejected": attempts - accepted, "rhs": int(count[RHS]),
+            "jacobians": int(count[JACOBIANS]), "compile_seconds": 0.0,
+        }  # fmt: skip
 
 
-def _crossing(s: float, tau: float, k: int, g: int) -> Any:
-    from gradflow.integrators.contract import Happening
-
+def _crossing(s: float, tau: float, k: int, g: int) -> Happening:
     return Happening(float(s), tau, k, g, "crossing")
 
 
@@ -422,13 +452,18 @@ class CellsIntegrator(AbstractIntegrator):
 
     def solve(self, problem: Problem) -> Solution:
         """Integrate one stage (see :class:`~gradflow.integrators.contract.AbstractIntegrator`)."""
-        stepper = CellsStepper(problem)
-        solution = march(stepper, problem, RestWatch(problem, stepper.motion))
+        with one_thread:
+            stepper = CellsStepper(problem)
+            solution = march(stepper, problem, RestWatch(problem, stepper.motion))
         host = stepper.host
         told = [replace(h, s=float(stepper.timer.outward(h.s))) for h in host.happenings]
         happenings = tuple(h for h in told if h.s <= solution.s_final)
         stats = {**solution.stats, "events": solution.stats["events"] + len(happenings)}
-        return replace(solution, stats=stats, happenings=happenings, sides=host.cell.side.astype(int))
+        return replace(
+            solution, stats=stats, happenings=happenings, sides=host.cell.side.astype(int)
+        )
 
 
 register_integrator("piecewise", CellsIntegrator)
+#: (an older name; crossings are located too)
+register_integrator("piecewise-slides", CellsIntegrator)

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from gradflow.integrators.steppers.cells.compiled import inner
+from gradflow.integrators.steppers.cells.compiled import kernel
 from gradflow.integrators.steppers.cells.jacobian import CellJacobian
 from gradflow.integrators.steppers.cells.step import Tableau
 
@@ -25,7 +25,7 @@ _MANY, _FORGET = 8, 6
 _BACK = 10
 
 
-@inner
+@kernel
 def rate_of_stages(
     tab: Tableau, y: np.ndarray, h: float, K: np.ndarray, y1: np.ndarray, size: int
 ) -> float:
@@ -43,7 +43,7 @@ def rate_of_stages(
     return math.sqrt(top / below) if below > 0 else 0.0
 
 
-@inner
+@kernel
 def limited(count: np.ndarray, h_rho: float) -> bool:
     """Note an accepted explicit step; whether implicit ones are to follow."""
     if h_rho > _LIMIT:

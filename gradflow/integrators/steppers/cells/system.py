@@ -109,7 +109,7 @@ class Cell(NamedTuple):
     kept : (A,) ints
         The data that are held.
     slack : (n,) array
-        How far a datum at its margin, neither held nor gone, may be on the wrong side of it; else 0.
+        How far a datum at its margin, neither held nor gone, may be beyond it; else 0.
     """
 
     S: np.ndarray

@@ -1,8 +1,8 @@
 r"""How one neuron goes on from a flat it has come to, or is to leave.
 
 The surfaces that meet there are C, the neuron's force without them u, and on their two sides they
-add :math:`F^\pm_gn_g`. With the sides :math:`\sigma` of some of them and the others slid on, spanning
-a flat L, the neuron moves by :math:`(I-P_L)(u+\sum_{C\setminus L}F^{\sigma_g}_gn_g)`; sides must
+add :math:`F^\pm_gn_g`. With the sides :math:`\sigma` of some and the others slid on, spanning a
+flat L, the neuron moves by :math:`(I-P_L)(u+\sum_{C\setminus L}F^{\sigma_g}_gn_g)`; sides must
 agree with the signs of its rates, and L must hold: along each of its rays p
 
 .. math:: E_p=u\cdot p+\sum_C\bigl(F^+_g\max(n_g\cdot p,0)+F^-_g\min(n_g\cdot p,0)\bigr)\le0.
@@ -66,7 +66,9 @@ class Pull:
         jump = self.up - self.down
         size = np.linalg.norm(self.normals, axis=1)
         loudest = max(float(np.linalg.norm(self.u)), float(np.max(np.abs(jump) * size, initial=0)))
-        return np.where((np.abs(jump) <= self.noise) | (np.abs(jump) * size <= _NO_JUMP * loudest), 0.0, jump)
+        return np.where(
+            (np.abs(jump) <= self.noise) | (np.abs(jump) * size <= _NO_JUMP * loudest), 0.0, jump
+        )
 
     def energies(self, flat: Flat, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return E_p (R,) on a flat's rays, in units of the terms, and where it is noise.
@@ -85,7 +87,9 @@ class Pull:
         size = np.abs(flat.rays * chosen).sum(axis=1) + np.abs(terms).sum(axis=1)
         noise = np.abs(along) @ self.noise[at]
         value = flat.rays @ chosen + terms.sum(axis=1)
-        return np.divide(value, size, out=np.zeros_like(value), where=size > 0), np.abs(value) <= noise
+        return np.divide(value, size, out=np.zeros_like(value), where=size > 0), np.abs(
+            value
+        ) <= noise
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,9 @@ def _consistent(flats: Flats, pull: Pull, jump: np.ndarray, plus: np.ndarray) ->
     g = base + mu @ N[attracting]
     share = np.zeros(len(jump))
     share[attracting] = mu
-    scale = float(np.linalg.norm(pull.u) + np.sum(np.maximum(np.abs(pull.up), np.abs(pull.down)) * size))
+    scale = float(
+        np.linalg.norm(pull.u) + np.sum(np.maximum(np.abs(pull.up), np.abs(pull.down)) * size)
+    )
     rates = N @ g
     slides = np.abs(rates) <= _NO_RATE * scale * size
     within = np.zeros(len(jump), bool)
@@ -177,13 +183,17 @@ def along(flats: Flats, pull: Pull, sides: np.ndarray) -> Way | None:
     if np.any(sides * rates < -_NO_RATE * scale * size - pull.noise * size**2):
         return None
     none = np.zeros(len(sides), bool)
-    return _held(flats, pull, flat, sides, rates, chosen) if flat.rank else Way(flat, sides, rates, none)
+    return (
+        _held(flats, pull, flat, sides, rates, chosen)
+        if flat.rank
+        else Way(flat, sides, rates, none)
+    )
 
 
 def _held(
     flats: Flats, pull: Pull, flat: Flat, sides: np.ndarray, rates: np.ndarray, chosen: np.ndarray
 ) -> Way | None:
-    """The way on if the flat holds; where nothing holds it along a ray, it is left there at rest."""
+    """The way on if the flat holds; a neuron that nothing holds along a ray is left there."""
     none = np.zeros(len(sides), bool)
     if flat.rays is None:
         return Way(flat, sides, rates, none)

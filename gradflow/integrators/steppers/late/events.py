@@ -20,6 +20,8 @@ from gradflow.integrators.steppers.late.field import MarginNet
 
 #: Fractions of a step at which signs are looked at.
 NODES = np.array([0.25, 0.5, 0.75, 1.0])
+#: What takes the coefficients of a dense output to its values there.
+POWERS = NODES[:, None] ** np.arange(5)
 #: |h|/(|n||u_k|) below this is rounding.
 _ROUNDING = 1e-13
 #: A pair counts as off its surface from here on.
@@ -86,36 +88,37 @@ class Hit:
 
 def scales(net: MarginNet, u: np.ndarray) -> np.ndarray:
     """Return ``|n_g||u_k|`` (m, G), 1 where a neuron is zero."""
-    size = np.linalg.norm(net.split(u)[0], axis=1)
+    U = net.split(u)[0]
+    size = np.sqrt(np.sum(U * U, axis=1))
     return np.where(size > 0, size, 1.0)[:, None] * net.at.sizes
 
 
-def first_surface(net: MarginNet, standing: Standing, poly: np.ndarray) -> Hit:
+def first_surface(net: MarginNet, standing: Standing, nodes: np.ndarray, poly: np.ndarray) -> Hit:
     """Return the earliest surface met by ``u(ξ) = Σ_j poly[j] ξ^j``, 0 < ξ ≤ 1.
 
     Parameters
     ----------
-    poly : (q+1, P) array
+    nodes : (4, P) array
+        u at `NODES`.
+    poly : (5, P) array
     """
     if not net.at.activation_kinked:
         return Hit()
-    blocks = np.stack([net.split(row)[0] for row in poly])
-    H = blocks @ net.N.T
-    H *= standing.sides / scales(net, poly[0])
-    powers = NODES[:, None] ** np.arange(len(poly))
-    values = np.tensordot(powers, H, 1)
-    # Fresh pairs: the root at 0 is known, so the constant term is rounding.
+    unit = standing.sides / scales(net, poly[0])
+    values = (net.split(nodes)[0] @ net.N.T) * unit
+    bad = values < -_ROUNDING
     fresh = standing.fresh
     if fresh.any():
-        values[:, fresh] -= np.minimum(H[0][fresh], 0.0)
-    bad = values < -_ROUNDING
-    bad[:, fresh] = values[:, fresh] < -10 * _ROUNDING
+        # Fresh pairs: the root at 0 is known, so the constant term is rounding.
+        begin = np.minimum((net.split(poly[0])[0] @ net.N.T) * unit, 0.0)[fresh]
+        bad[:, fresh] = values[:, fresh] - begin < -10 * _ROUNDING
     if not bad.any():
         return Hit()
     node = int(np.argmax(bad.any(axis=(1, 2))))
+    blocks = net.split(poly)[0]
     best = Hit()
     for k, g in np.argwhere(bad[node]):
-        line = H[:, k, g]
+        line = (blocks[:, k] @ net.N[g]) * unit[k, g]
         end = NODES[node]
         if fresh[k, g]:
             line = line[1:]
@@ -248,7 +251,7 @@ class _Event:
     def result(self) -> tuple[np.ndarray, Standing, list[tuple[int, int, str]]]:
         """What `resolve` returns."""
         net = self.net
-        u = net.join(self.U, self.A if net.trained else None)
+        u = net.join(self.U, self.A)
         fresh = self.fresh & (self.sides != 0)
         return u, Standing(net.pattern(self.sides), fresh, self.dead.copy()), self.what
 

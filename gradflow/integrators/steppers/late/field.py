@@ -1,49 +1,20 @@
-r"""Margins of a two-layer (leaky) ReLU net on finite data, inside one activation cell.
+r"""Data and shape of a two-layer (leaky) ReLU net on separated data, as the late phase sees them.
 
-With the pattern of sides :math:`P_{kg}\in\{+,-,0\}` frozen (0: neuron k slides on surface g, its
-w_k moves inside :math:`n_g^\perp`), the normalised margins :math:`\hat q_i(u)=y_if(x_i;u)` are
-polynomials in :math:`u=\theta/\rho` and
-
-.. math:: \nabla\hat q_i=y_i\bigl(s_{ki}a_k\Pi_kx_i,\ s_{ki}\,x_i\cdot u_k\bigr)_k,\qquad
-          g=\sum_ip_i\nabla\hat q_i=\bigl(a_kv_k,\ v_k\cdot u_k\bigr)_k,\qquad
-          v_k=\Pi_k\sum_ip_iy_is_{ki}x_i .
-
-Everything here costs products of the size (data × neurons × dimension); the n×n kernel of the
-gradients is never formed. Fixed outer weights leave out the second entries.
+Margins are those of weights of norm 1: with :math:`u=\theta/\rho` they are
+:math:`\hat q_i(u)=y_if(x_i;u)`, polynomials inside an activation cell (:mod:`.cell`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from gradflow.cells.arrangement import Arrangement
-from gradflow.cells.origin import REST, unrest
 from gradflow.cells.pattern import Pattern
 from gradflow.losses import Logistic
 from gradflow.numerics.logs import log1p_ratio
 
 #: The force of a datum that no neuron sees, where the others' add up to 1. It stands for e^{q}.
 WALL = 1e3
-
-
-@dataclass
-class Fields:
-    """Values at one point: h (m, G), v (m, D), g = (gU, gA), q̂ (n,), slopes ∇q̂·g (n,)."""
-
-    h: np.ndarray
-    v: np.ndarray
-    gU: np.ndarray
-    gA: np.ndarray | None
-    q: np.ndarray
-    e: np.ndarray
-
-    @property
-    def square(self) -> float:
-        """``|g|²``."""
-        total = float(np.sum(self.gU * self.gU))
-        return total if self.gA is None else total + float(self.gA @ self.gA)
 
 
 class MarginNet:
@@ -99,22 +70,20 @@ class MarginNet:
         return Pattern(self.at, np.array(sides, np.int8))
 
     def split(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the blocks U (m, D) and outer weights A (m,) of a flat u (P,)."""
-        if self.trained:
-            body = u.reshape(self.m, self.width)
-            return body[:, :-1], body[:, -1]
-        return u.reshape(self.m, self.dim), self.A
+        """Return the blocks U (..., m, D) and outer weights A (..., m) of flat u (..., P)."""
+        body = u.reshape(*u.shape[:-1], self.m, self.width)
+        return (body[..., :-1], body[..., -1]) if self.trained else (body, self.A)
 
-    def join(self, U: np.ndarray, A: np.ndarray | None) -> np.ndarray:
+    def join(self, U: np.ndarray, A: np.ndarray) -> np.ndarray:
         """Return the flat vector of blocks: the inverse of `split`."""
-        if self.trained:
-            assert A is not None
-            return np.concatenate([U, A[:, None]], axis=1).ravel()
-        return U.ravel()
+        return np.concatenate([U, A[:, None]], axis=1).ravel() if self.trained else U.ravel()
 
     def per_surface(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the forces F⁺, F⁻ (G,) of pulls c = y p (n,), walls included."""
-        up, down = self.at.per_surface(c)
+        """Return the forces F⁺, F⁻ (..., G) of pulls c = y p (..., n), walls included."""
+        if c.ndim > 1 and not self.at.plain:
+            up, down = np.stack([self.at.per_surface(row) for row in c], axis=1)
+        else:
+            up, down = self.at.per_surface(c)
         return (self.wall_up + up, self.wall_down + down) if self.unseen.any() else (up, down)
 
     def seen_again(self, sides: np.ndarray, dead: np.ndarray) -> np.ndarray:
@@ -122,104 +91,6 @@ class MarginNet:
         if not self.unseen.any():
             return self.unseen
         return self.unseen & ~Pattern(self.whole, sides[~dead]).unseen
-
-    def per_datum(self, plus: np.ndarray, minus: np.ndarray) -> np.ndarray:
-        """Return ``y (c⁺A⁺ + c⁻A⁻)`` (n,) of sums over surfaces."""
-        return self.at.y * self.at.per_datum(plus, minus)
-
-    def pull(self, pattern: Pattern, p: np.ndarray) -> np.ndarray:
-        """Return v (m, D) = Π_k Σ_i p_i y_i s_ki x_i."""
-        return pattern.drive(*self.per_surface(p * self.at.y))
-
-    def signed_slopes(self, pattern: Pattern, which: np.ndarray) -> np.ndarray:
-        """Return y_i s_ki (|which|, m) in units of the normals, 0 on surfaces slid on."""
-        at, surface = self.at, self.at.surface[which]
-        return at.y[which][:, None] * (
-            at.up[which][:, None] * pattern.plus[:, surface].T
-            + at.down[which][:, None] * pattern.minus[:, surface].T
-        )
-
-    def gradient(self, pattern: Pattern, u: np.ndarray, p: np.ndarray) -> np.ndarray:
-        """Return ``Σ_i p_i ∇q̂_i`` (P,)."""
-        U, A = self.split(u)
-        v = self.pull(pattern, p)
-        return self.join(A[:, None] * v, np.sum(v * U, axis=1) if self.trained else None)
-
-    def slopes(self, pattern: Pattern, A: np.ndarray, h: np.ndarray, dU: np.ndarray,
-               dA: np.ndarray | None) -> np.ndarray:  # fmt: skip
-        """Return ``∇q̂_i · (dU, dA)`` (n,)."""
-        change = A[:, None] * (dU @ self.N.T)
-        if dA is not None:
-            change = change + dA[:, None] * h
-        return self.per_datum(np.einsum("kg,kg->g", pattern.plus, change),
-                              np.einsum("kg,kg->g", pattern.minus, change))  # fmt: skip
-
-    def margins(self, pattern: Pattern, u: np.ndarray) -> np.ndarray:
-        """Return q̂ (n,)."""
-        U, A = self.split(u)
-        h = U @ self.N.T
-        return self.per_datum(A @ (pattern.plus * h), A @ (pattern.minus * h))
-
-    def fields(self, pattern: Pattern, u: np.ndarray, p: np.ndarray) -> Fields:
-        """Return everything the right-hand side needs at u (P,) and weights p (n,)."""
-        U, A = self.split(u)
-        h = U @ self.N.T
-        v = self.pull(pattern, p)
-        gU = A[:, None] * v
-        gA = np.einsum("kd,kd->k", v, U) if self.trained else None
-        q = self.per_datum(A @ (pattern.plus * h), A @ (pattern.minus * h))
-        return Fields(h, v, gU, gA, q, self.slopes(pattern, A, h, gU, gA))
-
-    def gradients(
-        self, pattern: Pattern, u: np.ndarray, which: np.ndarray, h: np.ndarray
-    ) -> np.ndarray:
-        """Return the rows ∇q̂_i (|which|, m, width) of a few data."""
-        A = self.split(u)[1]
-        surface, s = self.at.surface[which], self.signed_slopes(pattern, which)
-        rows = np.empty((len(which), self.m, self.width))
-        normals = self.N[surface]
-        np.multiply((s * A)[:, :, None], normals[:, None, :], out=rows[:, :, : self.dim])
-        if pattern.basis.shape[1]:
-            inside = np.einsum("krd,id->ikr", pattern.basis, normals) * (s * A)[:, :, None]
-            rows[:, :, : self.dim] -= np.einsum("krd,ikr->ikd", pattern.basis, inside)
-        if self.trained:
-            rows[:, :, -1] = s * h[:, surface].T
-        return rows
-
-    def multipliers(self, pattern: Pattern, p: np.ndarray) -> list[np.ndarray]:
-        """Return ν on the surfaces of each sliding neuron (in [0, 1] while it slides).
-
-        A neuron at w = 0 rests while 0 is among its limiting fields: the distance from that, in
-        units of what counts as zero, stands for its multipliers.
-        """
-        if not pattern.sliding:
-            return []
-        up, down = self.per_surface(p * self.at.y)
-        jump = up - down
-        slid = [k for k, _, _ in pattern.sliding]
-        plus = pattern.plus[slid]
-        forces = (plus * up + (1.0 - plus) * down) @ self.N
-        out = []
-        for (_, where, rows), back, force in zip(
-            pattern.sliding, pattern.backs, forces, strict=True
-        ):
-            if len(rows) == self.dim:
-                nu = np.full(len(where), 0.5)
-                nu[0] = unrest(self.at, up, down) / REST
-                out.append(nu)
-                continue
-            # Σ μ_i n_i = −(force inside the span).
-            mu = -(back @ force)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                nu = mu / jump[where]
-            if self.unseen.any():
-                # A wall pushes as hard as it has to: only where it would have to pull does it end.
-                size = np.abs(jump[where])
-                nu = np.where(self.wall_up[where] != 0, np.minimum(nu * size, 0.5), nu)
-                pushed = 1.0 - np.minimum((1.0 - nu) * size, 0.5)
-                nu = np.where(self.wall_down[where] != 0, pushed, nu)
-            out.append(nu)
-        return out
 
     # ------------------------------------------------------------- the loss in late coordinates
     def log_pull(self, q: np.ndarray) -> np.ndarray:

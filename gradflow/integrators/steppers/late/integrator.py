@@ -15,299 +15,40 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from gradflow.cells.arrangement import Arrangement
-from gradflow.integrators.contract import RESULTS
-from gradflow.integrators.steppers.late.events import LateEvent, Standing
+from gradflow.integrators.steppers.late.events import Standing
 from gradflow.integrators.steppers.late.field import MarginNet
-from gradflow.integrators.steppers.late.full import FullPhase
+from gradflow.integrators.steppers.late.full import FullPhase, begin
 from gradflow.integrators.steppers.late.loop import AbstractPhase
 from gradflow.integrators.steppers.late.margin import MarginPhase
-from gradflow.integrators.steppers.late.system import LateSystem
+from gradflow.integrators.steppers.late.run import Ends, LateRun, Rows, Totals, Units
 from gradflow.integrators.watch import Watch
-from gradflow.numerics.logs import log_subtract
 
-#: ρ^D where the limit takes over.
+#: ρ^D where the limit takes over; from here and from a tenth of it, it is tried for comparison.
 SWITCH = 1e9
-
-
-@dataclass
-class LateRun:
-    """The late phase at its recorded points, arrays with time first.
-
-    Attributes
-    ----------
-    clock : (rows,)
-        The loss clock s, ds = L dt, continued from the start (for D = 1 it grows like ρ, and is
-        inf beyond 1.8e308).
-    log_t, log_rho, log_loss, margin : (rows,)
-        ln t, ln ‖θ‖, ln L, and the normalised margin min q̂.
-    U, A : (rows, m, D), (rows, m)
-        Weights divided by ‖θ‖ (with fixed outer weights ``A`` is as it is).
-    form : (rows,) of str
-        "full" or "margin".
-    saved : (rows,) bools
-        The rows at ``save_log_t``.
-    events : list of LateEvent
-    stats : dict
-        steps, rejected, rhs, jacobians, events, run_seconds, for the rows kept; "check_steps" for
-        the repeated switches.
-    result, detail : str
-    sides : (m, G) ints
-        The pattern at the end.
-    seen_again : (n,) bools
-        With the result "seen": the data that are.
-    switch_error, switch_ratio : float
-        The largest change of the final direction when the switch is made 10 times later, and how
-        much smaller it is than the change before (expected about 10 or more). nan where there was
-        no switch or no check.
-    """
-
-    clock: np.ndarray
-    log_t: np.ndarray
-    log_rho: np.ndarray
-    log_loss: np.ndarray
-    margin: np.ndarray
-    U: np.ndarray
-    A: np.ndarray
-    form: np.ndarray
-    saved: np.ndarray
-    events: list[LateEvent]
-    stats: dict[str, Any]
-    result: str
-    detail: str
-    sides: np.ndarray
-    seen_again: np.ndarray
-    switch_error: float = math.nan
-    switch_ratio: float = math.nan
-
-    @property
-    def ok(self) -> bool:
-        """Whether the run ended as asked."""
-        return RESULTS[self.result][0]
-
-    @property
-    def message(self) -> str:
-        """The result in words, with its remedy."""
-        text = f"{self.result}: {RESULTS[self.result][1]}"
-        return f"{text} ({self.detail})" if self.detail else text
-
-
-def _counts() -> dict[str, int]:
-    return {"steps": 0, "rejected": 0, "rhs": 0, "jacobians": 0, "events": 0}
-
-
-@dataclass(frozen=True)
-class _Totals:
-    """What the data that no neuron sees add: c to the loss, c Δt to its clock."""
-
-    log_rest: float
-    log_t: float
-    start: float
-
-    @classmethod
-    def of(cls, net: MarginNet, log_t: float, clock: float) -> _Totals:
-        return cls(net.log_rest, log_t, clock)
-
-    def log_loss(self, seen: float) -> float:
-        """ln L from that of the others."""
-        return float(np.logaddexp(seen, self.log_rest))
-
-    def clock(self, s: float, log_t: float) -> float:
-        """The loss clock (inf beyond floats), from that of the others since the start."""
-        if self.log_rest == -np.inf or not log_t > self.log_t:
-            return float(self.start + s)
-        elapsed = log_subtract(log_t, self.log_t)
-        return float(self.start + s + np.exp(self.log_rest + elapsed))
-
-    def margin(self, q: np.ndarray) -> float:
-        """The least normalised margin: 0 for a datum that no neuron sees."""
-        least = float(np.min(q))
-        return least if self.log_rest == -np.inf else min(least, 0.0)
-
-
-@dataclass
-class _Ends:
-    """The stopping function of a run."""
-
-    net: MarginNet
-    totals: _Totals
-    log_t: float | None
-    log_rho: float | None
-    log_loss: float | None
-    direction: float | None
-    clock: float | None = None
-    switch: float = math.inf
-    rest: bool = False
-
-    def __call__(self, phase: AbstractPhase, Y: np.ndarray) -> float:
-        P, D = self.net.P, self.net.degree
-        values: list[Any] = [D * Y[P] - math.log(self.switch)] if self.switch < math.inf else []
-        if self.log_rho is not None:
-            values.append(Y[P] - self.log_rho)
-        log_loss, log_t, q = phase.logs(Y, phase.standing.pattern)
-        if self.clock is not None:
-            gap = self.totals.clock(Y[-1], log_t) - self.clock
-            values.append(gap / max(1.0, abs(self.clock)))
-        if self.log_t is not None:
-            values.append((log_t - self.log_t) / max(1.0, abs(self.log_t)))
-        if self.log_loss is not None:
-            gap = self.log_loss - self.totals.log_loss(log_loss)
-            values.append(gap / max(1.0, abs(self.log_loss)))
-        if self.direction is not None or float(np.min(q)) <= 0:
-            speed, radial = phase.velocity(Y)
-            if self.direction is not None:
-                # Per unit of ln t: dζ/d ln t = tL ρ^{D−2}.
-                rate = math.log(max(speed, 1e-300)) + log_t + log_loss + (D - 2) * Y[P]
-                values.append(math.log(self.direction) - rate)
-            if float(np.min(q)) <= 0 and math.hypot(speed, radial) < 1e-9:
-                self.rest = True
-                values.append(1.0)
-        return float(max(values, default=-1.0))
-
-
-@dataclass
-class _Rows:
-    """What a phase leaves behind."""
-
-    net: MarginNet
-    totals: _Totals
-    rows: list[tuple] = field(default_factory=list)
-    u: list[np.ndarray] = field(default_factory=list)
-    saved: list[bool] = field(default_factory=list)
-    events: list[LateEvent] = field(default_factory=list)
-
-    def __call__(
-        self, phase: AbstractPhase, what: list[tuple[int, int, str]], at: np.ndarray | None = None
-    ) -> None:
-        Y, P = phase.Y if at is None else at, self.net.P
-        log_loss, log_t, q = phase.logs(Y, phase.standing.pattern)
-        clock, totals = self.totals.clock(Y[-1], log_t), self.totals
-        loss, margin = totals.log_loss(log_loss), totals.margin(q)
-        self.rows.append((clock, log_t, float(Y[P]), loss, margin, phase.form))
-        self.u.append(Y[:P].copy())
-        self.saved.append(at is not None)
-        for k, g, kind in what:
-            # The support's data by their number in the data set, the first of equal ones.
-            g = int(self.net.first[g]) if kind.startswith("support") else g
-            self.events.append(LateEvent(clock, log_t, k, g, kind))
-
-    def extend(self, other: _Rows) -> None:
-        """Append the rows of another part."""
-        self.rows += other.rows
-        self.u += other.u
-        self.saved += other.saved
-        self.events += other.events
-
-
-@dataclass(frozen=True)
-class _Units:
-    """Inputs of size 1: θ̃ = f θ, t̃ = f² t, s̃ = f² s leave every margin and the loss as they are.
-
-    Attributes
-    ----------
-    inputs, outer : float
-        What inputs and fixed outer weights are divided by.
-    factor : float
-        f, the root of order D of their product.
-    """
-
-    inputs: float
-    outer: float
-    factor: float
-
-    @classmethod
-    def of(cls, at: Arrangement, a: np.ndarray) -> _Units:
-        sizes = at.sizes[at.surface] * np.abs(at.scale)
-        inputs, outer = float(np.max(sizes, initial=0.0)) or 1.0, 1.0
-        if at.trained:
-            return cls(inputs, outer, math.sqrt(inputs))
-        if np.all(np.isfinite(a)):
-            outer = float(np.linalg.norm(a)) or 1.0
-        return cls(inputs, outer, inputs * outer)
-
-    @property
-    def log(self) -> float:
-        """ln f."""
-        return math.log(self.factor)
-
-    @property
-    def clock(self) -> float:
-        """f², the unit of the loss clock."""
-        return self.factor**2
-
-    def undo(self, run: LateRun, net: MarginNet) -> LateRun:
-        """Turn a run in these units into one in the user's (in place)."""
-        run.clock /= self.clock
-        run.log_t -= 2 * self.log
-        run.log_rho -= self.log
-        run.margin *= self.inputs * self.outer
-        if not net.trained:
-            run.A *= self.outer
-        run.events = [
-            replace(e, clock=e.clock / self.clock, log_t=e.log_t - 2 * self.log) for e in run.events
-        ]
-        return run
-
-
-def _margin_from(full: FullPhase, rtol: float, ends: _Ends, record: Any,
-                 stats: dict[str, int]) -> MarginPhase:  # fmt: skip
-    system, Y = full.system, full.Y
-    sigma = Y[system.sigma]
-    start = np.concatenate([Y[: system.P], [Y[system.at_r], Y[system.at_s]]])
-    # (the margins behind σ are known to rounding of their size)
-    known = 64 * np.finfo(float).eps * np.exp(full.net.degree * Y[system.at_r])
-    candidates = np.flatnonzero(sigma - np.min(sigma) < 30.0 + known)
-    phase = MarginPhase(
-        full.net, start, full.standing.copy(), rtol, ends, record, stats, candidates
-    )
-    phase.log_start, phase.look = full.log_start, full.look
-    return phase
-
-
-def _looks(watch: Watch, units: _Units) -> Callable[[AbstractPhase], str | None]:
-    """What a phase asks at each step: whether who watches wants it to go on."""
-
-    def look(phase: AbstractPhase) -> str | None:
-        def describe(s: float, Y: np.ndarray) -> dict[str, float]:
-            log_loss, log_t, _ = phase.logs(Y, phase.standing.pattern)
-            log_t -= 2 * units.log
-            return {"s": log_t, "log_t": log_t, "log_loss": log_loss, "loss": math.exp(log_loss)}
-
-        counts = phase.stats
-        return watch.look(
-            phase.log_start, math.inf, lambda: phase.Y, steps=counts["steps"],
-            events=counts["events"], describe=describe,
-        )  # fmt: skip
-
-    return look
 
 
 def late_phase(
     arrangement: Arrangement,
-    W: Any,
-    a: Any,
+    W: np.ndarray,
+    a: np.ndarray,
     log_t: float,
     *,
     clock: float = 0.0,
-    sides: Any = None,
-    unseen: Any = None,
+    sides: np.ndarray | None = None,
+    unseen: np.ndarray | None = None,
     rtol: float = 1e-8,
     log_t_end: float | None = None,
-    log_rho_end: float | None = None,
     log_loss_end: float | None = None,
     direction_tol: float | None = None,
     clock_end: float | None = None,
-    save_log_t: np.ndarray | None = None,
+    save_log_t: Sequence[float] | np.ndarray = (),
     max_steps: int = 100_000,
-    max_events: int = 100_000,
-    switch: float = SWITCH,
-    check: bool = True,
     watch: Watch | None = None,
 ) -> LateRun:
     """Follow the flow of a margin loss from weights (W, a) at time e^{log_t} on.
@@ -328,19 +69,15 @@ def late_phase(
         see one the result is "seen".
     rtol : float
         Relative per neuron; absolute in ln ρ and in the normalised margins.
-    log_t_end, log_rho_end, log_loss_end, clock_end : float, optional
-        Stop at ln t, ln ‖θ‖, (from above) ln L, or the loss clock; the first that is met counts.
+    log_t_end, log_loss_end, clock_end : float, optional
+        Stop at ln t, (from above) ln L, or the loss clock; the first that is met counts.
     direction_tol : float, optional
         Stop when the direction turns slower than this per unit of ln t.
     save_log_t : array, optional
         Increasing values of ln t, beyond the start's, at which a row is wanted; ``saved`` marks
         these rows.
-    max_steps, max_events : int
+    max_steps : int
         For each part of the run.
-    switch : float
-        ρ^D where the limit takes over; inf for never.
-    check : bool
-        Whether the switch is repeated, which makes it 10 times later for the rows kept.
     watch : Watch, optional
         Asked at each step whether to go on.
 
@@ -352,88 +89,133 @@ def late_phase(
     """
     began = time.perf_counter()
     W, a = np.array(W, float), np.array(a, float)
-    units = _Units.of(arrangement, a)
+    units = Units.of(arrangement, a)
     net = MarginNet(arrangement, a, units.inputs, units.outer, unseen)
-    W = units.factor * W
-    a = units.factor * a if net.trained else a
-    shift = 2 * units.log
+    W, a, shift = units.factor * W, units.factor * a if net.trained else a, 2 * units.log
+    totals = Totals.of(net, log_t + shift, clock * units.clock)
+    ends = Ends(
+        net, totals, None if log_t_end is None else log_t_end + shift, log_loss_end, direction_tol,
+        None if clock_end is None else clock_end * units.clock,
+    )  # fmt: skip
+    Y, standing = _begin(net, W, a, sides)
+    keep = Rows(net, totals)
+    full = FullPhase(net, Y, standing, rtol, ends, keep, _counts())
+    full.log_start = log_t + shift
+    full.save_at = [float(x) + shift for x in np.ravel(save_log_t)]
+    if watch is not None:
+        full.look = _looks(watch, units)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        keep(full, [])
+    if np.all(np.isfinite(Y)):
+        run = _through(full, ends, keep, max_steps)
+    else:
+        run = _finish(full, keep, full.stats, "non_finite")
+    run.stats["run_seconds"] = time.perf_counter() - began
+    return units.undo(run, net)
+
+
+def _begin(
+    net: MarginNet, W: np.ndarray, a: np.ndarray, sides: np.ndarray | None
+) -> tuple[np.ndarray, Standing]:
+    """The state of weights and where their neurons stand; NaN where there is no direction."""
     if sides is None:
         sides = np.where(W @ net.N.T < 0, -1, 1)
     size = np.max(np.abs(W), axis=1) + (np.abs(a) if net.trained else 0.0)
     dead = (size == 0) & net.trained
-    standing = Standing.of(net, np.where(dead[:, None], 1, np.asarray(sides)))
+    standing = Standing.of(net, np.where(dead[:, None], 1, sides))
     standing.dead |= dead
-    totals = _Totals.of(net, log_t + shift, clock * units.clock)
-    keep, stats = _Rows(net, totals), _counts()
-    system = LateSystem(net)
-    ends = _Ends(
-        net, totals, None if log_t_end is None else log_t_end + shift,
-        None if log_rho_end is None else log_rho_end + units.log, log_loss_end, direction_tol,
-        None if clock_end is None else clock_end * units.clock,
-    )  # fmt: skip
-    finite = np.all(np.isfinite(W)) and np.all(np.isfinite(a)) and np.any(size > 0)
+    if not (np.all(np.isfinite(W)) and np.all(np.isfinite(a)) and np.any(size > 0)):
+        return np.full(net.P + net.n + 3, np.nan), standing
     with np.errstate(all="ignore"):
-        Y = system.pack(W, a, standing.pattern) if finite else np.zeros(system.size)
-    full = FullPhase(system, Y, standing, rtol, ends, keep, stats)
-    full.log_start = log_t + shift
-    if watch is not None:
-        full.look = _looks(watch, units)
-    full.save_at = [] if save_log_t is None else [float(x) + shift for x in np.ravel(save_log_t)]
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        keep(full, [])
-    if not finite or not np.all(np.isfinite(Y)):
-        return units.undo(_finish(full, keep, stats, "non_finite", began), net)
+        return begin(net, W, a, standing.pattern), standing
 
-    error = ratio = math.nan
+
+def _through(full: FullPhase, ends: Ends, keep: Rows, max_steps: int) -> LateRun:
+    """The full system to the switch, which is tried at two earlier places, then the limit."""
+    net, stats = full.net, full.stats
     early: list[np.ndarray] = []
-    stages = [0.1 * switch, switch, 10 * switch] if check else [switch]
-    result, check_steps = "reached", 0
-    for number, level in enumerate([*stages, 1e4 * switch, 1e6 * switch]):
+    stats["check_steps"] = 0
+    levels = [x * SWITCH for x in (0.1, 1, 10, 1e4, 1e6)]
+    for number, level in enumerate(levels):
         ends.switch = level
-        result = full.run(max_steps, max_events)
-        ended = ends.rest or net.degree * full.Y[system.at_r] < math.log(level) * (1 - 1e-9)
+        result = full.run(max_steps)
+        ended = ends.rest or net.degree * full.Y[net.P] < math.log(level) * (1 - 1e-9)
         if result != "reached" or ended:
-            result = "stationary" if ends.rest else result
-            return units.undo(_finish(full, keep, stats, result, began), net)
+            return _finish(full, keep, stats, "stationary" if ends.rest else result)
         ends.switch = math.inf
-        if number < len(stages) - 1:
-            trial = _margin_from(full, rtol, ends, lambda *_: None, counts := _counts())
-            if trial.run(max_steps, max_events) == "reached":
-                early.append(trial.Y[: net.P])
-            check_steps += counts["steps"]
-            continue
-        rows, counts = _Rows(net, totals), _counts()
-        phase = _margin_from(full, rtol, ends, rows, counts)
-        phase.save_at = list(full.save_at)
-        result = phase.run(max_steps, max_events)
-        settled = result not in ("step_too_small", "stuck")
-        if settled or number == len(stages) + 1:
+        rows = Rows(net, keep.totals)
+        phase = _margin_from(full, ends, rows)
+        if number >= 2:
+            phase.save_at = list(full.save_at)
+        result = phase.run(max_steps)
+        if number >= 2 and result not in ("step_too_small", "stuck"):
+            # (else the limit could not settle an event: the full system goes through, and then
+            # the limit tries again)
             break
-        # The limit could not settle an event: the full system goes through, and it tries again.
-    changes = [float(np.max(np.abs(u - phase.Y[: net.P]))) for u in early]
-    if len(changes) == 2 and result == "reached":
-        error, ratio = changes[1], changes[0] / max(changes[1], 1e-300)
+        if number < 2:
+            stats["check_steps"] += phase.stats["steps"]
+            early += [phase.Y[: net.P]] if result == "reached" else []
     keep.extend(rows)
-    for name, count in counts.items():
+    for name, count in phase.stats.items():
         stats[name] += count
-    stats["check_steps"] = check_steps
-    run = _finish(phase, keep, stats, result, began)
-    run.switch_error, run.switch_ratio = error, ratio
-    # What the checks do not confirm is no success, however plausible.
+    run = _finish(phase, keep, stats, result)
+    return _confirmed(run, phase, [float(np.max(np.abs(u - phase.Y[: net.P]))) for u in early])
+
+
+def _confirmed(run: LateRun, phase: MarginPhase, changes: list[float]) -> LateRun:
+    """What the checks do not confirm is no success, however plausible (in place)."""
     doubts = []
     if phase.unsettled:
         doubts.append(f"{phase.unsettled} events were left without agreement of sides and weights")
-    if error > 100 * rtol and ratio < 3:
-        doubts.append(f"the end moves by {error:.1e} with the place of the switch to the limit")
+    if len(changes) == 2 and run.result == "reached":
+        run.switch_error, run.switch_ratio = changes[1], changes[0] / max(changes[1], 1e-300)
+        if run.switch_error > 100 * phase.rtol and run.switch_ratio < 3:
+            doubts.append(
+                f"the end moves by {run.switch_error:.1e} with the place of the switch to the limit"
+            )
     if doubts:
         run.detail = "; ".join([run.detail, *doubts] if run.detail else doubts)
         run.result = "unsettled" if run.ok else run.result
-    return units.undo(run, net)
+    return run
 
 
-def _finish(phase: AbstractPhase, keep: _Rows, stats: dict[str, Any], result: str,
-            began: float) -> LateRun:  # fmt: skip
+def _counts() -> dict[str, Any]:
+    return {"steps": 0, "rejected": 0, "rhs": 0, "jacobians": 0, "events": 0}
+
+
+def _margin_from(full: FullPhase, ends: Ends, rows: Rows) -> MarginPhase:
+    net, Y, sigma = full.net, full.Y, full.sigma
+    start = np.append(Y[: net.P + 1], Y[-1])
+    # (the margins behind σ are known to rounding of their size)
+    known = 64 * np.finfo(float).eps * np.exp(net.degree * Y[net.P])
+    candidates = np.flatnonzero(sigma - np.min(sigma) < 30.0 + known)
+    phase = MarginPhase(
+        net, start, full.standing.copy(), full.rtol, ends, rows, _counts(), candidates
+    )
+    phase.log_start, phase.look = full.log_start, full.look
+    return phase
+
+
+def _looks(watch: Watch, units: Units) -> Callable[[AbstractPhase], str | None]:
+    """What a phase asks at each step: whether who watches wants it to go on."""
+
+    def look(phase: AbstractPhase) -> str | None:
+        def describe(s: float, Y: np.ndarray) -> dict[str, float]:
+            log_loss, log_t, _ = phase.logs(Y)
+            log_t -= 2 * units.log
+            return {"s": log_t, "log_t": log_t, "log_loss": log_loss, "loss": math.exp(log_loss)}
+
+        counts = phase.stats
+        return watch.look(
+            phase.log_start, math.inf, lambda: phase.Y, steps=counts["steps"],
+            events=counts["events"], describe=describe,
+        )  # fmt: skip
+
+    return look
+
+
+def _finish(phase: AbstractPhase, keep: Rows, stats: dict[str, Any], result: str) -> LateRun:
     net = keep.net
     columns = list(zip(*keep.rows, strict=True))
     parts = [net.split(u) for u in keep.u]
@@ -445,7 +227,6 @@ def _finish(phase: AbstractPhase, keep: _Rows, stats: dict[str, Any], result: st
     ):
         saved[-1] = True  # (the last time asked for is where it stopped)
     stats.setdefault("check_steps", 0)
-    stats["run_seconds"] = time.perf_counter() - began
     clock, log_t, log_rho, log_loss, margin = (np.array(column, float) for column in columns[:5])
     seen_again = net.seen_again(phase.standing.sides, phase.standing.dead)
     detail = phase.detail

@@ -18,8 +18,10 @@ import numpy as np
 from scipy import optimize
 
 from gradflow.cells.pattern import Pattern
+from gradflow.integrators.steppers.late.cell import Cell
 from gradflow.integrators.steppers.late.events import (
     NODES,
+    POWERS,
     Hit,
     Standing,
     first_surface,
@@ -27,6 +29,7 @@ from gradflow.integrators.steppers.late.events import (
     resolve,
 )
 from gradflow.integrators.steppers.late.field import MarginNet
+from gradflow.integrators.steppers.late.slides import Slides
 
 #: A multiplier may leave [0, 1] by this much.
 _NU_SLACK = 1e-10
@@ -36,8 +39,8 @@ _PATIENT, _MAX_STUCK = 4, 60
 _DEAD = 1e-140
 
 #: Names a phase may end with.
-REACHED, MAX_STEPS, MAX_EVENTS, TOO_SMALL, STUCK, SEEN = (
-    "reached", "max_steps", "max_events", "step_too_small", "stuck", "seen",
+REACHED, MAX_STEPS, TOO_SMALL, STUCK, SEEN = (
+    "reached", "max_steps", "step_too_small", "stuck", "seen",
 )  # fmt: skip
 
 
@@ -93,8 +96,27 @@ class AbstractPhase(ABC):
         self.log_start = -np.inf
         self.h = 0.0
         self.detail = ""
+        self._made: tuple[Pattern, Cell, Slides] | None = None
+        self._logged: tuple[np.ndarray | None, tuple] = None, ()
         #: Asked at each step whether to go on; else the name of the result to end with.
         self.look: Callable[[AbstractPhase], str | None] = lambda phase: None
+
+    @property
+    def cell(self) -> Cell:
+        """The pattern as plain arrays."""
+        return self._frozen()[1]
+
+    @property
+    def slides(self) -> Slides:
+        """The pairs on which neurons slide."""
+        return self._frozen()[2]
+
+    def _frozen(self) -> tuple[Pattern, Cell, Slides]:
+        """What follows from the pattern, made once for each."""
+        pattern = self.standing.pattern
+        if self._made is None or self._made[0] is not pattern:
+            self._made = pattern, Cell.of(self.net, pattern), Slides(self.net, pattern)
+        return self._made
 
     @abstractmethod
     def prepare(self) -> None:
@@ -109,21 +131,24 @@ class AbstractPhase(ABC):
         """Return the longest step that makes sense at ``Y``."""
 
     @abstractmethod
-    def take(self, h: float) -> tuple[np.ndarray, float, Callable[[], np.ndarray]]:
+    def take(self, h: float) -> tuple[np.ndarray, float, np.ndarray]:
         """Return the state after h, its error in tolerances, and the dense output's polynomial."""
 
     @abstractmethod
     def weights(self, Y: np.ndarray) -> np.ndarray:
-        """Return p (n,) at a state, the pattern being frozen."""
+        """Return p (..., n) at states (..., N), the pattern being frozen."""
 
     @abstractmethod
-    def elapsed(self, Y: np.ndarray, pattern: Pattern) -> tuple[float, float, np.ndarray]:
+    def elapsed(self, Y: np.ndarray) -> tuple[float, float, np.ndarray]:
         """Return ``ln L``, the logarithm of the time since the start, and q̂ (n,) at a state."""
 
-    def logs(self, Y: np.ndarray, pattern: Pattern) -> tuple[float, float, np.ndarray]:
+    def logs(self, Y: np.ndarray) -> tuple:
         """Return ``ln L``, ``ln t`` and q̂ (n,) at a state."""
-        log_loss, elapsed, q = self.elapsed(Y, pattern)
-        return log_loss, float(np.logaddexp(self.log_start, elapsed)), q
+        # (asked of the same state by who stops and by who records)
+        if self._logged[0] is not Y:
+            log_loss, elapsed, q = self.elapsed(Y)
+            self._logged = Y, (log_loss, float(np.logaddexp(self.log_start, elapsed)), q)
+        return self._logged[1]
 
     @abstractmethod
     def velocity(self, Y: np.ndarray) -> tuple[float, float]:
@@ -133,55 +158,60 @@ class AbstractPhase(ABC):
     def after_event(self, h: float, what: list[tuple[int, int, str]]) -> float:
         """Return the step to try after an event (``prepare`` has been called)."""
 
-    def own_event(self, poly: np.ndarray, Y1: np.ndarray, before: float) -> Hit:
+    def own_event(self, nodes: np.ndarray, poly: np.ndarray, before: float) -> Hit:
         """Return the earliest event of the form itself before the fraction ``before``."""
         return Hit()
 
     def own_distance(self, hit: Hit, Y: np.ndarray) -> float:
         """Return how far Y is before (+) or beyond (-) an own event."""
-        raise NotImplementedError
+        return 0.0
 
     def settle(self, hit: Hit, what: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
         """Resolve an event at ``Y``: sides, support. Return what happened."""
         p = self.weights(self.Y)
         u, self.standing, done = resolve(self.net, self.standing, self.Y[: self.net.P], p, hit)
-        self.Y[: self.net.P] = u
+        self.move(u)
         return [*what, *done]
+
+    def move(self, u: np.ndarray) -> None:
+        """Set the weights (in a new array: what is remembered of the old one stays true)."""
+        self.Y = np.concatenate([u, self.Y[self.net.P :]])
 
     # ------------------------------------------------------------------------------ events
     def _outer(self, Y: np.ndarray) -> np.ndarray:
-        return self.net.split(Y[: self.net.P])[1]
+        return self.net.split(Y[..., : self.net.P])[1]
 
     def _nu(self, Y: np.ndarray) -> np.ndarray:
-        values = self.net.multipliers(self.standing.pattern, self.weights(Y))
-        return np.concatenate(values) if values else np.zeros(0)
+        return self.slides.multipliers(self.weights(Y))
 
-    def _first_exit(self, poly: np.ndarray, Y1: np.ndarray, before: float) -> Hit:
+    def _first_exit(self, nodes: np.ndarray, poly: np.ndarray, before: float) -> Hit:
         """The earliest multiplier that leaves [0, 1], or outer weight that changes sign."""
-        hit = Hit()
-        sliding = self.standing.pattern.sliding
-        pairs = [(k, int(g)) for k, where, _ in sliding for g in where]
-        previous = 0.0
-        for node in NODES:
-            if not pairs or previous >= before or hit.kind:
-                break
-            Y = Y1 if node == 1.0 else evaluate(poly, node)
-            nu = self._nu(Y)
-            for j in np.flatnonzero(~((nu >= -_NU_SLACK) & (nu <= 1 + _NU_SLACK))):
-                sign, bound = (1.0, 1.0) if nu[j] > 0.5 else (-1.0, 0.0)
-                beyond = lambda x, j=j, b=bound, s=sign: s * (self._nu(evaluate(poly, x))[j] - b)
-                xi = previous if beyond(previous) >= 0 else root(beyond, previous, node)
-                if xi < min(hit.xi, before):
-                    hit = Hit(xi, "exit", *pairs[j], bound, j)
-            if self.net.trained:
-                turned = self._outer(self.Y) * self._outer(Y) < 0
-                for k in {k for k, _ in pairs if turned[k]}:
-                    sign = -np.sign(self._outer(self.Y)[k])
-                    beyond = lambda x, k=k, s=sign: s * self._outer(evaluate(poly, x))[k]
-                    xi = root(beyond, previous, node)
-                    if xi < min(hit.xi, before):
-                        hit = Hit(xi, "outer", k, -1, extra=-sign)
-            previous = node
+        hit, slides, now = Hit(), self.slides, self._outer(self.Y)
+        if not slides.neuron.size:
+            return hit
+        nu = self._nu(nodes)
+        left = ~((nu >= -_NU_SLACK) & (nu <= 1 + _NU_SLACK))
+        turned = np.zeros((len(nodes), self.net.m), bool)
+        if self.net.trained:
+            slid = slides.slid
+            turned[:, slid] = now[slid] * self._outer(nodes)[:, slid] < 0
+        bad = left.any(axis=1) | turned.any(axis=1)
+        if not bad.any():
+            return hit
+        at = int(np.argmax(bad))
+        previous = NODES[at - 1] if at else 0.0
+        for j in np.flatnonzero(left[at]):
+            sign, bound = (1.0, 1.0) if nu[at, j] > 0.5 else (-1.0, 0.0)
+            beyond = lambda x, j=j, b=bound, s=sign: s * (self._nu(evaluate(poly, x))[j] - b)
+            xi = previous if beyond(previous) >= 0 else root(beyond, previous, NODES[at])
+            if xi < min(hit.xi, before):
+                hit = Hit(xi, "exit", int(slides.neuron[j]), int(slides.surface[j]), bound, j)
+        for k in np.flatnonzero(turned[at]):
+            sign = -np.sign(now[k])
+            beyond = lambda x, k=k, s=sign: s * self._outer(evaluate(poly, x))[k]
+            xi = root(beyond, previous, NODES[at])
+            if xi < min(hit.xi, before):
+                hit = Hit(xi, "outer", int(k), -1, extra=-sign)
         return hit
 
     def _distance(self, hit: Hit, Y: np.ndarray) -> float:
@@ -200,7 +230,7 @@ class AbstractPhase(ABC):
         if hit.kind == "stop":
             return -self.stop(self, Y)
         if hit.kind == "save":
-            return hit.extra - self.logs(Y, self.standing.pattern)[1]
+            return hit.extra - self.logs(Y)[1]
         return self.own_distance(hit, Y)
 
     def _refine(self, hit: Hit, h: float, poly: np.ndarray) -> np.ndarray:
@@ -238,35 +268,37 @@ class AbstractPhase(ABC):
         """Record the states at the times asked for up to ``end``, at the fraction ``before``."""
         if not self.save_at:
             return
-        reached = self.logs(end, self.standing.pattern)[1]
+        reached = self.logs(end)[1]
         while self.save_at and self.save_at[0] <= reached:
             target = self.save_at.pop(0)
-            late = lambda x, t=target: self.logs(evaluate(poly, x), self.standing.pattern)[1] - t
+            late = lambda x, t=target: self.logs(evaluate(poly, x))[1] - t
             xi = root(late, 0.0, before)
             Y = self._refine(Hit(xi, "save", extra=target), h, poly) if xi > 0 else self.Y
             self.record(self, [], Y)
 
     def _bury(self) -> list[tuple[int, int, str]]:
         """Set neurons to zero that have become too small to be followed."""
+        if not self.net.trained:
+            return []
         body = self.Y[: self.net.P].reshape(self.net.m, -1)
         gone = (np.abs(body).max(axis=1) < _DEAD) & ~self.standing.dead
-        if not gone.any() or not self.net.trained:
+        if not gone.any():
             return []
-        body[gone] = 0.0
+        self.move(np.where(gone[:, None], 0.0, body).ravel())
         self.standing.dead |= gone
         return [(int(k), -1, "death") for k in np.flatnonzero(gone)]
 
     # ------------------------------------------------------------------------------ the loop
-    def run(self, max_steps: int, max_events: int) -> str:
+    def run(self, max_steps: int) -> str:
         """Integrate; return the name of the result. The state and standing are kept."""
         with np.errstate(all="ignore"):
             try:
-                return self._run(max_steps, max_events)
+                return self._run(max_steps)
             except (np.linalg.LinAlgError, FloatingPointError) as error:
                 self.detail = f"linear algebra failed: {error}"
                 return TOO_SMALL
 
-    def _run(self, max_steps: int, max_events: int) -> str:
+    def _run(self, max_steps: int) -> str:
         P, stuck = self.net.P, 0
         if self.stop(self, self.Y) >= 0:
             return REACHED
@@ -275,24 +307,23 @@ class AbstractPhase(ABC):
         while True:
             if self.stats["steps"] + self.stats["rejected"] >= max_steps:
                 return MAX_STEPS
-            if self.stats["events"] >= max_events:
-                return MAX_EVENTS
             if heard := self.look(self):
                 return heard
             h = min(self.h, self.longest_step())
             if not h > 1e-13 * self.first_step():
                 self.detail = "a step far below the fastest layer was asked for"
                 return TOO_SMALL
-            Y1, error, dense = self.take(h)
+            Y1, error, poly = self.take(h)
             if not error <= 1.0:
                 self.stats["rejected"] += 1
                 self.h = h * (max(0.1, 0.9 * error**-0.2) if np.isfinite(error) else 0.1)
                 continue
             self.stats["steps"] += 1
-            poly = dense()
-            hit = first_surface(self.net, self.standing, poly[:, :P])
+            nodes = POWERS @ poly
+            nodes[-1] = Y1
+            hit = first_surface(self.net, self.standing, nodes[:, :P], poly[:, :P])
             for find in (self._first_exit, self.own_event):
-                other = find(poly, Y1, min(hit.xi, 1.0))
+                other = find(nodes, poly, min(hit.xi, 1.0))
                 hit = other if other.xi < hit.xi else hit
             if self.stop(self, Y1) >= 0:
                 xi = root(lambda x, poly=poly: self.stop(self, evaluate(poly, x)), 0.0, 1.0)

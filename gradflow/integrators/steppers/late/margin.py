@@ -16,25 +16,26 @@ squares. The weights jump where sides change, so sides and weights are settled i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
-import scipy.linalg as sla
-from scipy import integrate, optimize
+from scipy import optimize
 
-from gradflow.cells.pattern import Pattern
+from gradflow.integrators.steppers.late.balance import FLOOR, balance, bordered
+from gradflow.integrators.steppers.late.cell import Cell, gradient, margins, some
 from gradflow.integrators.steppers.late.events import NODES, Hit, Standing, kind_of, resolve
+from gradflow.integrators.steppers.late.explicit import explicit_step
 from gradflow.integrators.steppers.late.field import MarginNet
 from gradflow.integrators.steppers.late.loop import AbstractPhase, evaluate, root
 
 #: β in units of |g|, the rate of the flow itself.
 _BETA = 8.0
-#: Weights below this are taken to be it inside ln p.
-_FLOOR = 1e-4
 #: A margin within this of the least one belongs to the data of least margin.
 _NEAR = 1e-9
 _SETTLE = 12
-_RK = integrate.RK45
+#: Weights beyond this say that the gradients are dependent.
+_HUGE = 1e6
 
 
 def least_norm_weights(rows: np.ndarray) -> np.ndarray:
@@ -66,98 +67,101 @@ class MarginPhase(AbstractPhase):
         As for the loop.
     candidates : (k,) ints
         Data among which the support is sought first.
-    order : int
-        1: with the correction ε = ρ^{−D}; 0: without.
     """
 
     form = "margin"
 
     def __init__(self, net: MarginNet, Y: np.ndarray, standing: Standing, rtol: float,
                  stop: Callable[..., float], record: Callable[..., None], stats: dict[str, int],
-                 candidates: np.ndarray, order: int = 1) -> None:  # fmt: skip
+                 candidates: np.ndarray) -> None:  # fmt: skip
         super().__init__(net, Y, standing, rtol, stop, record, stats)
-        self.order = order
         self.unsettled, self.beta = 0, 0.0
+        self._asked: tuple[np.ndarray | None, list[tuple]] = None, []
+        self._made_of: tuple[object, object] = (None, None)
         self.support = self._least(np.asarray(candidates, int))
 
     # ------------------------------------------------------------------------------ the field
     def _epsilon(self, Y: np.ndarray) -> float:
-        return float(np.exp(-self.net.degree * Y[self.net.P])) if self.order else 0.0
+        return math.exp(-self.net.degree * Y[self.net.P])
 
-    def _rows(self, Y: np.ndarray, which: np.ndarray) -> np.ndarray:
-        net, u = self.net, Y[: self.net.P]
-        h = net.split(u)[0] @ net.N.T
-        return net.gradients(self.standing.pattern, u, which, h).reshape(len(which), net.P)
+    @property
+    def _supported(self) -> Cell:
+        """The cell of the support alone."""
+        now = (self.standing.pattern, self.support)
+        if now[0] is not self._made_of[0] or now[1] is not self._made_of[1]:
+            self._made_of, self._only = now, some(self.cell, self.support)
+        return self._only
 
     def _least(self, which: np.ndarray, drop: int = -1) -> np.ndarray:
         """The support of the element of least norm over some data."""
         if len(which) == 1:
             return which
-        p = least_norm_weights(self._rows(self.Y, which))
+        u = self.Y[: self.net.P]
+        p = least_norm_weights(some(self.cell, which).gradients(u))
         keep = p > np.where(which == drop, 1e-6, 1e-11)
         return which[keep] if keep.any() else which[[int(np.argmax(p))]]
 
-    def _solve(self, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    def _balance(self, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         """Return p_A, g (P,), q̂_A and the common level of the margins."""
-        net, A = self.net, self.support
-        rows = self._rows(Y, A)
-        q = rows @ Y[: net.P] / net.degree
-        k, epsilon = len(A), self._epsilon(Y)
-        logs = net.at.log_weights[A]
-        if k == 1:
-            return np.ones(1), rows[0], q, float(q[0] - epsilon * logs[0])
-        M = np.zeros((k + 1, k + 1))
-        M[:k, :k] = rows @ rows.T
-        M[:k, k] = -1.0
-        M[k, :k] = 1.0
-        lu = sla.lu_factor(M, check_finite=False)
-        right = np.ones(k + 1)
-        p = np.full(k, 1.0 / k)
-        for _ in range(3 if epsilon > 0 else 1):
-            level = q + epsilon * (np.log(np.maximum(p, _FLOOR)) - logs)
-            right[:k] = -self.beta * (level - np.mean(level))
-            x = sla.lu_solve(lu, right, check_finite=False)
-            if not np.all(np.abs(x) < 1e6):
-                # Dependent gradients: p is not unique, g is.
-                x = np.linalg.lstsq(M, right, rcond=1e-12)[0]
-            p = x[:k]
-        return p, p @ rows, q, float(np.mean(level))
+        p, g, q, level = balance(self._supported, Y, self.beta, self._epsilon(Y))
+        if not abs(p).max() < _HUGE:
+            p, level = self._dependent(Y, q)
+            g = gradient(self._supported, np.array(self.net.split(Y[: self.net.P])[1]), Y, p)
+        return p, g, q, level
+
+    def _dependent(self, Y: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, float]:
+        """p_A and the level where the gradients are dependent: p is not unique, g is."""
+        U, A = self.net.split(Y[: self.net.P])
+        matrix = bordered(self._supported, np.array(A), U @ self._supported.XT).T
+        p, level = np.full(q.size, 1.0 / q.size), q
+        for _ in range(3):
+            logs = np.log(np.maximum(p, FLOOR)) - self._supported.log_weights
+            level = q + self._epsilon(Y) * logs
+            right = np.append(-self.beta * (level - np.mean(level)), 1.0)
+            p = np.linalg.lstsq(matrix, right, rcond=1e-12)[0][:-1]
+        return p, float(np.mean(level))
 
     def _field(self, Y: np.ndarray) -> np.ndarray:
-        net = self.net
-        p, g, q, _ = self._solve(Y)
-        beta = float(p @ q)
-        out = np.empty_like(Y)
-        out[: net.P] = g - (net.degree * beta) * Y[: net.P]
-        out[net.P] = net.degree * beta
-        out[net.P + 1] = np.exp((2 - net.degree) * Y[net.P])
+        P, D = self.net.P, self.net.degree
+        p, g, q, _ = self._balance(Y)
         self.stats["rhs"] += 1
-        return out
+        rate, grows = np.empty(P + 2), D * float(p @ q)
+        rate[:P], rate[P], rate[P + 1] = g - grows * Y[:P], grows, math.exp((2 - D) * Y[P])
+        return rate
+
+    def _at_all(self, states: np.ndarray) -> list[tuple]:
+        """`_balance` of the rows of an array, remembered: exits and the support both ask."""
+        if self._asked[0] is not states:
+            self._asked = states, [self._balance(Y) for Y in states]
+        return self._asked[1]
 
     def weights(self, Y: np.ndarray) -> np.ndarray:
-        p = np.zeros(self.net.n)
-        p[self.support] = self._solve(Y)[0]
+        p = np.zeros((*Y.shape[:-1], self.net.n))
+        if Y.ndim == 1:
+            p[self.support] = self._balance(Y)[0]
+        else:
+            p[:, self.support] = [found[0] for found in self._at_all(Y)]
         return p
 
     def velocity(self, Y: np.ndarray) -> tuple[float, float]:
         rate = self._field(Y)
         return float(np.linalg.norm(rate[: self.net.P])), float(rate[self.net.P])
 
-    def elapsed(self, Y: np.ndarray, pattern: Pattern) -> tuple[float, float, np.ndarray]:
+    def elapsed(self, Y: np.ndarray) -> tuple[float, float, np.ndarray]:
         net, r, D = self.net, Y[self.net.P], self.net.degree
-        p, g, q, _ = self._solve(Y)
+        p, g, q, _ = self._balance(Y)
         p = np.maximum(p, 1e-300)
         # p_i = ω_i e^{−q_i}/L, and t L → ρ^{2−2D}/|g|².
         log_loss = float(p @ (net.at.log_weights[self.support] - np.log(p) - np.exp(D * r) * q))
         log_w = (2 - 2 * D) * r - float(np.log(g @ g))
-        return log_loss, float(log_w - log_loss), net.margins(pattern, Y[: net.P])
+        return log_loss, float(log_w - log_loss), margins(self.cell, Y[: net.P])
 
     # ------------------------------------------------------------------------------ steps
     def prepare(self) -> None:
-        self.beta = _BETA * float(np.linalg.norm(self._solve(self.Y)[1]))
+        self.beta = _BETA * float(np.linalg.norm(self._balance(self.Y)[1]))
         self.f0 = self._field(self.Y)
-        p, g, _, level = self._solve(self.Y)
-        self.p0, self.gap0 = p, self._gaps(self.Y, level)
+        self.p0, g, _, level = self._balance(self.Y)
+        self.gap0 = self._gaps(self.Y, level)
         U, _ = self.net.split(self.Y[: self.net.P])
         self.speed = float(np.linalg.norm(g)) + float(np.linalg.norm(U))
 
@@ -168,21 +172,15 @@ class MarginPhase(AbstractPhase):
         # The relaxation at the rate β must stay inside the region of stability.
         return 2.5 / self.beta
 
-    def take(self, h: float) -> tuple[np.ndarray, float, Callable[[], np.ndarray]]:
-        Y0, k = self.Y, np.empty((7, len(self.Y)))
-        k[0] = self.f0
-        for i in range(1, 6):
-            k[i] = self._field(Y0 + h * (_RK.A[i, :i] @ k[:i]))
-        Y1 = Y0 + h * (_RK.B @ k[:6])
-        k[6] = self._field(Y1)
-        if not np.all(np.isfinite(k[6])):
-            return Y1, np.inf, lambda: Y0[None]
-        e, m, P = h * (_RK.E @ k), self.net.m, self.net.P
-        size = np.maximum(*(np.linalg.norm(Y[:P].reshape(m, -1), axis=1) for Y in (Y0, Y1)))
-        wrong = np.linalg.norm(e[:P].reshape(m, -1), axis=1)
-        blocks = np.where(self.standing.dead, 0.0, wrong / (self.rtol * np.maximum(size, 1e-150)))
-        error = float(max(float(np.max(blocks)), abs(e[P]) / self.rtol))
-        return Y1, error, lambda: np.concatenate([Y0[None], h * (_RK.P.T @ k)])
+    def take(self, h: float) -> tuple[np.ndarray, float, np.ndarray]:
+        Y1, e, poly = explicit_step(self._field, self.Y, self.f0, h)
+        if not np.all(np.isfinite(e)):
+            return Y1, math.inf, poly
+        m, P = self.net.m, self.net.P
+        sizes = [np.linalg.norm(Y[:P].reshape(m, -1), axis=1) for Y in (self.Y, Y1, e)]
+        unit = self.rtol * np.maximum(np.maximum(sizes[0], sizes[1]), 1e-150)
+        blocks = np.where(self.standing.dead, 0.0, sizes[2] / unit)
+        return Y1, float(max(np.max(blocks), abs(e[P]) / self.rtol)), poly
 
     def after_event(self, h: float, what: list[tuple[int, int, str]]) -> float:
         return h
@@ -191,20 +189,18 @@ class MarginPhase(AbstractPhase):
     def _gaps(self, Y: np.ndarray, level: float) -> np.ndarray:
         """How far the margins lie above those of the support; inf for its members."""
         net = self.net
-        q = net.margins(self.standing.pattern, Y[: net.P]) - self._epsilon(Y) * net.at.log_weights
+        q = margins(self.cell, Y[: net.P]) - self._epsilon(Y) * net.at.log_weights
         gaps = q - level
         gaps[self.support] = np.inf
         return gaps
 
-    def own_event(self, poly: np.ndarray, Y1: np.ndarray, before: float) -> Hit:
+    def own_event(self, nodes: np.ndarray, poly: np.ndarray, before: float) -> Hit:
         hit, previous = Hit(), 0.0
-        for node in NODES:
+        for node, Y, (p, _, _, level) in zip(NODES, nodes, self._at_all(nodes), strict=True):
             if previous >= before or hit.kind:
                 break
-            Y = Y1 if node == 1.0 else evaluate(poly, node)
-            p, _, _, level = self._solve(Y)
             for j in np.flatnonzero(p < np.minimum(self.p0, 0.0) - 1e-11):
-                beyond = lambda x, j=j: -self._solve(evaluate(poly, x))[0][j]
+                beyond = lambda x, j=j: -self._balance(evaluate(poly, x))[0][j]
                 xi = previous if beyond(previous) >= 0 else root(beyond, previous, node)
                 if xi < min(hit.xi, before):
                     hit = Hit(xi, "leave", -1, int(self.support[j]), extra=j)
@@ -217,16 +213,16 @@ class MarginPhase(AbstractPhase):
         return hit
 
     def _gap(self, Y: np.ndarray, j: int) -> float:
-        return float(self._gaps(Y, self._solve(Y)[3])[j])
+        return float(self._gaps(Y, self._balance(Y)[3])[j])
 
     def own_distance(self, hit: Hit, Y: np.ndarray) -> float:
         if hit.kind == "leave":
-            return float(self._solve(Y)[0][hit.extra])
+            return float(self._balance(Y)[0][hit.extra])
         return self._gap(Y, hit.surface)
 
     def settle(self, hit: Hit, what: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
         before = self.support
-        near = self._gaps(self.Y, self._solve(self.Y)[3]) <= _NEAR + 30 * self._epsilon(self.Y)
+        near = self._gaps(self.Y, self._balance(self.Y)[3]) <= _NEAR + 30 * self._epsilon(self.Y)
         if hit.kind == "enter":
             near[hit.surface] = True
         pool = np.union1d(before, np.flatnonzero(near))
@@ -248,7 +244,7 @@ class MarginPhase(AbstractPhase):
             u, self.standing, done = resolve(
                 self.net, self.standing, self.Y[:P], self.weights(self.Y), hit, again
             )
-            self.Y[:P] = u
+            self.move(u)
             what += [x for x in done if x[2] in ("branch", "origin") and x not in what]
             self.support = self._least(pool)
             if np.array_equal(old, self.standing.sides):

@@ -19,7 +19,8 @@ from gradflow.integrators.contract import (
     register_integrator,
 )
 from gradflow.integrators.statistics import empty_stats
-from gradflow.integrators.steppers.late.integrator import LateRun, late_phase
+from gradflow.integrators.steppers.late.integrator import late_phase
+from gradflow.integrators.steppers.late.run import LateRun
 
 
 class LateIntegrator(AbstractIntegrator):
@@ -44,7 +45,7 @@ class LateIntegrator(AbstractIntegrator):
             log_loss_end=max(limits(problem.events, "loss"), default=None),
             direction_tol=None if direction is None else float(np.exp(direction)),
             clock_end=problem.s_end if np.isfinite(problem.s_end) else None,
-            save_log_t=None if problem.save is None else _log_time(problem.save),
+            save_log_t=() if problem.save is None else _log_time(problem.save),
             max_steps=problem.max_steps, watch=problem.watch,
         )  # fmt: skip
         states = chart.states(run.U, run.A, run.log_rho, run.log_loss, run.margin)

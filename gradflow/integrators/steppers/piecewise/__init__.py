@@ -1,1 +1,0 @@
-"""The event-located integrator of flows with kinks."""
