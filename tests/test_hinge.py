@@ -139,3 +139,10 @@ def test_going_on_from_held_data():
     on = gf.integrate(held, until=10.0)
     whole = gf.integrate(risk, np.full(3, 1e-3), until=10.0)
     assert flat(on.final) == pytest.approx(flat(whole.final), rel=1e-12)
+
+
+def test_loss_clock_is_refused():
+    """The hinge loss reaches 0 in finite time, where the loss clock stands still."""
+    risk = gf.EmpiricalRisk(gf.LinearPredictor(3), gf.hinge, X, Y)
+    with pytest.raises(ValueError, match="clock='loss'"):
+        gf.integrate(risk, np.ones(3), until=1.0, clock="loss")

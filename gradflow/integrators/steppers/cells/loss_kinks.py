@@ -1,8 +1,8 @@
-"""Data at the margin 1 of a loss that has a kink there (hinge): who pulls, who is held.
+r"""Data at the margin 1 of a loss that has a kink there (hinge): who pulls, who is held.
 
 The loss is convex in the outputs, so the flow goes on along the element of least norm of
 
-.. math:: v+\\sum_ic_i\\nabla q_i,\\qquad 0\\le c_i\\le\\omega_i,
+.. math:: v+\sum_ic_i\nabla q_i,\qquad 0\le c_i\le\omega_i,
 
 i over the data at their margin and v the velocity of all else. Data whose margin it leaves alone
 and whose c_i is inside are held; the others pull wholly or not at all. Source: `clarke1983`.

@@ -166,6 +166,11 @@ class CellsStepper(AbstractStepper):
                 "integrator", "piecewise", "needs a risk that states its kinks",
                 "use an EmpiricalRisk of TwoLayer with a piecewise linear activation, or 'auto'",
             )  # fmt: skip
+        if at.loss_kinked and flow.clock.name == "loss":
+            raise fail(
+                "clock", "loss", f"stands still where the {at.loss.name} loss is 0, in finite time",
+                "use clock='log' or 'physical'",
+            )  # fmt: skip
         self.problem, self.flow = problem, flow
         units = Units.of(flow, at)
         self.vectors = Vectors(flow, at, units)
