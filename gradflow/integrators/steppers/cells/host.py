@@ -72,6 +72,8 @@ class Host:
         self.b = breakpoints[sys.piece] if len(sys.piece) else np.zeros(0)
         self.cell = self._first_cell(W, breakpoints)
         self.refresh()
+        if not np.all(np.isfinite(self.k1)):
+            return  # (no flow starts here, and whoever integrates says so)
         for k in np.flatnonzero(self._near(W).any(axis=1)):
             self.meet(int(k), -1)
 
