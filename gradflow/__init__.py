@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from gradflow.integration import IntegrationError as IntegrationError
     from gradflow.integration import IntegrationWarning as IntegrationWarning
     from gradflow.integration import integrate as integrate
-    from gradflow.integration import integrate_many as integrate_many
     from gradflow.integrators import save as save
     from gradflow.integrators import until as until
     from gradflow.integrators.driver import integrator_names as integrator_names
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from gradflow.losses import loss as loss
     from gradflow.losses import soft_logistic as soft_logistic
     from gradflow.losses import squared as squared
+    from gradflow.many.starts import integrate_many as integrate_many
     from gradflow.networks.activations import AbstractActivation as AbstractActivation
     from gradflow.networks.activations import LeakyReLU as LeakyReLU
     from gradflow.networks.activations import PiecewiseLinear as PiecewiseLinear
@@ -127,7 +127,8 @@ _EXPORTS = {
     "gradflow.paths.descent": "descend",
     "gradflow.integrators.driver": "integrator_names",
     "gradflow.integrators.settings": "SmallStartWarning",
-    "gradflow.integration": "IntegrationError IntegrationWarning integrate integrate_many",
+    "gradflow.integration": "IntegrationError IntegrationWarning integrate",
+    "gradflow.many.starts": "integrate_many",
     "gradflow.paths.trajectory": "Trajectory",
     "gradflow.paths.file": "load",
     "gradflow.paths.saving": "NeedsRiskWarning",

@@ -1,11 +1,9 @@
-"""Integrate a risk's gradient flow from one start (:func:`integrate`) or many
-(:func:`integrate_many`)."""
+"""Integrate a risk's gradient flow from a start (:func:`integrate`)."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,12 +16,13 @@ from numpy.typing import ArrayLike
 from gradflow.flows.course import Course
 from gradflow.flows.flow import Flow
 from gradflow.flows.metrics import Metric
+from gradflow.flows.stage import AbstractStage
 from gradflow.integrators.contract import Result
-from gradflow.integrators.driver import run
+from gradflow.integrators.driver import Journey
 from gradflow.integrators.save import AbstractSave
 from gradflow.integrators.settings import Settings, check_atol, check_settings
 from gradflow.integrators.until import AbstractUntil, check_start_time
-from gradflow.integrators.watch import Progress
+from gradflow.integrators.watch import Progress, Watch
 from gradflow.paths.building import trajectory_of
 from gradflow.paths.trajectory import Trajectory
 from gradflow.risks.base import AbstractRisk
@@ -41,11 +40,15 @@ class IntegrationError(RuntimeError):
     ----------
     path : Trajectory
         The part computed.
+    paths : list of Trajectory
+        Those of all starts, in order.
     """
 
-    def __init__(self, message: str, path: Trajectory) -> None:
+    def __init__(
+        self, message: str, path: Trajectory, paths: list[Trajectory] | None = None
+    ) -> None:
         super().__init__(message)
-        self.path = path
+        self.path, self.paths = path, [path] if paths is None else paths
 
 
 def integrate(
@@ -161,101 +164,79 @@ def integrate(
     }  # fmt: skip
     if isinstance(risk, Trajectory):
         course = _going_on(risk, params, t0, clock, chart, metric)
-        return _paths(risk.risk, [risk.final], [course], _as_before(risk, numerics), throw)[0]
-    course = _course(risk, params, t0, clock, chart, metric)
-    return _paths(risk, [course.params], [course], numerics, throw)[0]
+        prepared = prepare(risk.risk, risk.final, course, _as_before(risk, numerics))
+    else:
+        course = course_of(risk, params, t0, clock, chart, metric)
+        prepared = prepare(risk, course.params, course, numerics)
+    with prepared.settings.watch() as watch:
+        path = prepared.run(watch)
+    if throw:
+        raise_failed(path)
+    elif not path.result.ok:
+        warnings.warn(_failure(path), IntegrationWarning, stacklevel=2)
+    return path
 
 
-def integrate_many(
-    risk: AbstractRisk,
-    starts: Sequence[PyTree],
-    *,
-    until: AbstractUntil | float,
-    t0: AbstractUntil | float = 0.0,
-    clock: str = "auto",
-    chart: str = "auto",
-    metric: Metric = "euclidean",
-    integrator: str | AbstractSolver = "auto",
-    rtol: float | None = None,
-    atol: PyTree = None,
-    save_at: AbstractSave | ArrayLike | None = None,
-    max_steps: int = 1_000_000,
-    throw: bool = False,
-    progress: Progress | bool | None = None,
-    max_seconds: float | None = None,
-    safety: float | None = None,
-) -> list[Trajectory]:
-    """Integrate a flow from many starts at once.
+@dataclass(frozen=True)
+class Prepared:
+    """An integration whose arguments have been checked (:func:`prepare`).
 
-    The event-located integrator takes all starts in one compiled, batched program; with others they
-    are integrated one by one, in one program too.
-
-    Parameters
+    Attributes
     ----------
     risk : AbstractRisk
-    starts : sequence of parameters
-        Of equal shapes.
-    until, t0, clock, chart, metric, integrator, rtol, atol, save_at, max_steps, throw, progress, \
-max_seconds, safety
-        As in :func:`integrate`.
+    start : pytree
+    course : Course
+    stage : AbstractStage
+        Where the course begins.
+    settings : Settings
+    journey : Journey
+        It is made once.
+    """
 
-    Returns
-    -------
-    list of Trajectory
-        In the order of the starts. One start alone and the same start in a batch agree to rounding
-        (about 1e-15 a step), not to the bit.
+    risk: AbstractRisk
+    start: PyTree
+    course: Course
+    stage: AbstractStage
+    settings: Settings
+    journey: Journey
+
+    def run(self, watch: Watch) -> Trajectory:
+        """Integrate in the sight of ``watch``, which has been entered."""
+        done = self.journey.run(watch)
+        gone = self.course.gone(self.stage, [solution.end for _, solution in done.stages])
+        path = trajectory_of(self.risk, self.start, gone, self.settings, done)
+        return replace(path, result=_explained(path))
+
+
+def prepare(
+    risk: AbstractRisk, start: PyTree, course: Course, numerics: dict[str, object]
+) -> Prepared:
+    """Check the numerical arguments of an integration along a course.
 
     Raises
     ------
     ValueError
         Bad input.
     """
-    check_bool("throw", throw)
-    numerics = {
-        "until": until, "save_at": save_at, "integrator": integrator, "rtol": rtol, "atol": atol,
-        "max_steps": max_steps, "progress": progress, "max_seconds": max_seconds, "safety": safety,
-    }  # fmt: skip
-    if not isinstance(starts, (list, tuple)) or not starts:
-        raise fail("starts", starts, "holds no start", "pass a list of parameters")
-    courses = [_course(risk, start, t0, clock, chart, metric) for start in starts]
-    return _paths(risk, [course.params for course in courses], courses, numerics, throw)
-
-
-def _paths(
-    risk: AbstractRisk,
-    starts: list[PyTree],
-    courses: list[Course],
-    numerics: dict[str, object],
-    throw: bool,
-) -> list[Trajectory]:
-    """Integrate along some courses of one kind."""
     if numerics["rtol"] is None:
-        numerics["rtol"] = 1e-8
+        numerics = {**numerics, "rtol": 1e-8}
     settings = check_settings(**numerics)
     settings = replace(settings, until=settings.until.of(risk))
-    flow = courses[0].flow
-    atol = check_atol(settings.asked.atol, flow, starts[0])
+    flow = course.flow
+    atol = check_atol(settings.asked.atol, flow, start)
     settings = replace(settings, asked=replace(settings.asked, atol=atol))
     resolved = settings.until.resolve(flow)
     save, save_by = settings.save.resolve(flow)
     # (the late phase counts no steps, and records at times only)
     capped = resolved.step_cap is not None or (save is not None and save_by is None)
     quantities = {event.quantity for event in resolved.events}
-    stages = [
-        course.stage(quantities, capped=capped, located=settings.locates)
-        for course in courses
-    ]  # fmt: skip
+    stage = course.stage(quantities, capped=capped, located=settings.locates)
     _check_metric(risk, flow, settings)
-    runs = run(stages, settings.stepper(stages[0].kinked), settings)
-    paths = []
-    for start, course, stage, done in zip(starts, courses, stages, runs, strict=True):
-        gone = course.gone(stage, [solution.end for _, solution in done.stages])
-        path = trajectory_of(risk, start, gone, settings, done)
-        paths.append(_told(replace(path, result=_explained(path)), throw))
-    return paths
+    journey = Journey(stage, settings.stepper(stage.kinked), settings)
+    return Prepared(risk, start, course, stage, settings, journey)
 
 
-def _course(
+def course_of(
     risk: AbstractRisk | Trajectory,
     params: PyTree,
     t0: AbstractUntil | float,
@@ -263,7 +244,13 @@ def _course(
     chart: str,
     metric: Metric,
 ) -> Course:
-    """The course from a start, or what is wrong with the risk or the start."""
+    """Return the course from a start.
+
+    Raises
+    ------
+    ValueError
+        If something is wrong with the risk, the start or what is asked for.
+    """
     if not isinstance(risk, AbstractRisk):
         raise fail(
             "risk", risk, "is not a risk",
@@ -368,13 +355,15 @@ def _explained(path: Trajectory) -> Result:
     return Result("stationary", "; ".join(said))
 
 
-def _told(path: Trajectory, throw: bool) -> Trajectory:
-    """The path, after a warning or an error where it failed."""
-    result = path.result
-    failed = f"integration failed ({result.name}): {result.message}"
-    if throw and not result.ok:
-        raise IntegrationError(failed, path)
-    if throw and not path.unique:
+def _failure(path: Trajectory) -> str:
+    return f"integration failed ({path.result.name}): {path.result.message}"
+
+
+def raise_failed(path: Trajectory) -> None:
+    """Raise ``IntegrationError`` if a path's integration failed, or its flow is not unique."""
+    if not path.result.ok:
+        raise IntegrationError(_failure(path), path)
+    if not path.unique:
         at = next(event for event in path.events if event.kind == "branch")
         raise IntegrationError(
             f"the flow is not unique: at ln t = {at.log_t:.10g} neuron {at.neuron} can leave the "
@@ -382,9 +371,6 @@ def _told(path: Trajectory, throw: bool) -> Trajectory:
             "throw=False to follow one of them",
             path,
         )
-    if not result.ok:
-        warnings.warn(failed, IntegrationWarning, stacklevel=4)
-    return path
 
 
-__all__ = ["IntegrationError", "IntegrationWarning", "integrate", "integrate_many"]
+__all__ = ["IntegrationError", "IntegrationWarning", "integrate"]

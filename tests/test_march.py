@@ -131,7 +131,7 @@ def test_an_integration_ends_when_told_and_keeps_its_part(monkeypatch, name, how
 def test_kinked_flows_end_when_told(monkeypatch, until):
     risk, start = kinked()
     whole = gf.integrate(risk, start, until=until)
-    monkeypatch.setattr("gradflow.integrators.march.FIRST_BUDGET", 3)
+    monkeypatch.setattr("gradflow.integrators.steppers.cells.stepper._MOST_ATTEMPTS", 3)
     told = []
 
     def progress(news):
@@ -152,8 +152,7 @@ def test_kinked_flows_end_when_told(monkeypatch, until):
 def test_pauses_to_look_change_no_bit(monkeypatch):
     risk, start = kinked()
     whole = gf.integrate(risk, start, until=gf.until.clock(6.0))
-    monkeypatch.setattr(watch, "LARGEST_BUDGET", 3)
-    monkeypatch.setattr("gradflow.integrators.march.FIRST_BUDGET", 3)
+    monkeypatch.setattr("gradflow.integrators.steppers.cells.stepper._MOST_ATTEMPTS", 3)
     paused = gf.integrate(risk, start, until=gf.until.clock(6.0))
     np.testing.assert_array_equal(paused.params.inner, whole.params.inner)
     assert paused.events == whole.events

@@ -68,6 +68,11 @@ RESULTS: dict[str, tuple[bool, str]] = {
         "max_seconds passed before the end; the part computed is kept. Raise max_seconds, loosen "
         "rtol, or go on from the end",
     ),
+    "raised": (
+        False,
+        "an exception was raised (it follows); the stages done before are kept. Integrate this "
+        "start alone, with gf.integrate, to see where",
+    ),
     "max_events": (
         False,
         "too many events were met; the part computed is kept. Loosen rtol",
@@ -137,7 +142,8 @@ class Happening:
         ln(1+t) where time is a state of the clock; else unused.
     neuron, surface : int
     kind : str
-        ``crossing``, ``slide-in``, ``slide-out``, ``branch``, ``origin``, ``death``.
+        ``crossing``, ``slide-in``, ``slide-out``, ``branch``, ``origin``, ``death``; of a datum
+        ``margin``, ``margin-in``, ``margin-out`` (``surface`` is the datum then, ``neuron`` −1).
     """
 
     s: float
@@ -308,10 +314,6 @@ class AbstractIntegrator(abc.ABC):
     @abc.abstractmethod
     def solve(self, problem: Problem) -> Solution:
         """Integrate until the end, an event, a cap or a failure; never raise for the latter."""
-
-    def solve_many(self, problems: list[Problem]) -> list[Solution]:
-        """Solve problems that differ by their starts; one by one where there is no batch."""
-        return [self.solve(problem) for problem in problems]
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +15,7 @@ import gradflow.integrators.steppers.scipy
 import gradflow.integrators.steppers.switching  # noqa: F401
 from gradflow.flows.event import AbstractEvent, limits
 from gradflow.flows.flow import Flow
-from gradflow.flows.stage import AbstractStage, Point
+from gradflow.flows.stage import AbstractStage
 from gradflow.integrators.contract import (
     AbstractIntegrator,
     Problem,
@@ -60,7 +59,6 @@ class Journey:
     integrator : AbstractIntegrator
         What was asked for; stages that need another stepper bring it.
     settings : Settings
-    watch : Watch
 
     Raises
     ------
@@ -73,10 +71,9 @@ class Journey:
         stage: AbstractStage,
         integrator: AbstractIntegrator,
         settings: Settings,
-        watch: Watch,
     ) -> None:
         self.stage: AbstractStage | None = stage
-        self.integrator, self.settings, self.watch = integrator, settings, watch
+        self.integrator, self.settings, self.watch = integrator, settings, Watch()
         self.done: list[tuple[Flow, Solution]] = []
         self.total = empty_stats()
         self.resolved = settings.until.resolve(stage.flow)
@@ -131,7 +128,10 @@ class Journey:
         """One stage."""
         problem, over = self.problem(stage), stage.over()
         if over is not None:
-            return _nothing(problem, over, stage.handovers()[0])
+            return _nothing(problem, over.sides, Result("event"), stage.handovers()[0])
+        ended = self.watch.over()
+        if ended is not None:
+            return _nothing(problem, stage.start.sides, Result(ended))
         stepper = make_integrator(stage.stepper) if stage.stepper else self.integrator
         return stepper.solve(problem)
 
@@ -147,8 +147,9 @@ class Journey:
             self.save = self.save[solution.s.shape[0] :]
         self.stage = stage.following(solution.end) if stage.hands_over(solution) else None
 
-    def run(self) -> Run:
-        """Go through the stages that are left."""
+    def run(self, watch: Watch) -> Run:
+        """Go through the stages that are left, in somebody's sight."""
+        self.watch = watch
         while self.stage is not None and len(self.done) < MAX_STAGES:
             self.take(self.solve(self.stage))
         last = self.done[-1][1]
@@ -159,20 +160,9 @@ class Journey:
         return Run(tuple(self.done), self.total, result, stopped_by, self.integrator.name)
 
 
-def run(
-    stages: Sequence[AbstractStage], integrator: AbstractIntegrator, settings: Settings
-) -> list[Run]:
-    """Integrate from each of some stages, their first ones together where the stepper can."""
-    with settings.watch() as watch:
-        journeys = [Journey(stage, integrator, settings, watch) for stage in stages]
-        if len(stages) > 1 and not any(stage.stepper or stage.over() for stage in stages):
-            problems = [one.problem(stage) for one, stage in zip(journeys, stages, strict=True)]
-            for one, solution in zip(journeys, integrator.solve_many(problems), strict=True):
-                one.take(solution)
-        return [one.run() for one in journeys]
-
-
-def _nothing(problem: Problem, over: Point, event: AbstractEvent) -> Solution:
+def _nothing(
+    problem: Problem, sides: np.ndarray | None, result: Result, event: AbstractEvent | None = None
+) -> Solution:
     """A stage that ends where it starts."""
     here = 1
     if problem.save is not None:
@@ -181,8 +171,8 @@ def _nothing(problem: Problem, over: Point, event: AbstractEvent) -> Solution:
         here = int(np.searchsorted(problem.save, value, side="right"))
     return Solution(
         s=np.full(here, problem.s0), Y=np.repeat(problem.Y0[None], here, axis=0),
-        s_final=problem.s0, Y_final=problem.Y0, stats=empty_stats(), result=Result("event"),
-        event=event, sides=over.sides,
+        s_final=problem.s0, Y_final=problem.Y0, stats=empty_stats(), result=result,
+        event=event, sides=sides,
     )  # fmt: skip
 
 

@@ -75,6 +75,14 @@ class AbstractStepper(abc.ABC):
         save variable passes ``target``.
         """
 
+    @property
+    def pace(self) -> int | None:
+        """Attempted steps until the next look, should they not be left to the clock on the wall.
+
+        For methods whose pauses leave a trace: where a flow that rests is found to rest, say.
+        """
+        return None
+
     @abc.abstractmethod
     def retake(self, steps: Steps, index: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:
         """Take steps ``index`` (k,) again, as far as ``s`` (k,) inside them only.
@@ -188,7 +196,7 @@ class _March:
         left = 2**62 if cap is None else cap - self.accepted
         target = self.pending[0] if self.pending.size else np.inf
         began, compiling = time.perf_counter(), self._compiling()
-        budget = min(self.budget, problem.max_steps - self.attempts)
+        budget = min(self.stepper.pace or self.budget, problem.max_steps - self.attempts)
         steps = self.stepper.advance(budget, left, target)
         seconds = time.perf_counter() - began - (self._compiling() - compiling)
         self.budget = next_budget(self.budget, steps.attempts, seconds)

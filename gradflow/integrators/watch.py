@@ -56,7 +56,7 @@ class Watch:
         self, progress: Progress | bool | None = False, max_seconds: float | None = None
     ) -> None:
         self._told = progress if callable(progress) else None
-        self._line = progress is not False and self._told is None and _is_read(sys.stderr)
+        self._line = progress is not False and self._told is None and is_read(sys.stderr)
         self._max_seconds = np.inf if max_seconds is None else max_seconds
         self._began = self._last_line = time.monotonic()
         self._interrupted = self._shown = self._armed = False
@@ -124,9 +124,14 @@ class Watch:
                 goes_on = self._tell(news)
             else:
                 self._show(news)
-        if self._interrupted or goes_on is False:
+        return "interrupted" if goes_on is False else self.over()
+
+    def over(self) -> str | None:
+        """Return the name of the result to end with, if it is time to end."""
+        if self._interrupted:
             return "interrupted"
-        return "max_seconds" if seconds >= self._max_seconds else None
+        late = time.monotonic() - self._began >= self._max_seconds
+        return "max_seconds" if late else None
 
     def _tell(self, news: dict[str, float]) -> object:
         assert self._told is not None
@@ -151,7 +156,7 @@ class Watch:
             self._shown = False
 
 
-def _is_read(stream: object) -> bool:
+def is_read(stream: object) -> bool:
     """Whether somebody may read a line that is written over: a terminal or a notebook."""
     if "ipykernel" in sys.modules:
         return True

@@ -115,8 +115,9 @@ def _at_surfaces(flow: Flow, happenings: tuple[Happening, ...]) -> list[Event]:
 def _datum(event: Happening, representatives: list[int]) -> int | None:
     if event.surface < 0:
         return None
-    # The support consists of data, not of surfaces.
-    return event.surface if event.kind.startswith("support") else representatives[event.surface]
+    # Support and margins are of data, not of surfaces.
+    of_data = event.kind.startswith(("support", "margin"))
+    return event.surface if of_data else representatives[event.surface]
 
 
 __all__ = ["trajectory_of"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: The kinds an event may have; a file holds their places in this list.
 KINDS = (
     "stop", "stage", "crossing", "slide-in", "slide-out", "death", "branch", "origin",
-    "support-in", "support-out",
+    "support-in", "support-out", "margin", "margin-in", "margin-out",
 )  # fmt: skip
 
 
@@ -33,7 +33,9 @@ class Event:
         ``"stop"``; ``"stage"`` (the chart was changed); where kinks are located: ``"crossing"``,
         ``"slide-in"``, ``"slide-out"``, ``"death"`` (no datum moves the neuron any more),
         ``"branch"`` (the flow goes on in more than one way; one was taken), ``"origin"`` (the
-        neuron's weights vanish); in the late phase also ``"support-in"``, ``"support-out"``.
+        neuron's weights vanish); in the late phase also ``"support-in"``, ``"support-out"``; for
+        the hinge loss ``"margin"`` (a datum passes y f = 1), ``"margin-in"``, ``"margin-out"`` (it is
+        held there from now on, no longer).
     label : str
     neuron, datum : int or None
         Where a kink was met; of data that share a surface, the first.

@@ -137,7 +137,12 @@ def system_of(
 
 
 def _noise(at: Arrangement, tolerances: Tolerances) -> np.ndarray:
-    """The size (n,) of pulls that are rounding: a residual f − y carries the error of its terms."""
+    """The size (n,) of pulls that are rounding: a residual f − y carries the error of its terms.
+
+    Pulls of a loss with kinks are constant, and may cancel to rounding in what moves a neuron.
+    """
+    if at.loss_kinked:
+        return 64 * float(np.finfo(float).eps) * np.exp(at.log_weights)
     if at.loss.margin:
         return np.zeros(len(at.y))
     largest = max(float(np.max(np.abs(at.y))), 1e-300)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core import event
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -21,7 +24,7 @@ def kernel(function: F) -> F:
     """Return ``function`` compiled for plain arrays, releasing the interpreter's lock.
 
     What is compiled is kept beside the source, or in the user's cache folder where that cannot be
-    written; where neither can, it is compiled again in every process.
+    written; where neither can, it is compiled again in every process, with a warning.
     """
     return _compiled(function, {"no_cfunc_wrapper": True})
 
@@ -31,4 +34,35 @@ def _compiled(function: F, flags: dict[str, bool]) -> F:
     try:
         return cast(F, numba.njit(cache=True, **options)(function))
     except RuntimeError:  # (Numba found no folder it may write)
+        warnings.warn(
+            "no folder was found in which compiled code can be kept: it is compiled again in every "
+            "process (about a minute); set NUMBA_CACHE_DIR to a folder that can be written",
+            RuntimeWarning,
+            stacklevel=3,
+        )
         return cast(F, numba.njit(**options)(function))
+
+
+class _Said(event.Listener):
+    """Says once that something is compiled, where that takes long and nothing else shows."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def on_start(self, event: Any) -> None:
+        """Numba compiles a function that it did not find in its cache."""
+        module = event.data["dispatcher"].py_func.__module__
+        if self._said or not module.startswith("gradflow."):
+            return
+        self._said = True
+        print(
+            "gradflow: compiling its kernel, once on this machine (about a minute)",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def on_end(self, event: Any) -> None:
+        """It has been compiled."""
+
+
+event.register("numba:compile", _Said())

@@ -14,6 +14,8 @@ import math
 import numpy as np
 
 from gradflow.integrators.steppers.cells.compiled import inner, kernel
+from gradflow.integrators.steppers.cells.hold import hold
+from gradflow.integrators.steppers.cells.margins import hinge_pulls, hold_margins
 from gradflow.integrators.steppers.cells.own import LOGS, PULLS, call_back
 from gradflow.integrators.steppers.cells.system import (
     CROSS_ENTROPY,
@@ -80,8 +82,6 @@ def pull_each(
             out[i] = y[i] * math.exp(log - softplus(f[i] * y[i]))
         elif loss == EXPONENTIAL:
             out[i] = y[i] * math.exp(log - f[i] * y[i])
-        elif loss == HINGE:
-            out[i] = y[i] * math.exp(log) if f[i] * y[i] < 1 else 0.0
         else:
             up, down = math.exp(log - softplus(f[i])), math.exp(log - softplus(-f[i]))
             out[i] = y[i] * up - (1 - y[i]) * down
@@ -133,7 +133,7 @@ def log_sum(f: np.ndarray) -> float:
 
 
 @inner
-def pulls(sys: System, work: Work, penalty: float) -> float:
+def pulls(sys: System, cell: Cell, work: Work, penalty: float) -> float:
     """Fill ``work.r`` from ``work.f``; return ln L. In the loss clock r is in units of L."""
     n, o = sys.y.shape
     logs = work.logs
@@ -155,6 +155,8 @@ def pulls(sys: System, work: Work, penalty: float) -> float:
     unit = log_risk if sys.clock == LOSS else 0.0
     if sys.loss == OWN:
         call_back(sys.own, PULLS, unit, work.f, work.r)  # pyright: ignore[reportCallIssue]
+    elif sys.loss == HINGE:
+        hinge_pulls(cell.act, sys.y.reshape(n), sys.logw, work.r.reshape(n))
     elif o == 1:
         pull_each(sys.loss, work.f.reshape(n), sys.y.reshape(n), unit, sys.logw, work.r.reshape(n))
     else:
@@ -177,21 +179,6 @@ def penalty_of(sys: System, W: np.ndarray, a: np.ndarray) -> float:
                 mass += a[k, j] ** 2
             total += sys.tv * math.sqrt(square * mass)
     return total
-
-
-@inner
-def hold(Q: np.ndarray, rank: int, v: np.ndarray) -> None:
-    """Remove from v (D,) what points off the flat of ``rank`` orthonormal rows Q."""
-    D = v.size
-    if rank == D:
-        v[:] = 0.0
-        return
-    for j in range(rank):
-        c = 0.0
-        for d in range(D):
-            c += Q[j, d] * v[d]
-        for d in range(D):
-            v[d] -= c * Q[j, d]
 
 
 @inner
@@ -249,7 +236,7 @@ def forces(sys: System, cell: Cell, work: Work, W: np.ndarray, a: np.ndarray) ->
     """Fill all of ``work`` at weights W (m, D), a (m, o); return ln L."""
     m, n, o = W.shape[0], sys.X.shape[0], a.shape[1]
     outputs(sys, cell, work, W, a)
-    log_risk = pulls(sys, work, penalty_of(sys, W, a))
+    log_risk = pulls(sys, cell, work, penalty_of(sys, W, a))
     for k in range(m):
         M, S = work.M[k], cell.S[k]
         if o == 1:
@@ -277,6 +264,8 @@ def forces(sys: System, cell: Cell, work: Work, W: np.ndarray, a: np.ndarray) ->
     for k in range(m):
         if cell.rank[k]:
             hold(cell.Q[k], cell.rank[k], work.DW[k])
+    if cell.kept.size:
+        hold_margins(sys, cell, work, a)
     return log_risk
 
 

@@ -18,6 +18,7 @@ from gradflow.integrators.steppers.cells.loop import (
     STUCK,
     S,
 )
+from gradflow.integrators.steppers.cells.loss_kinks import Margins
 from gradflow.integrators.steppers.cells.packed import packed_cell, packed_system, packed_work
 from gradflow.integrators.steppers.cells.step import EXIT
 from gradflow.integrators.steppers.cells.system import LOSS, Cell, System, room
@@ -71,11 +72,13 @@ class Host:
         self.pinned: set[int] = set()
         self.b = breakpoints[sys.piece] if len(sys.piece) else np.zeros(0)
         self.cell = self._first_cell(W, breakpoints)
-        self.refresh()
+        self.margins = Margins(self)
+        self.margins.begin()
         if not np.all(np.isfinite(self.k1)):
             return  # (no flow starts here, and whoever integrates says so)
-        for k in np.flatnonzero(self._near(W).any(axis=1)):
+        for k in np.flatnonzero(self.near(W).any(axis=1)):
             self.meet(int(k), -1)
+        self.margins.agree()
 
     # ------------------------------------------------------------------------------ parts
     @property
@@ -123,11 +126,12 @@ class Host:
             Q=np.zeros((m, 1, self.D)), rank=np.zeros(m, np.int64), held=np.zeros((m, 1)),
             ray_neuron=np.zeros(0, np.int64), ray=np.zeros((0, self.D)),
             ray_start=np.zeros(1, np.int64), ray_datum=np.zeros(0, np.int64),
-            ray_slope=np.zeros(0),
+            ray_slope=np.zeros(0), act=np.zeros(0, np.int8), kept=np.zeros(0, np.int64),
+            slack=np.zeros(0),
         )  # fmt: skip
 
-    def _near(self, W: np.ndarray) -> np.ndarray:
-        """Which pairs (m, G) are on their surface."""
+    def near(self, W: np.ndarray) -> np.ndarray:
+        """Which pairs (·, G) of some neurons (·, D) are on their surface."""
         if not len(self.sys.N):
             return np.zeros((len(W), 0), bool)
         reach = np.linalg.norm(W, axis=1)[:, None] * self.sys.size + np.abs(self.sys.level)
@@ -168,7 +172,7 @@ class Host:
         if origin or not np.any(w):
             return self.at_origin(k)
         own = np.flatnonzero(self.cell.side[k] == 0)
-        near = np.flatnonzero(self._near(self.W[k][None])[0])
+        near = np.flatnonzero(self.near(self.W[k][None])[0])
         met = np.unique(np.concatenate([own, near, [hit] if hit >= 0 else []])).astype(np.int64)
         flat = self.flats.of(met)
         if flat.rank == self.D and not np.any(self.sys.level):

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gradflow.integrators.steppers.cells.compiled import inner, kernel
-from gradflow.integrators.steppers.cells.field import field, force, hold, in_clock
+from gradflow.integrators.steppers.cells.field import field, force, in_clock
+from gradflow.integrators.steppers.cells.hold import hold
 from gradflow.integrators.steppers.cells.locate import (
     FRESH,
     ON_SURFACE,
@@ -23,6 +24,8 @@ from gradflow.integrators.steppers.cells.locate import (
     root,
     suspects,
 )
+from gradflow.integrators.steppers.cells.locate_margins import first_margin
+from gradflow.integrators.steppers.cells.margins import settle_margins
 from gradflow.integrators.steppers.cells.step import (
     Tableau,
     dense,
@@ -30,14 +33,17 @@ from gradflow.integrators.steppers.cells.step import (
     estimate,
     excess,
     step,
+    watched,
 )
 from gradflow.integrators.steppers.cells.stiffness import limited, rate_of_stages
 from gradflow.integrators.steppers.cells.system import LOG, LOSS, Cell, System, Work
 
 #: How the loop ended: its share is done, the end of the clock's interval, the step is too small,
 #: something is not finite; or what the host is to decide: a surface met, a way off a flat, the sign
-#: of an outer weight whose neuron slides, steps that stability limits.
+#: of an outer weight whose neuron slides, steps that stability limits, a datum at its margin, one
+#: that is held there no longer.
 RUNNING, REACHED, TOO_SMALL, NON_FINITE, MET, LEAVES, TURNS, STIFF = 0, 1, 2, 3, 4, 5, 6, 7
+MARGIN, RELEASED = 8, 9
 #: What happened.
 CROSSED = 0
 #: Places of the numbers in ``num`` and ``count``.
@@ -50,6 +56,8 @@ MOST_STUCK = 6
 AT_ORIGIN = 1e-9
 #: A pair has left its surface from this distance on, relative to |w||n|.
 OFF = 1e-12
+#: A pair that was parked on its surface has moved off it, to whichever side.
+GONE = 1e-10
 #: A rate below this share of its terms is rounding.
 RATE = 1e-12
 #: A fraction of a step below which it counts as of length zero.
@@ -166,8 +174,10 @@ def settle(sys: System, cell: Cell, y: np.ndarray, m: int, D: int) -> None:
             if cell.fresh[k, g]:
                 if size < 0:
                     size = norm(W[k])
-                h = height(sys, W[k], g)
-                if cell.side[k, g] * h > OFF * size * sys.size[g]:
+                h = cell.side[k, g] * height(sys, W[k], g)
+                if cell.fresh[k, g] == PARKED:
+                    h = OFF / GONE * abs(h)
+                if h > OFF * size * sys.size[g]:
                     cell.fresh[k, g] = 0
 
 
@@ -244,12 +254,41 @@ def cross(
     h = height(sys, w, g) / reach**2
     for d in range(D):
         w[d] -= h * way[d]
-    for e in range(sys.start[g], sys.start[g + 1]):
-        i, piece = sys.datum[e], piece_of(sys, e, -side)
-        cell.S[k, i], cell.T[k, i] = sys.slopes[piece], sys.icepts[piece]
-    cell.side[k, g] = -side
+    put(sys, cell, k, g, -side)
     cell.fresh[k, g] = FRESH
     return True
+
+
+@inner
+def put(sys: System, cell: Cell, k: int, g: int, side: int) -> None:
+    """Put neuron k on a side of surface g."""
+    for e in range(sys.start[g], sys.start[g + 1]):
+        i, piece = sys.datum[e], piece_of(sys, e, side)
+        cell.S[k, i], cell.T[k, i] = sys.slopes[piece], sys.icepts[piece]
+    cell.side[k, g] = side
+
+
+@inner
+def agrees(
+    sys: System, cell: Cell, work: Work, s: float, y: np.ndarray, k1: np.ndarray, k: int, g: int
+) -> bool:
+    """Whether neuron k goes on across g, and all held data stay, with the pulls that hold them.
+
+    If not, it is put back.
+    """
+    m, D = work.DW.shape
+    field(sys, cell, work, s, y, k1)
+    rate, scale = 0.0, 0.0
+    for d in range(D):
+        rate += sys.N[g, d] * work.DW[k, d]
+        scale += abs(sys.N[g, d] * work.DW[k, d])
+    a = y[m * D : m * (D + 1)].reshape(m, 1)
+    if cell.side[k, g] * rate > RATE * scale and excess(sys, cell, work, a)[0] <= 0:
+        return True
+    put(sys, cell, k, g, -cell.side[k, g])
+    cell.fresh[k, g] = 0
+    field(sys, cell, work, s, y, k1)
+    return False
 
 
 @inner
@@ -321,7 +360,10 @@ def leave_at(
 def first_met(
     sys: System, cell: Cell, y: np.ndarray, shape: np.ndarray, room: Room, m: int, D: int, o: int
 ) -> tuple[float, int, int, int]:
-    """What is met first on a step: ``(ξ, how, neuron, surface)``; ξ = 1 and RUNNING if nothing."""
+    """What is met first on a step: ``(ξ, how, neuron, surface)``; ξ = 1 and RUNNING if nothing.
+
+    At a margin the neuron is −1, and the surface a datum.
+    """
     xi, ended, neuron, surface = 1.0, RUNNING, -1, -1
     if cell.side.shape[1]:
         least = suspects(sys, cell, y, shape, room.heights, room.point, room.first)
@@ -333,6 +375,10 @@ def first_met(
         at, k = turning_outer(cell, y, shape, m, D, o, xi)
         if k >= 0:
             xi, ended, neuron = at, TURNS, k
+    if cell.act.size:
+        at, i = first_margin(sys, cell, y, shape, xi, room.point)
+        if i >= 0:
+            xi, ended, neuron, surface = at, MARGIN, -1, i
     return xi, ended, neuron, surface
 
 
@@ -393,14 +439,18 @@ def take(
     if not whole:
         log_risk = look(sys, cell, work, s, y, h, step.shape, xi, turns, room)
         count[RHS] += 1
-    if cell.ray_neuron.size:
+    if watched(cell):
         hi, value = first_left(sys, cell, work, s, y, h, step, xi, turns, whole, room, count)
         if hi <= 1.0:
             xi, surface, more = leave_at(
                 sys, cell, work, s, y, h, step.shape, hi, value, room.point, room.dy
             )
             count[RHS] += more
-            ended, neuron, turns, whole = LEAVES, cell.ray_neuron[surface], -1, False
+            ended, neuron, turns, whole = LEAVES, -1, -1, False
+            if surface < cell.ray_neuron.size:
+                neuron = cell.ray_neuron[surface]
+            else:
+                ended = RELEASED
         if not whole:
             log_risk = look(sys, cell, work, s, y, h, step.shape, xi, turns, room)
         elif np.max(step.over[1:6]) > 0:
@@ -413,6 +463,8 @@ def take(
         y[:], k1[:] = room.point, room.dy
         num[S] = s + xi * h
     settle(sys, cell, y, m, D)
+    if cell.act.size:
+        settle_margins(sys, cell, work, y)
     num[LOG_RISK] = log_risk
     if ended != RUNNING:
         ended = happened(
@@ -438,6 +490,8 @@ def happened(
     if ended != MET or count[STUCK] > MOST_STUCK:
         return ended
     if not cross(sys, cell, work, y, before, neuron, surface):
+        return ended
+    if cell.kept.size and not agrees(sys, cell, work, num[S], y, k1, neuron, surface):
         return ended
     place = count[EVENTS]
     record.event_s[place] = num[S]

@@ -20,6 +20,7 @@ from gradflow.integrators.steppers.cells.host import Host
 from gradflow.integrators.steppers.cells.jacobian import CellJacobian
 from gradflow.integrators.steppers.cells.linearise import linearise
 from gradflow.integrators.steppers.cells.loop import LOG_RISK, S
+from gradflow.integrators.steppers.cells.margins import gradients
 from gradflow.integrators.steppers.cells.system import LOG, LOSS, SQUARED
 
 #: Roundings that meet in a velocity, and in steps taken about a rest.
@@ -43,11 +44,27 @@ def motion(host: Host) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if at.climb is not None:
         J[:P, :P] -= np.outer(at.climb, at.climb)
     J *= pace
+    J[:P, :P] = _along_margins(host, J[:P, :P])
     noise[:P] = pace * _noise(host, at) + _ROUNDINGS * _EPS * (np.abs(J[:P, :P]) @ abs(host.y[:P]))
     return F, J, noise
 
 
 _EPS = float(np.finfo(float).eps)
+
+
+def _along_margins(host: Host, J: np.ndarray) -> np.ndarray:
+    """J (P, P) between the directions in which data held at their margin stay there.
+
+    The multipliers are in the pulls: where the flow rests, the curvature of the margins with it.
+    """
+    kept = host.cell.kept
+    if not kept.size:
+        return J
+    G = np.zeros((kept.size, len(J)))
+    gradients(host.sys, host.cell, host.work, host.a, kept, G)
+    Q = np.linalg.qr(G.T)[0]
+    J = J - Q @ (Q.T @ J)
+    return J - (J @ Q) @ Q.T
 
 
 def _noise(host: Host, at: CellJacobian) -> np.ndarray:

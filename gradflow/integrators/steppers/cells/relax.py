@@ -34,7 +34,7 @@ from gradflow.integrators.steppers.cells.loop import (
     goes_on,
     take,
 )
-from gradflow.integrators.steppers.cells.step import error_norm, excess
+from gradflow.integrators.steppers.cells.step import error_norm, excess, watched
 from gradflow.integrators.steppers.cells.stiffness import Calm, LargestRate
 
 #: Fractions of a step at which flats are looked at.
@@ -126,7 +126,7 @@ class Relaxation:
         f1 = np.empty_like(taken.y)
         log_risk = field(host.sys_ref, host.cell_ref, host.work_ref, s + h, taken.y, f1)
         host.count[RHS] += 1
-        over = np.full(7, 1.0 if cell.ray_neuron.size else -1.0)
+        over = np.full(7, 1.0 if watched(cell) else -1.0)
         a = taken.y[host.m * host.D : host.m * (host.D + host.o)].reshape(host.m, host.o)
         over[6] = excess(host.sys_ref, host.cell_ref, host.work_ref, a)[0]
         proposal = Proposal(taken.y, f1, taken.dense, over, _NODES)

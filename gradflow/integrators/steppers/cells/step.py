@@ -13,6 +13,7 @@ import numpy as np
 
 from gradflow.integrators.steppers.cells.compiled import inner, kernel
 from gradflow.integrators.steppers.cells.field import field, force
+from gradflow.integrators.steppers.cells.margins import margin_excess
 from gradflow.integrators.steppers.cells.system import LOSS, Cell, System, Work
 
 
@@ -74,7 +75,7 @@ def step(
                 total += tab.A[i, j] * K[j, c]
             y1[c] = y[c] + h * total
         log_risk = field(sys, cell, work, s + tab.C[i] * h, y1, K[i])
-        if cell.ray_neuron.size:
+        if watched(cell):
             over[i] = excess(sys, cell, work, y1[m * D : m * (D + o)].reshape(m, o))[0]
         else:
             over[i] = -1.0
@@ -92,8 +93,16 @@ EXIT = 1e-12
 
 
 @kernel
+def watched(cell: Cell) -> bool:
+    """Whether anything is held that may have to be let go."""
+    return cell.ray_neuron.size + cell.kept.size > 0
+
+
+@kernel
 def excess(sys: System, cell: Cell, work: Work, a: np.ndarray) -> tuple[float, int]:
     """By how much a flat fails to hold its neuron, ≤ 0 while all hold; the ray of the largest.
+
+    Past the rays count the data held at their margin.
 
     Along the ray p the neuron is pulled by ``V_k·p`` and by the data of its flat, each with the
     slope on the side to which p points; both in units of the sum of their sizes.
@@ -117,6 +126,10 @@ def excess(sys: System, cell: Cell, work: Work, a: np.ndarray) -> tuple[float, i
             ratio = (value - sys.gain * mass * sys.hush) / size - EXIT
             if ratio > worst:
                 worst, at = ratio, ray
+    if cell.kept.size:
+        over, place = margin_excess(sys, cell, work)
+        if over > worst:
+            worst, at = over, cell.ray_neuron.size + place
     return worst, at
 
 

@@ -28,11 +28,13 @@ from gradflow.integrators.steppers.cells.loop import (
     JACOBIANS,
     LEAVES,
     LOG_RISK,
+    MARGIN,
     MET,
     MOST_STUCK,
     NEURON,
     NON_FINITE,
     REACHED,
+    RELEASED,
     RHS,
     ROWS,
     RUNNING,
@@ -52,9 +54,12 @@ from gradflow.integrators.steppers.cells.motion import motion
 from gradflow.integrators.steppers.cells.relax import Relaxation
 from gradflow.integrators.steppers.cells.step import TSIT5, dense
 from gradflow.integrators.steppers.cells.system import PHYSICAL
+from gradflow.numerics.blas import one_thread
 from gradflow.validation import fail
 
 _ENDED = {REACHED: "reached", TOO_SMALL: "step_too_small", NON_FINITE: "non_finite"}
+#: What is left to the host.
+_DECISIONS = (MET, LEAVES, TURNS, MARGIN, RELEASED)
 #: Bytes of recorded states handed over at once, and bounds on how many states that is.
 _BUFFER_BYTES = 2**22
 _MIN_ROWS, _MAX_ROWS = 16, 1024
@@ -66,6 +71,9 @@ _WATCH = 20
 _LOOK = 64
 #: Implicit steps between two looks at whether the flow rests.
 _PAUSE = 16
+#: Attempted steps between two looks, and the work, in multiplications of one product or one
+#: factorisation, that may lie between them where steps are slow.
+_MOST_ATTEMPTS, _PRODUCTS, _FACTORISATIONS = 256, 2e8, 5e9
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class Snapshot:
         cell = host.cell._replace(
             S=host.cell.S.copy(), T=host.cell.T.copy(), side=host.cell.side.copy(),
             fresh=host.cell.fresh.copy(), Q=host.cell.Q.copy(), rank=host.cell.rank.copy(),
-            held=host.cell.held.copy(),
+            held=host.cell.held.copy(), act=host.cell.act.copy(), slack=host.cell.slack.copy(),
         )  # fmt: skip
         parts = (
             host.y.copy(),
@@ -108,7 +116,7 @@ class Snapshot:
 
     @staticmethod
     def _copied(cell: Any) -> Any:
-        names = ("S", "T", "side", "fresh", "Q", "rank", "held")
+        names = ("S", "T", "side", "fresh", "Q", "rank", "held", "act", "slack")
         return cell._replace(**{name: getattr(cell, name).copy() for name in names})
 
 
@@ -191,6 +199,16 @@ class CellsStepper(AbstractStepper):
         return 1e-6 * max(1.0, abs(self.problem.s0))
 
     # ------------------------------------------------------------------------------ the march
+    @property
+    def pace(self) -> int:
+        """Attempted steps until the next look: by the sizes, so that the same flow pauses alike."""
+        host = self.host
+        if self.relaxation is not None:
+            few = _FACTORISATIONS / (host.m * (host.D + host.o)) ** 3
+            return int(np.clip(few, 1, _PAUSE))
+        few = _PRODUCTS / (host.m * host.D * len(host.sys.X))
+        return int(np.clip(few, min(4, _MOST_ATTEMPTS), _MOST_ATTEMPTS))
+
     def start(self) -> Steps:
         host = self.host
         values = np.zeros((1, 4))
@@ -321,7 +339,8 @@ class CellsStepper(AbstractStepper):
             TSIT5, host.sys_ref, host.cell_ref, host.work_ref, host.num, host.count, host.y,
             host.k1, attempts, accepted, record,
         )  # fmt: skip
-        if code != STIFF:
+        if code != STIFF or host.margins.kinked:
+            # (pulls that are constant, and data that are held, make no stiff modes)
             return code
         self.relaxation = Relaxation(host)
         return RUNNING
@@ -332,6 +351,18 @@ class CellsStepper(AbstractStepper):
         return wakes[1] * h > self.host.sys.rtol * float(np.max(np.abs(self.host.y)))
 
     def _decide(self, code: int, record: Record) -> str:
+        """What happens where the loop has stopped; what went wrong, or ""."""
+        host = self.host
+        trouble = self._decide_neuron(code, record)
+        if code == MARGIN:
+            host.margins.decide(int(host.count[SURFACE]))
+        elif code == RELEASED:
+            host.margins.decide()
+        if code in _DECISIONS:
+            host.margins.agree()
+        return trouble
+
+    def _decide_neuron(self, code: int, record: Record) -> str:
         host, k = self.host, int(self.host.count[NEURON])
         if code == MET:
             before = record.y[host.count[ROWS] - 1, k * host.D : (k + 1) * host.D]
@@ -424,8 +455,9 @@ class CellsIntegrator(AbstractIntegrator):
 
     def solve(self, problem: Problem) -> Solution:
         """Integrate one stage (see :class:`~gradflow.integrators.contract.AbstractIntegrator`)."""
-        stepper = CellsStepper(problem)
-        solution = march(stepper, problem, RestWatch(problem, stepper.motion))
+        with one_thread:
+            stepper = CellsStepper(problem)
+            solution = march(stepper, problem, RestWatch(problem, stepper.motion))
         host = stepper.host
         told = [replace(h, s=float(stepper.timer.outward(h.s))) for h in host.happenings]
         happenings = tuple(h for h in told if h.s <= solution.s_final)

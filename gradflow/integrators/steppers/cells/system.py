@@ -104,6 +104,12 @@ class Cell(NamedTuple):
     ray_neuron, ray, ray_start, ray_datum, ray_slope : arrays
         Ways off the flats (:mod:`.flats`): neuron (R,), unit directions (R, D), and for each the
         data of its flat with (slope there) x·p (CSR).
+    act : (n,) int8
+        For a loss with a kink at the margin 1 (else empty): +1 pulls, −1 does not, 0 is held there.
+    kept : (A,) ints
+        The data that are held.
+    slack : (n,) array
+        How far a datum at its margin, neither held nor gone, may be beyond it; else 0.
     """
 
     S: np.ndarray
@@ -118,6 +124,9 @@ class Cell(NamedTuple):
     ray_start: np.ndarray
     ray_datum: np.ndarray
     ray_slope: np.ndarray
+    act: np.ndarray
+    kept: np.ndarray
+    slack: np.ndarray
 
 
 class Work(NamedTuple):

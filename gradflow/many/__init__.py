@@ -1,0 +1,1 @@
+"""Many flows, on all cores."""
