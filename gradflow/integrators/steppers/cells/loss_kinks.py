@@ -123,7 +123,7 @@ class Margins:
         """∂q_i/∂θ (A, P) of some data, projected."""
         host = self.host
         B = np.zeros((at.size, self._velocity().size))
-        gradients(host.sys, host.cell, host.work, host.a, at, B)
+        gradients(host.sys_ref, host.cell_ref, host.work_ref, host.a, at, B)
         return B
 
     def _velocity(self) -> np.ndarray:
@@ -138,7 +138,7 @@ class Margins:
             return
         for _ in range(_ROUNDS):
             host.refresh()
-            over, at = excess(host.sys, host.cell, host.work, host.a)
+            over, at = excess(host.sys_ref, host.cell_ref, host.work_ref, host.a)
             if over <= 0:
                 return
             if at >= host.cell.ray_neuron.size:

@@ -72,6 +72,7 @@ def packed_cell(cell: Cell) -> Cell:
         cell.S, cell.T, cell.side, cell.fresh,
         cell.Q, cell.rank, cell.held, cell.ray_neuron,
         cell.ray, cell.ray_start, cell.ray_datum, cell.ray_slope,
+        cell.act, cell.kept, cell.slack,
     )  # fmt: skip
 
 
