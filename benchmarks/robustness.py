@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -102,7 +103,7 @@ class Instance:
     decay: bool
     seed: int
 
-    def problem(self) -> tuple[gf.EmpiricalRisk | gf.Regularised, object, object]:
+    def problem(self) -> tuple[gf.EmpiricalRisk | gf.Regularised, Any, Any]:
         """Return the risk, a start and what to stop at."""
         rng = np.random.default_rng(self.seed)
         X = DATA[self.data](rng)
@@ -169,7 +170,7 @@ class Outcome:
         return found
 
 
-def _flat(params: object) -> np.ndarray:
+def _flat(params: Any) -> np.ndarray:
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
 
 
@@ -209,16 +210,16 @@ def solve(instance: Instance, error: bool = True, max_seconds: float | None = 60
     )  # fmt: skip
 
 
-def _balances(params: object) -> np.ndarray:
+def _balances(params: Any) -> np.ndarray:
     """a_k² − |w_k|² − b_k² (m,), which is conserved where the activation is homogeneous."""
-    outer = np.asarray(params.outer)  # pyright: ignore[reportAttributeAccessIssue]
+    outer = np.asarray(params.outer)
     return 2 * outer**2 - _masses(params)
 
 
-def _masses(params: object) -> np.ndarray:
+def _masses(params: Any) -> np.ndarray:
     """|θ_k|² (m,)."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    return sum(np.sum(leaf.reshape(len(leaf), -1) ** 2, axis=1) for leaf in leaves)
+    return np.sum([np.sum(leaf.reshape(len(leaf), -1) ** 2, axis=1) for leaf in leaves], axis=0)
 
 
 def _balance(instance: Instance, path: gf.Trajectory) -> float:

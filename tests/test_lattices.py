@@ -7,10 +7,12 @@ Values are those of an independent event-located method at rtol 1e-11 and 1e-12,
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gradflow as gf
+from gradflow.integrators.steppers.cells.host import Host
 
 XOR = np.array([(1, 1), (-1, -1), (1, -1), (-1, 1), (0, 0)], float)
 XOR_LABELS = np.array([1, 1, -1, -1, 1.0])
@@ -83,7 +85,7 @@ def _integrate(name, seed, t, **options):
     risk = gf.EmpiricalRisk(net, loss, X, y)
     start = net.init(jax.random.key(seed), 0.3)
     path = gf.integrate(risk, start, until=gf.until.time(t), progress=False, **options)
-    return path, np.asarray(net(path.final, X))
+    return path, np.asarray(net(path.final, jnp.asarray(X)))
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -114,7 +116,7 @@ def test_a_contradiction_keeps_its_loss():
     )
     assert path.result.name in ("event", "rest", "stationary")
     assert 0 < path.observe("loss")[-1] - 0.4 * np.log(2) < 1e-3
-    assert np.asarray(net(path.final, X))[0] == pytest.approx(0, abs=1e-3)
+    assert np.asarray(net(path.final, jnp.asarray(X)))[0] == pytest.approx(0, abs=1e-3)
 
 
 @pytest.mark.parametrize("clock", ["loss", "physical"])
@@ -130,6 +132,36 @@ def test_forces_that_had_underflown_come_back(clock):
     # (it was 1e-3, and the loss rose)
     assert np.max(path.observe("energy_defect")) < 1e-7
     assert np.all(np.diff(path.observe("loss")) <= 0)
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::gradflow.IntegrationWarning")
+def test_a_start_beyond_floats_is_named():
+    net = gf.TwoLayer(2, 4, gf.relu)
+    risk = gf.EmpiricalRisk(net, gf.squared, XOR[:4], XOR_LABELS[:4])
+    start = net.init(jax.random.key(1), 1e160)
+    path = gf.integrate(risk, start, until=1.0, progress=False)
+    assert path.result.name == "non_finite"
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(path.final))
+
+
+@pytest.mark.filterwarnings("ignore::gradflow.IntegrationWarning")
+def test_no_state_that_is_no_number_gets_out(monkeypatch):
+    decided = []
+
+    def lost(host, k, hit, **options):
+        decided.append(k)
+        if len(decided) == 3:
+            host.W[k] = np.nan
+        return meet(host, k, hit, **options)
+
+    meet = Host.meet
+    monkeypatch.setattr(Host, "meet", lost)
+    path, f = _integrate("xor-regression", 0, 100.0)
+    assert path.result.name == "non_finite"
+    assert np.all(np.isfinite(f))
+    assert np.all(np.isfinite(path.observe("loss")))
 
 
 def _random(kind, rng, bias):

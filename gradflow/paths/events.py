@@ -34,8 +34,8 @@ class Event:
         ``"slide-in"``, ``"slide-out"``, ``"death"`` (no datum moves the neuron any more),
         ``"branch"`` (the flow goes on in more than one way; one was taken), ``"origin"`` (the
         neuron's weights vanish); in the late phase also ``"support-in"``, ``"support-out"``; for
-        the hinge loss ``"margin"`` (a datum passes y f = 1), ``"margin-in"``, ``"margin-out"`` (it is
-        held there from now on, no longer).
+        the hinge loss ``"margin"`` (a datum passes y f = 1), ``"margin-in"``, ``"margin-out"`` (it
+        is held there from now on, no longer).
     label : str
     neuron, datum : int or None
         Where a kink was met; of data that share a surface, the first.

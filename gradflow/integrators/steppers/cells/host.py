@@ -74,6 +74,8 @@ class Host:
         self.cell = self._first_cell(W, breakpoints)
         self.margins = Margins(self)
         self.margins.begin()
+        if not np.all(np.isfinite(self.k1)):
+            return  # (no flow starts here, and whoever integrates says so)
         for k in np.flatnonzero(self.near(W).any(axis=1)):
             self.meet(int(k), -1)
         self.margins.agree()

@@ -314,7 +314,10 @@ class CellsStepper(AbstractStepper):
         if began is not None and wakes is not None:
             trouble = trouble or host.meet(wakes[0], -1)
         used = int(host.count[ROWS])
-        if used:
+        if not np.all(np.isfinite(host.y)):
+            # (a decision among forces beyond floats; what came before it stays)
+            host.y[:], code, trouble = record.y[used], NON_FINITE, ""
+        elif used:
             record.y[used] = host.y
             self._measure(record.values[used])
         parts.append(
