@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -13,6 +15,16 @@ from numba.core import event
 F = TypeVar("F", bound=Callable[..., object])
 
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
+
+
+def _stamp() -> str:
+    """What tells one version of all compiled sources from another."""
+    steppers = Path(__file__).parents[1]
+    files = sorted(steppers.glob("cells/*.py")) + sorted(steppers.glob("late/*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+_STAMP = _stamp()
 
 
 def inner(function: F) -> F:
@@ -32,7 +44,10 @@ def kernel(function: F) -> F:
 def _compiled(function: F, flags: dict[str, bool]) -> F:
     options: dict[str, Any] = {**_OPTIONS, **flags}
     try:
-        return cast(F, numba.njit(cache=True, **options)(function))
+        made: Any = numba.njit(cache=True, **options)(function)
+        # (Numba looks at a function's own file only, not at those of what it calls)
+        made._cache._cache_file._source_stamp = _STAMP
+        return made
     except RuntimeError:  # (Numba found no folder it may write)
         warnings.warn(
             "no folder was found in which compiled code can be kept: it is compiled again in every "

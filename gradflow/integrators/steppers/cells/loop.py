@@ -213,7 +213,7 @@ def cross(
     if size <= AT_ORIGIN * before or cell.fresh[k, g]:
         return False
     for other in range(cell.side.shape[1]):
-        if other == g or cell.side[k, other] == 0 or cell.fresh[k, other] == PARKED:
+        if other == g or cell.side[k, other] == 0:
             continue
         if abs(height(sys, w, other)) <= ON_SURFACE * size * sys.size[other]:
             return False
