@@ -36,11 +36,11 @@ def test_a_fast_outer_layer_is_the_plain_flow_of_rescaled_weights(integrator):
     np.testing.assert_allclose(fast.energy[-1], plain.energy[-1], rtol=1e-7)
 
 
-def test_kinks_are_stepped_over_on_demand_only():
+def test_kinks_are_located_at_rates_by_layer_and_stepped_over_on_demand():
     """relu is homogeneous: the rate 100 of the outer layer is a scale 10 of the data."""
     risk, net = problem(gf.relu)
     with pytest.raises(ValueError, match=r"metric=.*integrator='dopri8'"):
-        gf.integrate(risk, net.params(W, A), until=1.0, metric={"outer": RATE})
+        gf.integrate(risk, net.params(W, A), until=1.0, metric=lambda p: jnp.eye(12))
     over = gf.integrate(
         risk, net.params(W, A), until=0.1, metric={"outer": RATE}, integrator="dopri8", rtol=1e-9
     )
@@ -48,6 +48,10 @@ def test_kinks_are_stepped_over_on_demand_only():
     located = gf.integrate(rescaled, net.params(W, A / 10.0), until=0.1, rtol=1e-9)
     np.testing.assert_allclose(over.final.inner, located.final.inner, atol=1e-6)
     np.testing.assert_allclose(over.final.outer, 10.0 * located.final.outer, atol=1e-6)
+    rates = gf.integrate(risk, net.params(W, A), until=0.1, metric={"outer": RATE}, rtol=1e-9)
+    assert rates.integrator == "piecewise"
+    np.testing.assert_allclose(rates.final.inner, located.final.inner, atol=1e-12)
+    np.testing.assert_allclose(rates.final.outer, 10.0 * located.final.outer, atol=1e-12)
 
 
 def test_rates_are_known_entry_by_entry():
