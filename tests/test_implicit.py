@@ -73,7 +73,8 @@ class Case:
             Q[k, : len(rows)], rank[k] = rows, len(rows)
             S[k, list(data)] = 0.0
             W[k] -= rows.T @ (rows @ W[k])
-        self.cell = _with_arrays(Cell, {"S": S, "T": T, "Q": Q, "rank": rank})
+        none = {"act": np.zeros(0, np.int8), "kept": np.zeros(0, np.int64)}
+        self.cell = _with_arrays(Cell, {"S": S, "T": T, "Q": Q, "rank": rank, **none})
         self.work, extra = room(m, n, D, o), [0.3] if clock == "loss" else []
         self.s = 1.3
         self.y = np.concatenate([W.ravel(), a.ravel(), [0.2], extra])

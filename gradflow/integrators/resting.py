@@ -109,6 +109,11 @@ class RestWatch:
         if not self.looks:
             return None
         log_t, states = np.asarray(self.flow.log_t(s, Y)), self.flow.split(Y)[0]
+        if not self.marks and self.motion is None and np.isfinite(log_t[0]):
+            # (gone on from a rest, rounding alone would be followed for as long again)
+            held = self._ask(float(s[0]), Y[0], 0)
+            if held is not None:
+                return held
         # (a motion of the stepper's own is known at its last state only)
         last = len(log_t) - 1
         at = 0 if self.motion is None else last

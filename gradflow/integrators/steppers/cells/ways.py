@@ -25,8 +25,8 @@ from gradflow.integrators.steppers.cells.flats import Flat, Flats
 _NO_RATE = 1e-10
 #: Jumps below this share of the largest force do not move a neuron.
 _NO_JUMP = 1e-13
-#: What pulls along a ray counts from this share of its terms on.
-_PULL = 1e-11
+#: What pulls along a ray counts from this share of its terms on: more than counts as a rate.
+_PULL = 2e-9
 #: E_p this close to 0, in its terms: nothing holds the neuron along the ray.
 _NEUTRAL = 1e-12
 #: Repelling members whose sides are all tried.
@@ -126,11 +126,20 @@ def ways_on(flats: Flats, pull: Pull) -> list[Way]:
         way = _consistent(flats, pull, jump, plus)
         if way is not None and not any(np.array_equal(way.sides, old.sides) for old in found):
             found.append(way)
+    if not found:
+        # Rates and pulls at their rounding may contradict one another: the least norm then.
+        way = _consistent(flats, pull, jump, np.zeros(len(jump), bool), sure=False)
+        found = [] if way is None else [way]
     return found
 
 
-def _consistent(flats: Flats, pull: Pull, jump: np.ndarray, plus: np.ndarray) -> Way | None:
-    """The way on with the repelling members on the sides ``plus``, if there is one."""
+def _consistent(
+    flats: Flats, pull: Pull, jump: np.ndarray, plus: np.ndarray, *, sure: bool = True
+) -> Way | None:
+    """The way on with the repelling members on the sides ``plus``, if there is one.
+
+    Not ``sure``: whatever that is.
+    """
     N, attracting = pull.normals, jump < 0
     size = np.linalg.norm(N, axis=1)
     base = pull.u + np.where(plus, pull.up, pull.down) @ N
@@ -161,9 +170,9 @@ def _consistent(flats: Flats, pull: Pull, jump: np.ndarray, plus: np.ndarray) ->
         slides = slides | (none & (jump < 0))
     sides = np.where(slides, 0, np.where(on_plus, 1, -1))
     slack = _NO_RATE * scale * size + pull.noise * size**2
-    if np.any(sides * rates < -slack):
+    if sure and np.any(sides * rates < -slack):
         return None
-    if not flat.rank:
+    if not flat.rank or not sure:
         return Way(flat, sides, rates, np.zeros(len(jump), bool))
     return _held(flats, pull, flat, sides, rates, chosen)
 

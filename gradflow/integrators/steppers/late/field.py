@@ -10,7 +10,6 @@ import numpy as np
 
 from gradflow.cells.arrangement import Arrangement
 from gradflow.cells.pattern import Pattern
-from gradflow.losses import Logistic
 from gradflow.numerics.logs import log1p_ratio
 
 #: The force of a datum that no neuron sees, where the others' add up to 1. It stands for e^{q}.
@@ -51,7 +50,7 @@ class MarginNet:
         self.at, self.first = whole.merged(np.flatnonzero(~self.unseen), unit)
         self.N, self.dim, self.n = self.at.normals, self.at.dim, len(self.at.y)
         self.trained, self.degree = self.at.trained, self.at.degree
-        self.logistic = isinstance(whole.loss, Logistic)
+        self.logistic = whole.loss.name == "logistic"
         self.A = np.array(A, float) / outer_unit
         self.m = len(self.A)
         self.width = self.dim + 1 if self.trained else self.dim
