@@ -196,6 +196,8 @@ class ScipyStepper(AbstractStepper):
                 ended = str(enough)
             if ended is None and not solver.t > s[-1]:
                 ended, detail = "step_too_small", "a step left the clock where it was"
+            if ended in (None, "reached") and not np.all(np.isfinite(solver.y)):
+                ended, detail = "failed", "a step led to a state that is not finite"
             if ended not in (None, "reached"):
                 break
             self.accepted += 1
@@ -218,6 +220,9 @@ class ScipyStepper(AbstractStepper):
                 # LSODA warns where it fails; the result says so.
                 warnings.simplefilter("ignore")
                 said = str(solver.step() or "")
+        except (ValueError, np.linalg.LinAlgError) as error:
+            # (a Jacobian that is not finite, as second derivatives at angle 0 are)
+            return "failed", str(error)
         finally:
             self.stepping = False
         if solver.status == "failed":

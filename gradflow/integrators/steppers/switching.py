@@ -51,8 +51,12 @@ class _SwitchingStepper(AbstractStepper):
         # (the clock's states and the energy have no modes of their own)
         modes = np.zeros(size, bool)
         modes[: problem.flow.split(problem.Y0)[0].size] = True
+        self.method, self.modes = explicit, modes
         self.problem, self.explicit = problem, DiffraxStepper(explicit, problem, wait, modes)
         self.implicit: list[ScipyStepper] = []  # the last one is at work
+        self.over: list[
+            AbstractStepper
+        ] = []  # what has been tried, where no implicit method goes on
         self.attempts = 0
 
     def start(self) -> Steps:
@@ -78,10 +82,27 @@ class _SwitchingStepper(AbstractStepper):
         """Implicit steps; a method that gives up is followed by the next."""
         owner = self.implicit[-1]
         steps = _owned(owner.advance(attempts, accepted, target), owner)
-        if steps.ended in _GIVEN_UP and len(self.implicit) < len(_IMPLICIT):
+        if steps.ended in _GIVEN_UP:
             self.last = steps = replace(steps, ended=None, detail="")
-            self._turn(None)
+            if len(self.implicit) < len(_IMPLICIT):
+                self._turn(None)
+            else:
+                self._back()
         return steps
+
+    def _back(self) -> None:
+        """Go on explicitly for good from the last state: no implicit method can."""
+        self.over += [self.explicit, *self.implicit]
+        self.implicit = []
+        self.explicit = DiffraxStepper(self.method, self._from_here(), NEVER, self.modes)
+        self.explicit.start()
+
+    def _from_here(self) -> Problem:
+        last = self.last
+        return replace(
+            self.problem, Y0=last.Y[-1].copy(), s0=float(last.s[-1]),
+            max_steps=max(self.problem.max_steps - self.attempts, 1),
+        )  # fmt: skip
 
     def _can_turn(self, steps: Steps) -> bool:
         s, Y = jnp.asarray(steps.s[-1]), jnp.asarray(steps.Y[-1])
@@ -89,12 +110,8 @@ class _SwitchingStepper(AbstractStepper):
 
     def _turn(self, h: float | None) -> None:
         """Go on from the last state with the next implicit method, the first step being ``h``."""
-        method, last = _IMPLICIT[len(self.implicit)], self.last
-        here = replace(
-            self.problem, Y0=last.Y[-1].copy(), s0=float(last.s[-1]),
-            max_steps=max(self.problem.max_steps - self.attempts, 1),
-            tolerances=self.problem.tolerances.of_method(method),
-        )  # fmt: skip
+        method = _IMPLICIT[len(self.implicit)]
+        here = replace(self._from_here(), tolerances=self.problem.tolerances.of_method(method))
         # LSODA begins with steps that iterate on the field, which stiff ones would not let it
         first = None if h is None else min(_FIRST_SHARE * h, here.s_end - here.s0)
         self.implicit.append(ScipyStepper(method, here, first))
@@ -107,9 +124,9 @@ class _SwitchingStepper(AbstractStepper):
 
     def work(self, accepted: int, attempts: int) -> dict[str, float]:
         """The counts of all methods."""
-        if not self.implicit:
+        if not self.implicit and not self.over:
             return self.explicit.work(accepted, attempts)
-        parts = [part.work(0, 0) for part in (self.explicit, *self.implicit)]
+        parts = [part.work(0, 0) for part in (*self.over, self.explicit, *self.implicit)]
         return {**{key: sum(part[key] for part in parts) for key in parts[0]}, "rejected": UNKNOWN}
 
 
