@@ -18,7 +18,6 @@ from gradflow.integrators.steppers.cells.solves import by_data, by_weights
 from gradflow.integrators.steppers.cells.system import (
     CROSS_ENTROPY,
     EXPONENTIAL,
-    HINGE,
     LOG,
     LOGISTIC,
     LOSS,
@@ -31,7 +30,7 @@ from gradflow.integrators.steppers.cells.system import (
 )
 
 LOSSES = {
-    "squared": SQUARED, "logistic": LOGISTIC, "exponential": EXPONENTIAL, "hinge": HINGE,
+    "squared": SQUARED, "logistic": LOGISTIC, "exponential": EXPONENTIAL,
     "soft": SOFT_LOGISTIC, "softmax": CROSS_ENTROPY,
 }  # fmt: skip
 CLOCKS = {"physical": PHYSICAL, "log": LOG, "loss": LOSS}
@@ -91,7 +90,6 @@ class Case:
             "squared": lambda: (0.5 * (f - sys.y) ** 2, f - sys.y),
             "logistic": lambda: (np.log(1 + np.exp(-z)), -sys.y / (1 + np.exp(z))),
             "exponential": lambda: (np.exp(-z), -sys.y * np.exp(-z)),
-            "hinge": lambda: (np.where(z.real < 1, 1 - z, 0), np.where(z.real < 1, -sys.y, 0)),
             "soft": lambda: (np.log(1 + e) - sys.y * f, e / (1 + e) - sys.y),
             "softmax": lambda: (
                 sys.y * (np.log(np.sum(e, axis=1, keepdims=True)) - f),

@@ -28,7 +28,7 @@ _SHORT, _SLAVED = 0.3, 10.0
 #: Steps in a row that are not stiff, after which those that were are forgotten.
 _CALM = 6
 #: Stiff steps after which an explicit method is given up; more where a Jacobian costs more.
-_STIFF_STEPS = 200
+_STIFF_STEPS = 40
 #: So many stiff steps are never taken.
 NEVER = 2**62
 
