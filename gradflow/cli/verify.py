@@ -1,20 +1,16 @@
-"""The command line: ``gradflow verify``, ``gradflow derive``, ``gradflow cite``.
-
-Only typer is imported here; everything heavy is imported when a command needs it, after the first
-line of output.
-"""
+"""``gradflow verify [PATTERN...]``: every claim against its measurement."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gradflow.cli.terminal import console_of_width, plain, usage_error
 from gradflow.numerics.format import number
 
 if TYPE_CHECKING:
@@ -24,17 +20,6 @@ if TYPE_CHECKING:
     from gradflow.claims.statement import Statement
     from gradflow.claims.verification import Helpers
 
-app = typer.Typer(
-    name="gradflow",
-    help="Gradient flows of two-layer neural networks, to the accuracy at which theory can be "
-    "checked.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-_WIDTH = 100  # of output that goes to a file or a pipe
 _STYLES = {
     "SUPPORTED": "green",
     "VIOLATED": "bold red",
@@ -44,17 +29,6 @@ _STYLES = {
 }
 
 
-def main() -> None:
-    """Entry point of the ``gradflow`` command."""
-    app()
-
-
-@app.callback()
-def _root() -> None:
-    """Verify, derive, cite."""
-
-
-@app.command()
 def verify(
     patterns: Annotated[
         list[str] | None,
@@ -84,12 +58,12 @@ def verify(
 
     Exit code 0; 1 when a claim is VIOLATED or in ERROR; 2 for bad usage.
     """
-    console = _console()
+    console = console_of_width()
     for path in (json_file, report_file):
         if path is not None and not path.resolve().parent.is_dir():
-            _usage_error(f"{path}: its folder does not exist; make it first")
+            usage_error(f"{path}: its folder does not exist; make it first")
         if path is not None and path.is_dir():
-            _usage_error(f"{path} is a folder; name a file")
+            usage_error(f"{path} is a folder; name a file")
     if not show_list:
         note = "" if perturb is None else f" (predictions altered by {perturb:g})"
         console.print(f"[bold]gradflow verify[/bold]{note}: loading", highlight=False)
@@ -98,7 +72,7 @@ def verify(
 
         enable_compilation_cache()
     if workers < 0:
-        _usage_error(f"workers={workers}: is negative; pass 1 or more, or 0 for the default")
+        usage_error(f"workers={workers}: is negative; pass 1 or more, or 0 for the default")
     workers = workers or min(2, os.cpu_count() or 1)
     with contextlib.ExitStack() as stack:
         helpers = None
@@ -132,7 +106,7 @@ def _verify(
         if perturb is not None:
             registry.check_factor(perturb)
     except ValueError as error:
-        _usage_error(str(error))
+        usage_error(str(error))
 
     start = time.perf_counter()
     live = _Progress(console, len(chosen))
@@ -158,44 +132,9 @@ def _verify(
             write_text(report_file, report.to_html(verdicts, shown))
             console.print(f"report written to {report_file}", highlight=False, soft_wrap=True)
     except (OSError, ValueError) as error:
-        _usage_error(f"cannot write: {error}")
+        usage_error(f"cannot write: {error}")
     if any(v.status in ("VIOLATED", "ERROR") for v in verdicts):
         raise typer.Exit(1)
-
-
-@app.command()
-def derive(
-    name: Annotated[str, typer.Argument(help="two-neuron, linear or deep-linear")],
-    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--option", "-o", help="An option of the derivation.", metavar="KEY=VALUE"),
-    ] = None,
-) -> None:
-    """Derive a reduced flow and its rates from the definition of the risk."""
-    from gradflow import symbolic
-
-    try:
-        derivation = symbolic.derive(name, **_parse_options(options or []))
-    except ValueError as error:
-        _usage_error(str(error))
-    text = derivation.latex() if latex else derivation.text()
-    # Not through rich: formulas hold brackets, and LaTeX must not be wrapped.
-    typer.echo(text)
-
-
-@app.command()
-def cite(
-    key: Annotated[str | None, typer.Argument(help="A citation key; all without it.")] = None,
-) -> None:
-    """Print the bibliography, or one entry, in BibTeX."""
-    from gradflow import bibliography
-
-    try:
-        found = list(bibliography.SOURCES.values()) if key is None else [bibliography.cite(key)]
-    except ValueError as error:
-        _usage_error(str(error))
-    typer.echo("\n\n".join(source.bibtex() for source in found))
 
 
 class _Progress:
@@ -235,7 +174,7 @@ class _Progress:
             )
             if verdict.status != "SUPPORTED":
                 self.console.print(
-                    f"{' ' * (2 * width + 3)}{_plain(verdict.message)}", highlight=False
+                    f"{' ' * (2 * width + 3)}{plain(verdict.message)}", highlight=False
                 )
         if self.status is not None and self.running:
             self.status.update(f"{self.done}/{self.total}  " + ", ".join(self.running))
@@ -247,7 +186,7 @@ def _print_list(console: Console, claims: list[Statement]) -> None:
         for claim in (c for c in claims if c.source == source):
             marks = f"{claim.kind}, {claim.provenance}" + (", quick" if claim.quick else "")
             console.print(f"  {claim.id}  [dim]({marks})[/dim]", highlight=False, soft_wrap=True)
-            console.print(f"      {_plain(claim.title)}", highlight=False, soft_wrap=True)
+            console.print(f"      {plain(claim.title)}", highlight=False, soft_wrap=True)
     console.print(f"\n{len(claims)} claims", highlight=False)
 
 
@@ -326,43 +265,4 @@ def _control_word(verdict: Verdict) -> str:
     return str(control.status) if control.as_expected else f"[bold red]{control.status}![/bold red]"
 
 
-def _parse_options(pairs: list[str]) -> dict[str, Any]:
-    """``depth=3 loss=hinge`` as keyword arguments: ints and floats where they read as such."""
-    parsed: dict[str, Any] = {}
-    for pair in pairs:
-        key, sign, text = pair.partition("=")
-        if not sign or not key.isidentifier() or not text:
-            raise ValueError(f"option={pair!r}: is not KEY=VALUE; pass for example depth=3")
-        value: Any = text
-        for kind in (int, float):
-            try:
-                value = kind(text)
-                break
-            except ValueError:
-                continue
-        parsed[key] = value
-    return parsed
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def _console() -> Console:
-    """A console 100 columns wide where there is no terminal to ask; plain text when piped."""
-    from rich.console import Console
-
-    if sys.stdout.isatty() or "COLUMNS" in os.environ:
-        return Console()
-    return Console(width=_WIDTH)
-
-
-def _usage_error(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2)
-
-
-if __name__ == "__main__":
-    main()
+__all__ = ["verify"]
