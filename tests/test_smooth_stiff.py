@@ -57,7 +57,7 @@ def gap(one, other):
 
 
 def left_to_go(risk, params, time):
-    """Distance to the stationary point: (1/T + H)⁻¹ ∇L, with the Hessian of the loss by autodiff."""
+    """Distance to the stationary point: (1/T + H)⁻¹ ∇L, the Hessian by autodiff."""
     theta, unravel = ravel_pytree(params)
     gradient = jax.grad(lambda theta: risk(unravel(theta)))(theta)
     hessian = jax.hessian(lambda theta: risk(unravel(theta)))(theta)

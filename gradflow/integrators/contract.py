@@ -73,10 +73,6 @@ RESULTS: dict[str, tuple[bool, str]] = {
         "an exception was raised (it follows); the stages done before are kept. Integrate this "
         "start alone, with gf.integrate, to see where",
     ),
-    "max_events": (
-        False,
-        "too many events were met; the part computed is kept. Loosen rtol",
-    ),
     "stuck": (
         False,
         "one surface is met again and again without progress; the part computed is kept. Perturb "

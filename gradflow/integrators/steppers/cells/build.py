@@ -133,6 +133,7 @@ def system_of(
         l2w=at.l2 * units.w**2, l2a=at.l2 * units.a**2 if trained else 0.0, tv=at.tv,
         clock=_CLOCKS[problem.flow.clock.name], trained=trained, atol=atol, atol_tau=tau,
         rtol=tolerances.rtol_local, noise=noise, hush=float(noise @ lengths) * steepest,
+        length=lengths,
     )  # fmt: skip
 
 

@@ -8,19 +8,21 @@ import numpy as np
 
 from gradflow.cells.origin import can_grow, flat_rates, way_out
 from gradflow.integrators.contract import Happening
-from gradflow.integrators.steppers.cells.field import field
-from gradflow.integrators.steppers.cells.flats import Flat, Flats
-from gradflow.integrators.steppers.cells.locate import FRESH, ON_SURFACE, PARKED, TANGENT
-from gradflow.integrators.steppers.cells.loop import (
+from gradflow.integrators.steppers.cells.crossing import (
     AT_ORIGIN,
+)
+from gradflow.integrators.steppers.cells.exchange import (
     LOG_RISK,
     RHS,
     STUCK,
     S,
 )
+from gradflow.integrators.steppers.cells.field import field
+from gradflow.integrators.steppers.cells.flats import Flat, Flats
+from gradflow.integrators.steppers.cells.locate import FRESH, ON_SURFACE, PARKED, TANGENT
 from gradflow.integrators.steppers.cells.loss_kinks import Margins
 from gradflow.integrators.steppers.cells.packed import packed_cell, packed_system, packed_work
-from gradflow.integrators.steppers.cells.step import EXIT
+from gradflow.integrators.steppers.cells.step import EXIT, ROUNDING
 from gradflow.integrators.steppers.cells.system import LOSS, Cell, System, room
 from gradflow.integrators.steppers.cells.ways import Pull, Way, along, ways_on
 
@@ -53,6 +55,11 @@ class Host:
     W, a, extras : (m, D), (m, o), (1 or 2,) arrays
         The start.
     s : float
+
+    Attributes
+    ----------
+    trouble : str
+        What went wrong in deciding the start, or "".
     """
 
     def __init__(
@@ -73,12 +80,16 @@ class Host:
         self.b = breakpoints[sys.piece] if len(sys.piece) else np.zeros(0)
         self.cell = self._first_cell(W, breakpoints)
         self.margins = Margins(self)
-        self.margins.begin()
+        self.trouble = self._begin()
+
+    def _begin(self) -> str:
+        """Decide all that meets at the start; return what went wrong, or ""."""
+        trouble = self.margins.begin()
         if not np.all(np.isfinite(self.k1)):
-            return  # (no flow starts here, and whoever integrates says so)
-        for k in np.flatnonzero(self.near(W).any(axis=1)):
-            self.meet(int(k), -1)
-        self.margins.agree()
+            return ""  # (no flow starts here, and whoever integrates says so)
+        for k in np.flatnonzero(self.near(self.W).any(axis=1)):
+            trouble = trouble or self.meet(int(k), -1)
+        return trouble or self.margins.agree()
 
     # ------------------------------------------------------------------------------ parts
     @property
@@ -163,19 +174,24 @@ class Host:
         mass = sys.gain * float(np.abs(self.a[k]).sum())
         steep = float(np.max(np.abs(sys.slopes)))
         noise = mass * steep * np.bincount(owner, sys.noise[i] * np.abs(along), count)
-        return Pull(members, u, N, up, down, noise, present)
+        fuzz = ROUNDING * float(np.abs(self.work.M[k]) @ sys.length)
+        return Pull(members, u, N, up, down, noise, fuzz, present)
 
     # ------------------------------------------------------------------------------ decisions
     def meet(self, k: int, hit: int, *, origin: bool = False) -> str:
-        """Decide all surfaces of neuron k at the state together; return what went wrong, or ""."""
+        """Decide all surfaces of neuron k at the state together; return what went wrong, or "".
+
+        ``origin``: it has reached w_k = 0, where all surfaces meet if none has a level.
+        """
         w = self.W[k]
-        if origin or not np.any(w):
+        central = not np.any(self.sys.level)
+        if central and (origin or not np.any(w)):
             return self.at_origin(k)
         own = np.flatnonzero(self.cell.side[k] == 0)
         near = np.flatnonzero(self.near(self.W[k][None])[0])
         met = np.unique(np.concatenate([own, near, [hit] if hit >= 0 else []])).astype(np.int64)
         flat = self.flats.of(met)
-        if flat.rank == self.D and not np.any(self.sys.level):
+        if central and flat.rank == self.D:
             return self.at_origin(k)
         w[:] = self.flats.put(flat, w)
         self.refresh()
@@ -279,7 +295,10 @@ class Host:
     def _runs_off(self, k: int, members: np.ndarray, pull: Pull) -> bool:
         """Let neuron k leave w = 0 where it could rest, but every small move goes on growing."""
         flat = self.flats.of(members)
-        if flat.rays is None or not np.any(pull.energies(flat, pull.u)[0] > EXIT):
+        if flat.rays is None:
+            return False
+        energies, noise = pull.energies(flat, pull.u)
+        if not np.any(energies > EXIT * pull.size + noise):
             return False
         found = [way for way in ways_on(self.flats, pull) if way.flat.rank < flat.rank]
         self.happen(k, 0, "branch")

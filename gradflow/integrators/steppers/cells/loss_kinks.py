@@ -41,8 +41,8 @@ class Margins:
         self.host = host
         self.kinked = host.sys.loss == HINGE
 
-    def begin(self) -> None:
-        """Let the data below their margin pull, and decide those at it."""
+    def begin(self) -> str:
+        """Let the data below their margin pull, and decide those at it; return what went wrong."""
         host = self.host
         n = len(host.sys.X) if self.kinked else 0
         host.cell = host.cell._replace(
@@ -51,7 +51,8 @@ class Margins:
         host.refresh()
         if self.kinked:
             host.cell.act[:] = np.where(self._off() < 0, 1, -1)
-            self.decide()
+            return self.decide()
+        return ""
 
     def _off(self) -> np.ndarray:
         """q_i − 1 (n,), where the field has been evaluated."""
@@ -63,8 +64,11 @@ class Margins:
         terms = host.sys.gain * np.abs(host.a[:, 0]) @ np.abs(host.work.A)
         return AT_MARGIN * (1.0 + terms + np.abs(host.sys.offset[:, 0]))
 
-    def decide(self, hit: int = -1) -> None:
-        """Decide all data at their margin together; ``hit`` has just come to it."""
+    def decide(self, hit: int = -1) -> str:
+        """Decide all data at their margin together; return what went wrong, or "".
+
+        ``hit`` has just come to it.
+        """
         host = self.host
         host.refresh()
         fuzz = self._fuzz()
@@ -74,7 +78,7 @@ class Margins:
             at[hit] = True
         at = np.flatnonzero(at)
         if not at.size:
-            return
+            return ""
         before = host.cell.act[at].copy()
         act = self._chosen(at)
         host.cell.act[at] = act
@@ -86,15 +90,17 @@ class Margins:
             if was != now:
                 kind = "margin-in" if now == 0 else "margin-out" if was == 0 else "margin"
                 host.happen(-1, i, kind)
-        if np.any(before != act):
-            self._wake()
+        return self._wake() if np.any(before != act) else ""
 
-    def _wake(self) -> None:
+    def _wake(self) -> str:
         """Decide neurons again that rested on a surface or left it without speed: pulls changed."""
         host = self.host
         still = np.any(host.cell.fresh >= TANGENT, axis=1)
         for k in np.flatnonzero(still & host.near(host.W).any(axis=1)):
-            host.meet(int(k), -1)
+            trouble = host.meet(int(k), -1)
+            if trouble:
+                return trouble
+        return ""
 
     def _chosen(self, at: np.ndarray) -> np.ndarray:
         """What the data at their margin do: +1 pull, −1 do not, 0 are held."""
@@ -131,17 +137,19 @@ class Margins:
         parts = [host.work.DW.ravel(), host.work.DA.ravel()]
         return np.concatenate(parts if host.sys.trained else parts[:1])
 
-    def agree(self) -> None:
-        """Decide again what decisions about neurons or data have changed."""
-        host = self.host
-        if not self.kinked:
-            return
-        for _ in range(_ROUNDS):
+    def agree(self) -> str:
+        """Decide again what decisions about neurons or data have changed; say what went wrong."""
+        host, trouble, rounds = self.host, "", 0
+        while self.kinked and not trouble:
             host.refresh()
             over, at = excess(host.sys_ref, host.cell_ref, host.work_ref, host.a)
             if over <= 0:
-                return
+                return ""
+            if rounds == _ROUNDS:
+                return "decisions about data at their margin and neurons on their surfaces go round"
             if at >= host.cell.ray_neuron.size:
-                self.decide()
+                trouble = self.decide()
             else:
-                host.leave(int(host.cell.ray_neuron[at]), host.cell.ray[at])
+                trouble = host.leave(int(host.cell.ray_neuron[at]), host.cell.ray[at])
+            rounds += 1
+        return trouble

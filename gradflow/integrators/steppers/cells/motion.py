@@ -16,10 +16,13 @@ import math
 
 import numpy as np
 
+from gradflow.integrators.steppers.cells.exchange import (
+    LOG_RISK,
+    S,
+)
 from gradflow.integrators.steppers.cells.host import Host
 from gradflow.integrators.steppers.cells.jacobian import CellJacobian
 from gradflow.integrators.steppers.cells.linearise import linearise
-from gradflow.integrators.steppers.cells.loop import LOG_RISK, S
 from gradflow.integrators.steppers.cells.margins import gradients
 from gradflow.integrators.steppers.cells.system import LOG, LOSS, SQUARED
 

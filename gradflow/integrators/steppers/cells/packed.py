@@ -62,6 +62,7 @@ def packed_system(system: System) -> System:
         system.own, system.gain, system.l2w, system.l2a,
         system.tv, system.clock, system.trained, system.atol,
         system.atol_tau, system.rtol, system.noise, system.hush,
+        system.length,
     )  # fmt: skip
 
 

@@ -6,11 +6,7 @@ import copy
 
 import numpy as np
 
-from gradflow.integrators.steppers.cells.field import field
-from gradflow.integrators.steppers.cells.host import Host
-from gradflow.integrators.steppers.cells.implicit import ImplicitStep, implicit_step
-from gradflow.integrators.steppers.cells.linearise import linearise
-from gradflow.integrators.steppers.cells.loop import (
+from gradflow.integrators.steppers.cells.exchange import (
     ACCEPTED,
     ATTEMPTS,
     BUDGET,
@@ -19,7 +15,6 @@ from gradflow.integrators.steppers.cells.loop import (
     LEAVES,
     LOG_RISK,
     MET,
-    NO_LENGTH,
     RHS,
     ROWS,
     RUNNING,
@@ -31,6 +26,13 @@ from gradflow.integrators.steppers.cells.loop import (
     Record,
     Room,
     S,
+)
+from gradflow.integrators.steppers.cells.field import field
+from gradflow.integrators.steppers.cells.host import Host
+from gradflow.integrators.steppers.cells.implicit import ImplicitStep, implicit_step
+from gradflow.integrators.steppers.cells.linearise import linearise
+from gradflow.integrators.steppers.cells.loop import (
+    NO_LENGTH,
     goes_on,
     take,
 )

@@ -90,6 +90,8 @@ def step(
 
 #: What pulls off a flat counts from this share of its terms on.
 EXIT = 1e-12
+#: Rounding of a sum of forces, in the sum of their sizes.
+ROUNDING = 8 * float(np.finfo(float).eps)
 
 
 @kernel
@@ -108,9 +110,14 @@ def excess(sys: System, cell: Cell, work: Work, a: np.ndarray) -> tuple[float, i
     slope on the side to which p points; both in units of the sum of their sizes.
     """
     worst, at = -1.0, -1
+    last, fuzz = -1, 0.0
     for ray in range(cell.ray_neuron.size):
         k = cell.ray_neuron[ray]
         value, size = 0.0, 0.0
+        if k != last:
+            last, fuzz = k, 0.0
+            for i in range(sys.length.size):
+                fuzz += ROUNDING * abs(work.M[k, i]) * sys.length[i]
         for d in range(work.V.shape[1]):
             term = work.V[k, d] * cell.ray[ray, d]
             value += term
@@ -123,7 +130,7 @@ def excess(sys: System, cell: Cell, work: Work, a: np.ndarray) -> tuple[float, i
             mass = 0.0
             for j in range(a.shape[1]):
                 mass += abs(a[k, j])
-            ratio = (value - sys.gain * mass * sys.hush) / size - EXIT
+            ratio = (value - sys.gain * mass * sys.hush - fuzz) / size - EXIT
             if ratio > worst:
                 worst, at = ratio, ray
     if cell.kept.size:

@@ -18,10 +18,11 @@ from gradflow.integrators.contract import (
 from gradflow.integrators.march import AbstractStepper, Steps, march
 from gradflow.integrators.resting import RestWatch
 from gradflow.integrators.steppers.cells.build import Units, Vectors, own_loss, system_of
-from gradflow.integrators.steppers.cells.host import Host
-from gradflow.integrators.steppers.cells.loop import (
-    ACCEPTED,
+from gradflow.integrators.steppers.cells.crossing import (
     AT_ORIGIN,
+)
+from gradflow.integrators.steppers.cells.exchange import (
+    ACCEPTED,
     ATTEMPTS,
     BUDGET,
     EVENTS,
@@ -30,7 +31,6 @@ from gradflow.integrators.steppers.cells.loop import (
     LOG_RISK,
     MARGIN,
     MET,
-    MOST_STUCK,
     NEURON,
     NON_FINITE,
     REACHED,
@@ -47,6 +47,10 @@ from gradflow.integrators.steppers.cells.loop import (
     H,
     Record,
     S,
+)
+from gradflow.integrators.steppers.cells.host import Host
+from gradflow.integrators.steppers.cells.loop import (
+    MOST_STUCK,
     advance,
     measure,
 )
@@ -219,8 +223,10 @@ class CellsStepper(AbstractStepper):
         values = np.zeros((1, 4))
         self._measure(values[0])
         s, Y = np.array([self.problem.s0]), self.vectors.outward(host.y[None], host.m)
-        ended = None if np.all(np.isfinite(host.k1)) else "non_finite"
-        return Steps(s, Y, self._values(s, Y, values), ended=ended)
+        ended = "failed" if host.trouble else None
+        if not np.all(np.isfinite(host.k1)):
+            ended = "non_finite"
+        return Steps(s, Y, self._values(s, Y, values), ended=ended, detail=host.trouble)
 
     def _measure(self, out: np.ndarray) -> None:
         host = self.host
@@ -360,11 +366,11 @@ class CellsStepper(AbstractStepper):
         host = self.host
         trouble = self._decide_neuron(code, record)
         if code == MARGIN:
-            host.margins.decide(int(host.count[SURFACE]))
+            trouble = host.margins.decide(int(host.count[SURFACE]))
         elif code == RELEASED:
-            host.margins.decide()
-        if code in _DECISIONS:
-            host.margins.agree()
+            trouble = host.margins.decide()
+        if code in _DECISIONS and not trouble:
+            trouble = host.margins.agree()
         return trouble
 
     def _decide_neuron(self, code: int, record: Record) -> str:

@@ -53,6 +53,8 @@ class System(NamedTuple):
         Pulls below it are rounding.
     hush : float
         Σ noise_i |x_i| times the largest slope: what rounding moves a neuron of outer weight 1 by.
+    length : (n,) array
+        |x_i|.
     """
 
     X: np.ndarray
@@ -83,6 +85,7 @@ class System(NamedTuple):
     rtol: float
     noise: np.ndarray
     hush: float
+    length: np.ndarray
 
 
 class Cell(NamedTuple):

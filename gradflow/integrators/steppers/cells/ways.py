@@ -25,9 +25,10 @@ from gradflow.integrators.steppers.cells.flats import Flat, Flats
 _NO_RATE = 1e-10
 #: Jumps below this share of the largest force do not move a neuron.
 _NO_JUMP = 1e-13
-#: What pulls along a ray counts from this share of its terms on: more than counts as a rate.
-_PULL = 2e-9
-#: E_p this close to 0, in its terms: nothing holds the neuron along the ray.
+#: What pulls along a ray counts from this share of all forces on: along one of two sides, each with
+#: a rate that counts as none, it may come to twice as much.
+_PULL = 2 * _NO_RATE
+#: E_p this close to 0, in all forces: nothing holds the neuron along the ray.
 _NEUTRAL = 1e-12
 #: Repelling members whose sides are all tried.
 _MOST_TRIED = 10
@@ -48,6 +49,8 @@ class Pull:
         F⁺ and F⁻ (the sign and size of the outer weight in them).
     noise : (C,) array
         Below it their differences are rounding.
+    fuzz : float
+        What rounding leaves of the sum of all forces on the neuron.
     present : (C,) ints
         The side of each member that moves by neither force: where it has been, or is going.
     """
@@ -58,7 +61,24 @@ class Pull:
     up: np.ndarray
     down: np.ndarray
     noise: np.ndarray
+    fuzz: float
     present: np.ndarray
+
+    @property
+    def size(self) -> float:
+        """|u| + Σ max(|F⁺|, |F⁻|) |n|: all forces."""
+        loudest = np.maximum(np.abs(self.up), np.abs(self.down))
+        return float(np.linalg.norm(self.u) + loudest @ np.linalg.norm(self.normals, axis=1))
+
+    @property
+    def no_rate(self) -> np.ndarray:
+        """Rates (C,) of members up to which they are none."""
+        return (_NO_RATE * self.size + self.fuzz) * np.linalg.norm(self.normals, axis=1)
+
+    @property
+    def slack(self) -> np.ndarray:
+        """Rates (C,) of members up to which they agree with either side."""
+        return self.no_rate + self.noise * np.sum(self.normals**2, axis=1)
 
     @property
     def jump(self) -> np.ndarray:
@@ -71,7 +91,7 @@ class Pull:
         )
 
     def energies(self, flat: Flat, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return E_p (R,) on a flat's rays, in units of the terms, and where it is noise.
+        """Return E_p (R,) on a flat's rays, and what of them may be noise.
 
         Parameters
         ----------
@@ -82,14 +102,8 @@ class Pull:
         at = np.searchsorted(self.members, flat.members)
         along = flat.rays @ self.normals[at].T
         along[flat.signs == 0] = 0.0
-        up, down = self.up[at], self.down[at]
-        terms = np.where(along > 0, up, down) * along
-        size = np.abs(flat.rays * chosen).sum(axis=1) + np.abs(terms).sum(axis=1)
-        noise = np.abs(along) @ self.noise[at]
-        value = flat.rays @ chosen + terms.sum(axis=1)
-        return np.divide(value, size, out=np.zeros_like(value), where=size > 0), np.abs(
-            value
-        ) <= noise
+        terms = np.where(along > 0, self.up[at], self.down[at]) * along
+        return flat.rays @ chosen + terms.sum(axis=1), np.abs(along) @ self.noise[at] + self.fuzz
 
 
 @dataclass(frozen=True)
@@ -111,7 +125,7 @@ class Way:
 
 
 def ways_on(flats: Flats, pull: Pull) -> list[Way]:
-    """Return the consistent ways on from a meeting; none only where rounding hides them.
+    """Return the consistent ways on from a meeting; none where no side of any agrees with its rate.
 
     Ways are in the order of their repelling members' sides, plus before minus.
     """
@@ -126,53 +140,37 @@ def ways_on(flats: Flats, pull: Pull) -> list[Way]:
         way = _consistent(flats, pull, jump, plus)
         if way is not None and not any(np.array_equal(way.sides, old.sides) for old in found):
             found.append(way)
-    if not found:
-        # Rates and pulls at their rounding may contradict one another: the least norm then.
-        way = _consistent(flats, pull, jump, np.zeros(len(jump), bool), sure=False)
-        found = [] if way is None else [way]
     return found
 
 
-def _consistent(
-    flats: Flats, pull: Pull, jump: np.ndarray, plus: np.ndarray, *, sure: bool = True
-) -> Way | None:
-    """The way on with the repelling members on the sides ``plus``, if there is one.
-
-    Not ``sure``: whatever that is.
-    """
-    N, attracting = pull.normals, jump < 0
-    size = np.linalg.norm(N, axis=1)
+def _consistent(flats: Flats, pull: Pull, jump: np.ndarray, plus: np.ndarray) -> Way | None:
+    """The way on with the repelling members on the sides ``plus``, if there is one."""
+    N, attracting, no_rate = pull.normals, jump < 0, pull.no_rate
     base = pull.u + np.where(plus, pull.up, pull.down) @ N
     mu, inside = box_minimum(base, N[attracting], jump[attracting], np.zeros(int(attracting.sum())))
     g = base + mu @ N[attracting]
-    share = np.zeros(len(jump))
-    share[attracting] = mu
-    scale = float(
-        np.linalg.norm(pull.u) + np.sum(np.maximum(np.abs(pull.up), np.abs(pull.down)) * size)
-    )
     rates = N @ g
-    slides = np.abs(rates) <= _NO_RATE * scale * size
+    slides = np.abs(rates) <= no_rate
     within = np.zeros(len(jump), bool)
     within[attracting] = inside
     slides = (slides & (jump != 0)) | within
     for _ in range(_ROUNDS):
         flat = flats.of(pull.members[slides])
         slides = np.isin(pull.members, flat.members)
-        none = np.abs(rates) <= _NO_RATE * scale * size
+        none = np.abs(rates) <= no_rate
         sides = np.where(slides, 0, np.where(none & (jump == 0), pull.present, np.sign(rates)))
         on_plus = np.where(attracting, sides > 0, np.where(jump > 0, plus, sides > 0))
         chosen = pull.u + np.where(slides, 0.0, np.where(on_plus, pull.up, pull.down)) @ N
         g = chosen - (chosen @ flat.Q.T) @ flat.Q
         rates = np.where(slides, 0.0, N @ g)
-        none = ~slides & (np.abs(rates) <= _NO_RATE * scale * size) & (jump != 0)
+        none = ~slides & (np.abs(rates) <= no_rate) & (jump != 0)
         if not np.any(none & (jump < 0)):
             break
         slides = slides | (none & (jump < 0))
     sides = np.where(slides, 0, np.where(on_plus, 1, -1))
-    slack = _NO_RATE * scale * size + pull.noise * size**2
-    if sure and np.any(sides * rates < -slack):
+    if np.any(sides * rates < -pull.slack):
         return None
-    if not flat.rank or not sure:
+    if not flat.rank:
         return Way(flat, sides, rates, np.zeros(len(jump), bool))
     return _held(flats, pull, flat, sides, rates, chosen)
 
@@ -183,13 +181,11 @@ def along(flats: Flats, pull: Pull, sides: np.ndarray) -> Way | None:
     flat = flats.of(pull.members[slid])
     if np.any(np.isin(flat.members, pull.members[~slid])):
         return None
-    N, size = pull.normals, np.linalg.norm(pull.normals, axis=1)
+    N = pull.normals
     force = np.where(sides > 0, pull.up, np.where(slid, 0.0, pull.down))
     chosen = pull.u + force @ N
     rates = np.where(slid, 0.0, N @ (chosen - (chosen @ flat.Q.T) @ flat.Q))
-    loudest = np.maximum(np.abs(pull.up), np.abs(pull.down)) * size
-    scale = float(np.linalg.norm(pull.u) + np.sum(loudest))
-    if np.any(sides * rates < -_NO_RATE * scale * size - pull.noise * size**2):
+    if np.any(sides * rates < -pull.slack):
         return None
     none = np.zeros(len(sides), bool)
     return (
@@ -207,9 +203,9 @@ def _held(
     if flat.rays is None:
         return Way(flat, sides, rates, none)
     energy, noise = pull.energies(flat, chosen)
-    if np.any((energy > _PULL) & ~noise):
+    if np.any(energy > _PULL * pull.size + noise):
         return None
-    neutral = np.abs(energy) <= _NEUTRAL
+    neutral = np.abs(energy) <= _NEUTRAL * pull.size + pull.fuzz
     if not np.any(neutral) or np.all(neutral):
         return Way(flat, sides, rates, none)
     along = np.sign(np.sum(flat.signs[neutral], axis=0))
