@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
 from numba.core import caching
 
-from gradflow.integrators.steppers.cells.compiled import kernel
+from gradflow.integrators.steppers.cells import compiled as compiling
+from gradflow.integrators.steppers.cells.compiled import kernel, stamp
 
 SOURCE = "def double(x):\n    return 2.0 * x.sum()\n"
 
@@ -48,3 +51,17 @@ def test_nowhere(function, tmp_path, monkeypatch):
         compiled = kernel(function)
     assert compiled(np.ones(3)) == 6.0
     assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "counts"),
+    [("cells/field.py", True), ("cells/system.py", True), ("late/lu.py", True),
+     ("cells/host.py", False), ("late/events.py", False)],
+)  # fmt: skip
+def test_versions_are_told_apart_by_all_compiled_sources(room, counts, tmp_path):
+    """Compiled code is made again where it, or a constant that it reads, has changed."""
+    steppers = tmp_path / "steppers"
+    shutil.copytree(Path(compiling.__file__).parents[1], steppers)
+    before = stamp(steppers)
+    (steppers / room).write_text((steppers / room).read_text() + "# changed\n")
+    assert (stamp(steppers) != before) == counts

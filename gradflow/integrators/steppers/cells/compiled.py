@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,14 +18,22 @@ F = TypeVar("F", bound=Callable[..., object])
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
-def _stamp() -> str:
-    """What tells one version of all compiled sources from another."""
-    steppers = Path(__file__).parents[1]
-    files = sorted(steppers.glob("cells/*.py")) + sorted(steppers.glob("late/*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+#: How a file of the engine names another one that it imports from.
+_ROOMS = re.compile(r"gradflow\.integrators\.steppers\.(cells|late)\.(\w+) import")
 
 
-_STAMP = _stamp()
+def stamp(steppers: Path) -> str:
+    """What tells one version of the compiled sources from another: they, and what they import."""
+    texts = {file: file.read_text() for room in ("cells", "late") for file in
+             sorted((steppers / room).glob("*.py"))}  # fmt: skip
+    own = [file for file, text in texts.items() if "cells.compiled import" in text]
+    named = {steppers / room / f"{name}.py" for file in own for room, name in
+             _ROOMS.findall(texts[file])}  # fmt: skip
+    read = sorted(named.union(own))
+    return hashlib.sha256("".join(texts[file] for file in read).encode()).hexdigest()
+
+
+_STAMP = stamp(Path(__file__).parents[1])
 
 
 def inner(function: F) -> F:

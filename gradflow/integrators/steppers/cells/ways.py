@@ -170,9 +170,10 @@ def _consistent(flats: Flats, pull: Pull, jump: np.ndarray, plus: np.ndarray) ->
     sides = np.where(slides, 0, np.where(on_plus, 1, -1))
     if np.any(sides * rates < -pull.slack):
         return None
+    still = ~slides & (np.abs(rates) <= pull.fuzz * np.linalg.norm(N, axis=1))
     if not flat.rank:
-        return Way(flat, sides, rates, np.zeros(len(jump), bool))
-    return _held(flats, pull, flat, sides, rates, chosen)
+        return Way(flat, sides, rates, still)
+    return _held(flats, pull, flat, sides, rates, chosen, still)
 
 
 def along(flats: Flats, pull: Pull, sides: np.ndarray) -> Way | None:
@@ -188,28 +189,26 @@ def along(flats: Flats, pull: Pull, sides: np.ndarray) -> Way | None:
     if np.any(sides * rates < -pull.slack):
         return None
     none = np.zeros(len(sides), bool)
-    return (
-        _held(flats, pull, flat, sides, rates, chosen)
-        if flat.rank
-        else Way(flat, sides, rates, none)
-    )
+    if not flat.rank:
+        return Way(flat, sides, rates, none)
+    return _held(flats, pull, flat, sides, rates, chosen, none)
 
 
 def _held(
-    flats: Flats, pull: Pull, flat: Flat, sides: np.ndarray, rates: np.ndarray, chosen: np.ndarray
-) -> Way | None:
+    flats: Flats, pull: Pull, flat: Flat, sides: np.ndarray, rates: np.ndarray, chosen: np.ndarray,
+    still: np.ndarray,
+) -> Way | None:  # fmt: skip
     """The way on if the flat holds; a neuron that nothing holds along a ray is left there."""
-    none = np.zeros(len(sides), bool)
     if flat.rays is None:
-        return Way(flat, sides, rates, none)
+        return Way(flat, sides, rates, still)
     energy, noise = pull.energies(flat, chosen)
     if np.any(energy > _PULL * pull.size + noise):
         return None
     neutral = np.abs(energy) <= _NEUTRAL * pull.size + pull.fuzz
     if not np.any(neutral) or np.all(neutral):
-        return Way(flat, sides, rates, none)
+        return Way(flat, sides, rates, still)
     along = np.sign(np.sum(flat.signs[neutral], axis=0))
     at = np.searchsorted(pull.members, flat.members)
-    sides, parked = sides.copy(), none.copy()
+    sides, parked = sides.copy(), still.copy()
     sides[at], parked[at] = along, along != 0
     return Way(flats.of(flat.members[along == 0]), sides, rates, parked)
