@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-import gradflow  # noqa: F401  (switches JAX to x64 before JAX is imported)
+import gradflow  # (switches JAX to x64 before JAX is imported)
 from gradflow._cache import enable_compilation_cache
 from gradflow.numerics.compiled import clear_compiled
 
+# Other processes that tests start import the same package, and not what is in their folder: the
+# installed one's kernel has been compiled.
+HERE = str(Path(gradflow.__file__).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
+os.environ["PYTHONSAFEPATH"] = "1"
 # The tests compile some hundred programs; a second run, or a second worker, reuses them.
 enable_compilation_cache()
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -75,7 +75,7 @@ class _Said(event.Listener):
 
     def on_start(self, event: Any) -> None:
         """Numba compiles a function that it did not find in its cache."""
-        module = event.data["dispatcher"].py_func.__module__
+        module = str(event.data["dispatcher"].py_func.__module__)
         if self._said or not module.startswith("gradflow."):
             return
         self._said = True
