@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ MOST_TYPE_SWITCHES = 14  # ``isinstance`` on a class of ours, outside claims/ an
 MOST_LOOSE_SEAMS = 0  # methods of gradflow.protocols with ``Any`` in the signature
 
 
+@cache
 def trees() -> dict[str, ast.Module]:
     return {str(p.relative_to(ROOT)): ast.parse(p.read_text()) for p in MODULES}
 
@@ -127,9 +129,8 @@ def test_float64_also_when_jax_came_first():
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_modules_say_what_they_are_for(path):
-    text = path.read_text()
-    assert ast.get_docstring(ast.parse(text)), path
-    assert not re.search(r"/(work|tmp|home|root|Users)/", text)
+    assert ast.get_docstring(trees()[str(path.relative_to(ROOT))]), path
+    assert not re.search(r"/(work|tmp|home|root|Users)/", path.read_text())
 
 
 def asked_of(seam: type) -> dict[str, object]:

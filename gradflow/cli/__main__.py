@@ -1,3 +1,5 @@
+"""``python -m gradflow.cli``."""
+
 from gradflow.cli import main
 
 main()
