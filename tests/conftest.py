@@ -25,18 +25,20 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-#: Linux allows a process 65,530; every compiled program takes some.
-MAPS, MOST_MAPS = Path("/proc/self/maps"), 25_000
+#: Bytes that a test process may hold before it forgets its programs (Linux tells them, in pages).
+MEMORY, MOST_BYTES = Path("/proc/self/statm"), 1.0e9
 
 
 @pytest.fixture(autouse=True, scope="module")
 def let_programs_go():
     """Some thousand programs are compiled in one process: forget them now and then."""
     yield
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
-        clear_compiled()
-        jax.clear_caches()
-        gc.collect()
+    if MEMORY.exists():
+        resident = int(MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        if resident > MOST_BYTES:
+            clear_compiled()
+            jax.clear_caches()
+            gc.collect()
 
 
 @pytest.fixture
