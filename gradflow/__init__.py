@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from gradflow.numerics.vectors import angle as angle
     from gradflow.numerics.vectors import log_tan_half as log_tan_half
     from gradflow.numerics.vectors import perpendicular as perpendicular
+    from gradflow.paths import steps as steps
     from gradflow.paths.descent import descend as descend
     from gradflow.paths.file import load as load
     from gradflow.paths.saving import NeedsRiskWarning as NeedsRiskWarning
@@ -153,6 +154,7 @@ _MODULES = {
     "observables": "gradflow.observables",
     "protocols": "gradflow.protocols",
     "rates": "gradflow.rates",
+    "steps": "gradflow.paths.steps",
     "symbolic": "gradflow.symbolic",
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names.split()}
