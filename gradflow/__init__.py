@@ -93,6 +93,9 @@ if TYPE_CHECKING:
     from gradflow.paths.trajectory import Trajectory as Trajectory
     from gradflow.plots.trajectory import plot as plot
     from gradflow.rates import Estimate as Estimate
+    from gradflow.recipes.errors import RecipeError as RecipeError
+    from gradflow.recipes.recipe import Recipe as Recipe
+    from gradflow.recipes.recipe import recipe as recipe
     from gradflow.registry import register as register
     from gradflow.risks.empirical import EmpiricalRisk as EmpiricalRisk
     from gradflow.risks.function import FunctionRisk as FunctionRisk
@@ -133,6 +136,9 @@ _EXPORTS = {
     "gradflow.paths.trajectory": "Trajectory",
     "gradflow.paths.file": "load",
     "gradflow.paths.saving": "NeedsRiskWarning",
+    # a flow as a file says it
+    "gradflow.recipes.recipe": "Recipe recipe",
+    "gradflow.recipes.errors": "RecipeError",
     # limits, certified
     "gradflow.certificates.certificate": "Certificate certify",
     # predictions, rates and claims

@@ -1,0 +1,153 @@
+"""``gradflow run FILE.toml``: integrate what a recipe says, and write the path."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradflow.cli.terminal import usage_error
+from gradflow.numerics.format import number
+
+if TYPE_CHECKING:
+    from gradflow.paths.trajectory import Trajectory
+    from gradflow.recipes.recipe import Recipe
+
+
+def run(
+    file: Annotated[str, typer.Argument(help="A recipe (TOML).", metavar="FILE.toml")],
+    out: Annotated[
+        Path, typer.Option(help="Where FILE.nc is written; made if missing.", metavar="DIR")
+    ] = Path(),
+    plot: Annotated[bool, typer.Option("--plot", help="Write FILE.png as well.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only check the recipe.")] = False,
+) -> None:
+    """Integrate the flow that a recipe names, and write its path as NetCDF.
+
+    Exit code 0; 1 when the integration failed (what was computed is written); 2 for bad usage.
+    """
+    if not quiet:
+        typer.echo(f"gradflow run {file}: loading")
+    recipe = opened(file)
+    with told():
+        made = checked(recipe)
+        if check:
+            if not quiet:
+                typer.echo(f"{recipe}: fine\n  {made.risk.name}\n  until {made.until!r}")
+            return
+        stem = folder_for(out) / Path(file).stem
+        if not quiet:
+            typer.echo(f"  {made.risk.name}\n  until {made.until!r}")
+        path = recipe.run(progress=False if quiet else None)
+        _write(recipe, path, stem, plot, quiet)
+    if not path.result.ok:
+        typer.echo(f"error: {path.result.name}: {path.result.message}", err=True)
+        raise typer.Exit(1)
+
+
+def opened(file: str) -> Recipe:
+    """The recipe of a file; what is wrong with it ends the command."""
+    from gradflow._cache import enable_compilation_cache
+
+    enable_compilation_cache()
+    from gradflow.recipes.errors import RecipeError
+    from gradflow.recipes.recipe import recipe
+
+    try:
+        return recipe(file)
+    except RecipeError as error:
+        usage_error(str(error))
+
+
+def checked(recipe: Recipe):
+    """What it builds; what cannot be built ends the command."""
+    from gradflow.recipes.errors import RecipeError
+
+    try:
+        return recipe.check()
+    except RecipeError as error:
+        usage_error(str(error))
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Say warnings in a line each, on stderr, and each once."""
+    seen: set[str] = set()
+
+    def say(message: Warning | str, *_: object, **__: object) -> None:
+        if str(message) not in seen:
+            seen.add(str(message))
+            typer.echo(f"warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = say
+        yield
+
+
+def folder_for(out: Path) -> Path:
+    """The folder, made if missing and tried before anything is computed for it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(13, "is not writable")
+    except (OSError, ValueError) as error:
+        usage_error(f"{out}: {getattr(error, 'strerror', None) or error}; pass another --out")
+    return out
+
+
+def _write(recipe: Recipe, path: Trajectory, stem: Path, plot: bool, quiet: bool) -> None:
+    written = [f"{stem}.nc"]
+    try:
+        recipe.save(path, written[0])
+        if plot:
+            written.append(f"{stem}.png")
+            _draw(recipe, path, written[1])
+    except OSError as error:
+        usage_error(f"cannot write {written[-1]}: {error.strerror or error}")
+    if not quiet:
+        for line in summary(recipe, path):
+            typer.echo(f"  {line}")
+        typer.echo(f"written: {', '.join(written)}")
+
+
+def _draw(recipe: Recipe, path: Trajectory, where: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from gradflow.numerics.files import replace_file
+    from gradflow.plots.trajectory import plot
+
+    figure = plot(path, recipe.observe or ("loss", "norm"))
+    replace_file(where, lambda name: figure.savefig(name, format="png", dpi=150))
+
+
+def summary(recipe: Recipe, path: Trajectory) -> Iterator[str]:
+    """How a path ended, in a few lines."""
+    yield f"{path.result.name}: {path.result.message}; stopped by {path.stopped_by}"
+    steps = f"{path.stats['steps']:.0f} steps, {path.stats['run_seconds']:.2g} s"
+    yield f"ln t = {path.log_t_final:.10g}, ln L = {path.observe('log_loss')[-1]:.10g}; {steps}"
+    for name in recipe.observe:
+        values = path.observe(name)[-1]
+        if values.ndim == 0:
+            yield f"{name} = {number(float(values), 10, '-')}"
+    counts = path.events.counts()
+    if counts:
+        yield "events: " + ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    if not path.unique:
+        yield "the flow is not unique: it met a point that can be left in more than one way"
+    if recipe.certificate:
+        from gradflow.certificates.certificate import certify
+
+        found = certify(path)
+        verdict = "accepted" if found.accepted else "not accepted"
+        yield f"certificate ({found.kind}): {verdict}: {found.reason}"
+
+
+__all__ = ["run"]
