@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradflow.recipes.errors import Key, RecipeError, nearest, shown
+from gradflow.recipes.errors import Key, RecipeError, misspelt, nearest, shown
 from gradflow.recipes.failing import refusals
 from gradflow.recipes.schema import MOST_NUMBERS, Data, checked, of_signature
 
@@ -40,6 +40,10 @@ def read_data(table: Mapping[str, Any], folder: Path) -> Arrays:
     key: Key = ("data",)
     if "dataset" in table:
         return _dataset(table)
+    wrong = misspelt(table, ("dataset", "law")) if "file" not in table else None
+    if wrong is not None:
+        fix = nearest(wrong, ("dataset", "law"))
+        raise RecipeError((*key, wrong), f"is no known key; {fix}")
     asked = checked(table, Data, key, also=("dataset", "law"))
     if asked.X is None or asked.y is None:
         name = "X" if asked.X is None else "y"

@@ -66,4 +66,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"choose one of {', '.join(names)}" if names else "leave it out"
 
 
-__all__ = ["Key", "RecipeError", "dotted", "nearest", "shown"]
+def misspelt(names: Iterable[str], meant: Iterable[str]) -> str | None:
+    """A name that is close to one of those that are missing."""
+    wanted = list(meant)
+    return next((n for n in names if difflib.get_close_matches(n[:100], wanted, 1, 0.6)), None)
+
+
+__all__ = ["Key", "RecipeError", "dotted", "misspelt", "nearest", "shown"]

@@ -7,13 +7,13 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gradflow.recipes.errors import Key, RecipeError, shown
+from gradflow.recipes.errors import Key, RecipeError, nearest, shown
 from gradflow.recipes.values import is_rule, listed
 
 #: Points of a sweep.
 MOST_POINTS = 1_000_000
-#: Tables that do not vary from point to point.
-_FIXED = ("grid", "title", "observe", "certificate", "series")
+#: Tables whose entries may vary from point to point.
+_VARY = ("data", "net", "risk", "teacher", "start", "until", "integrate")
 
 
 class Axis(NamedTuple):
@@ -36,13 +36,17 @@ class Axis(NamedTuple):
     values: Sequence[Any]
 
 
-def axes_of(table: Mapping[str, Any], results: Collection[str]) -> tuple[Axis, ...]:
+def axes_of(
+    table: Mapping[str, Any], tables: Mapping[str, Any], results: Collection[str]
+) -> tuple[Axis, ...]:
     """The axes of a grid.
 
     Parameters
     ----------
     table : mapping
         ``[grid]``; keys dotted in quotes, ``"start.seed"``, or as TOML nests them.
+    tables : mapping
+        The recipe, whose values are replaced.
     results : collection of str
         Names that dimensions must not take.
 
@@ -56,8 +60,11 @@ def axes_of(table: Mapping[str, Any], results: Collection[str]) -> tuple[Axis, .
         key = tuple(part for name in place[1:] for part in str(name).split("."))
         if key in found:
             raise RecipeError(place, "is listed twice")
-        if key[0] in _FIXED or len(key) < 2:
-            raise RecipeError(place, "is no key that varies; write for example 'start.seed'")
+        if key[0] not in _VARY:
+            raise RecipeError(place, f"is no known key; {nearest(key[0], _VARY)}")
+        if len(key) < 2:
+            raise RecipeError(place, "is a table, which does not vary; write as 'start.seed'")
+        _check_replaced(tables, key, place)
         values = listed(value, place)
         _check_values(values, place)
         found[key] = (place, values)
@@ -81,6 +88,19 @@ def _entries(table: Mapping[str, Any], place: Key) -> Iterator[tuple[Key, Any]]:
                 f"is {shown(value)}; write a list, {{range = 20}} or {{logspace = [-3, 0, 4]}}"
             )
             raise RecipeError(here, problem)
+
+
+def _check_replaced(tables: Mapping[str, Any], key: tuple[str, ...], place: Key) -> None:
+    """What stands at the key in the recipe is one value too, or nothing."""
+    inner: Any = tables
+    for end, part in enumerate(key, start=1):
+        if not isinstance(inner, Mapping):
+            raise RecipeError(place, f"is no key: {'.'.join(key[: end - 1])} is no table")
+        if part not in inner:
+            return
+        inner = inner[part]
+    if isinstance(inner, (Mapping, list)):
+        raise RecipeError(key, "is a table or an array, and the grid has single values for it")
 
 
 def _check_values(values: Sequence[Any], place: Key) -> None:

@@ -31,6 +31,7 @@ from gradflow.recipes.schema import (
     Teacher,
     checked,
     of_signature,
+    refuse_unknown,
 )
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.empirical import EmpiricalRisk
@@ -65,6 +66,9 @@ def part(value: object, base: type, module: ModuleType | None, key: Key, **known
     if not isinstance(value, Mapping):
         raise RecipeError(key, f"is {shown(value)}; write a name, or a table with a kind")
     kind = value.get("kind")
+    if "kind" not in value:
+        fields = set().union(*(of_signature(cls).__struct_fields__ for cls in kinds.values()))
+        refuse_unknown(value, fields, key, also=("kind",))
     if not isinstance(kind, str) or kind not in kinds:
         at = (*key, "kind") if "kind" in value else key
         problem = f"{shown(kind)} is none" if "kind" in value else "has no kind"
@@ -134,9 +138,10 @@ def risk_of(tables: Mapping[str, Any], folder: Path) -> AbstractRisk:
         if asked.reduction != "mean":
             raise RecipeError(("risk", "reduction"), "is of finite data; leave it out with a law")
     else:
+        arrays = read_data(data, folder)
         if teacher is not None:
             raise RecipeError(("teacher",), "labels the inputs of a law, and data have their own y")
-        risk = _empirical(read_data(data, folder), net, loss, asked.reduction)
+        risk = _empirical(arrays, net, loss, asked.reduction)
     if asked.tv is None and asked.l2 is None:
         return risk
     with refusals(("risk",), {"lam": ("risk", "tv"), "l2": ("risk", "l2")}):
@@ -162,18 +167,15 @@ def _empirical(
 def _population(
     data: Mapping[str, Any], net: Mapping[str, Any], loss: AbstractLoss, teacher: Any, folder: Path
 ) -> PopulationRisk:
-    if teacher is None:
-        raise RecipeError(("teacher",), "is missing: the inputs of a law have no labels without")
     given = {name: entry for name, entry in data.items() if name != "law"}
     if "kind" in given:
         raise RecipeError(("data", "kind"), "is no known key; did you mean 'law'?")
-    dims = [d for d in (given.get("dim"), net.get("dim")) if d is not None]
-    if not dims:
-        raise RecipeError(("net", "dim"), "is missing: neither the net nor the law has one")
-    dim = dims[0]
+    known = {"dim": net["dim"]} if "dim" in net else {}
     if data["law"] == RadialLaw.name and isinstance(given.get("radius"), Mapping):
         _check_radius(given["radius"])
-    law = part({"kind": data["law"], **given}, SphericalLaw, None, ("data",), dim=dim)
+    law = part({"kind": data["law"], **given}, SphericalLaw, None, ("data",), **known)
+    if teacher is None:
+        raise RecipeError(("teacher",), "is missing: the inputs of a law have no labels without")
     made = network(net, ("net",), law.dim)
     keys: dict[str, Key] = {"net": ("net",), "loss": ("risk", "loss"), "law": ("data", "law")}
     rule = _teacher(teacher, law.dim, folder)

@@ -25,7 +25,15 @@ from gradflow.recipes.errors import RecipeError, nearest
 from gradflow.recipes.failing import refusals
 from gradflow.recipes.models import risk_of, start_of
 from gradflow.recipes.reading import Text, of_mapping, read_file
-from gradflow.recipes.schema import Document, checked
+from gradflow.recipes.schema import (
+    Document,
+    Integrate,
+    Risk,
+    Start,
+    Teacher,
+    checked,
+    refuse_unknown,
+)
 from gradflow.risks.base import AbstractRisk
 
 if TYPE_CHECKING:
@@ -37,6 +45,13 @@ RESULTS = ("result", "t_final", "log_t_final", "certified", "log_t")
 _TAKEN = ("max_seconds", "error", "point")
 #: Values of an axis that are built at the door; of more the first and the last.
 _BUILT = 16
+
+
+#: Tables of fixed keys, in which no key goes unnoticed while others are read.
+_STRUCTS = {
+    "risk": Risk, "start": Start, "until": numerics.stops(), "integrate": Integrate,
+    "teacher": Teacher,
+}  # fmt: skip
 
 
 class Made(NamedTuple):
@@ -80,11 +95,13 @@ class Recipe:
                 for name, value in msgspec.structs.asdict(asked).items()
                 if value is not None
             }
+            for name, struct in _STRUCTS.items():
+                refuse_unknown(self._tables.get(name, {}), _names(struct), (name,))
             self.title, self.certificate = asked.title, asked.certificate
             self.series = asked.series
             self.observe = _observables(asked.observe)
-            self.axes = grid.axes_of(asked.grid, {*RESULTS, *_TAKEN, *observables.names()})
-            self._check_series()
+            taken = {*RESULTS, *_TAKEN, *observables.names()}
+            self.axes = grid.axes_of(asked.grid, self._tables, taken)
         except RecipeError as error:
             raise error.at(text.lines, text.file) from None
 
@@ -131,7 +148,10 @@ class Recipe:
         assert risk.net is not None
         start = start_of(tables["start"], risk.net, folder)
         ends = numerics.until_of(tables["until"])
-        return Made(risk, start, ends, numerics.options_of(tables["integrate"], start))
+        options = numerics.options_of(tables["integrate"], start)
+        if self.series:
+            _check_series(options["save_at"])
+        return Made(risk, start, ends, options)
 
     def check(self) -> Made:
         """Build all that can be built before the first step, at every value of each axis.
@@ -193,14 +213,6 @@ class Recipe:
         if self.certificate and made.risk.has_loss_kinks:
             raise RecipeError(("certificate",), "is not given for a loss with kinks; leave it out")
         return shapes
-
-    def _check_series(self) -> None:
-        if not self.series:
-            return
-        asked = numerics.save_of(self._tables["integrate"].get("save_at"))
-        if asked is None or asked.asked is None or asked.asked[0] == "clock":
-            fix = "say integrate.save_at as times or log_times, which all points share"
-            raise RecipeError(("series",), f"is of times that are not fixed; {fix}")
 
     def run(self, progress: Progress | bool | None = None) -> Trajectory:
         """Integrate, as ``gf.integrate`` does.
@@ -295,6 +307,16 @@ class Recipe:
             if isinstance(inner, str):
                 files[inner] = digest(existing(self._text.folder, inner, key))
         return {"kind": "recipe", "recipe": tables, "files": files}
+
+
+def _names(struct: type[msgspec.Struct]) -> set[str]:
+    return set(struct.__struct_fields__)
+
+
+def _check_series(asked: Any) -> None:
+    if asked is None or asked.asked is None or asked.asked[0] == "clock":
+        fix = "say integrate.save_at as times or log_times, which all points share"
+        raise RecipeError(("series",), f"is of times that are not fixed; {fix}")
 
 
 def _last(path: Trajectory, name: str) -> xr.DataArray:
