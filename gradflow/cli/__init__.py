@@ -6,6 +6,7 @@ import typer
 
 from gradflow.cli.cite import cite
 from gradflow.cli.derive import derive
+from gradflow.cli.status import status
 from gradflow.cli.verify import verify
 
 app = typer.Typer(
@@ -21,10 +22,10 @@ app = typer.Typer(
 
 @app.callback()
 def _root() -> None:
-    """Verify, derive, cite."""
+    """Verify, derive, cite, and look at sweeps."""
 
 
-for _command in (verify, derive, cite):
+for _command in (verify, derive, cite, status):
     app.command()(_command)
 
 
