@@ -1,10 +1,10 @@
 """What a value is, and what a function is, whatever process looks at them: the same content gives
 the same key, and a store knows when a function has changed.
 
-A function is its code and what it reads. Comments, docstrings and places in the file do not count. What a function reads from outside counts
-where it cannot change while it runs: numbers, strings, tuples, arrays, what describes itself, and
-functions and classes of its own module. Lists, dictionaries and names that it assigns itself are
-state, not configuration.
+A function is its code and what it reads. Comments, docstrings and places in the file do not count.
+What it reads from outside counts where it cannot change while it runs: numbers, strings, tuples,
+arrays, what describes itself, and functions and classes of its own module. Lists, dictionaries and
+names that it assigns itself are state, not configuration.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from gradflow.sweeps.compute import Function
 from gradflow.sweeps.configuration import configuration
 from gradflow.sweeps.content import UnstableError
 from gradflow.sweeps.errors import SweepError, SweepWarning
-from gradflow.sweeps.identity import check_call, name_of, pickled
 from gradflow.sweeps.grid import Grid, grid_of
+from gradflow.sweeps.identity import check_call, name_of, pickled
 from gradflow.sweeps.run import run
 from gradflow.sweeps.store import Store, reason_of
 from gradflow.sweeps.team import Team
