@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import weakref
 
 from loky import ProcessPoolExecutor
 
 #: Seconds without work after which a worker goes.
 _IDLE_SECONDS = 300
+#: Seconds between two looks whether the process that started a worker is still there.
+_ORPHAN_SECONDS = 1.0
 #: A worker's linear algebra stays on its own core.
 _ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "1")
 
@@ -18,6 +21,14 @@ _ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NU
 def _begin() -> None:
     """Make a worker ready: Ctrl-C, which reaches it too, is for the process that recalls it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it has been killed, which nothing else tells."""
+    while os.getppid() == parent:
+        time.sleep(_ORPHAN_SECONDS)
+    os._exit(1)
 
 
 class Pool:
@@ -57,7 +68,7 @@ class Pool:
 def _alive(executor: ProcessPoolExecutor) -> bool:
     """Whether it takes work: a process may have died since."""
     try:
-        executor.submit(_begin)
+        executor.submit(os.getpid)
     except RuntimeError:
         return False
     return True
