@@ -484,9 +484,7 @@ def written(value: Any) -> str:
     if isinstance(value, int):
         return f"0x{value:x}" if value > 10**300 else str(value)
     if isinstance(value, float):
-        return (
-            repr(value) if math.isfinite(value) else {True: "nan"}.get(value != value, f"{value}")
-        )
+        return repr(value)  # (inf and nan as TOML has them)
     if isinstance(value, str):
         escaped = "".join(
             c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in value

@@ -298,7 +298,8 @@ class Recipe:
 
         The title and the grid do not count: a larger grid has the same points, and more.
         """
-        tables = {n: value for n, value in self._tables.items() if n not in ("title", "grid")}
+        kept = {n: value for n, value in self._tables.items() if n not in ("title", "grid")}
+        tables = grid.with_values(kept, {axis.key: "of the grid" for axis in self.axes})
         files = {}
         for key in (("data", "file"), ("start", "file"), ("teacher", "params", "file")):
             inner: Any = tables
