@@ -13,6 +13,7 @@ text was changed in place, at its line.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import random
 import resource
@@ -282,6 +283,11 @@ HOSTILE: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+def _hostile(rng: random.Random) -> Any:
+    """A value of the list, of one's own: it may be changed in its turn."""
+    return copy.deepcopy(rng.choice(HOSTILE))
+
+
 def mutants(seed: int) -> Iterator[Mutant]:
     """Changed recipes, without end."""
     rng = random.Random(seed)
@@ -362,7 +368,7 @@ def _extra_key(base: str, rng: random.Random) -> Mutant:
     name = _name(rng)
     if name in _every_name():
         return _value(base, rng)
-    value = rng.choice(HOSTILE)
+    value = _hostile(rng)
     if value == 10**400:
         value = 1  # (in its line, the size of an integer is of no interest here)
     lines.insert(at, f"{name} = {written(value)}")
@@ -387,7 +393,7 @@ def _value(base: str, rng: random.Random) -> Mutant:
     """Another value: of another type, out of its range, or absurd."""
     tree = tomllib.loads(base)
     path = rng.choice(list(_places(tree)))
-    _inside(tree, path[:-1])[path[-1]] = rng.choice(HOSTILE)
+    _inside(tree, path[:-1])[path[-1]] = _hostile(rng)
     return Mutant(toml(tree).encode(), "value")
 
 
@@ -403,19 +409,12 @@ def _move(base: str, rng: random.Random) -> Mutant:
     tree = tomllib.loads(base)
     other = tomllib.loads(rng.choice(list(BASES.values()))) if rng.random() < 0.5 else tree
     path = rng.choice(list(_places(other)))
-    value = _inside(other, path)
+    value = copy.deepcopy(_inside(other, path))
     tables = [(), *(p for p in _places(tree) if isinstance(_inside(tree, p), dict))]
     where = _inside(tree, rng.choice(tables))
-    if isinstance(path[-1], str) and not _holds(value, where):
+    if isinstance(path[-1], str):
         where[path[-1]] = value
     return Mutant(toml(tree).encode(), "move")
-
-
-def _holds(outer: Any, inner: Any) -> bool:
-    if outer is inner:
-        return True
-    parts = outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ()
-    return any(_holds(part, inner) for part in parts)
 
 
 def _deep(base: str, rng: random.Random) -> Mutant:
@@ -455,7 +454,7 @@ def _several(base: str, rng: random.Random) -> Mutant:
     for _ in range(rng.randint(2, 6)):
         path = rng.choice(list(_places(tree)))
         try:
-            _inside(tree, path[:-1])[path[-1]] = rng.choice(HOSTILE)
+            _inside(tree, path[:-1])[path[-1]] = _hostile(rng)
         except (KeyError, TypeError, IndexError):
             continue
     return Mutant(toml(tree).encode(), "several values")

@@ -86,6 +86,9 @@ if TYPE_CHECKING:
     from gradflow.numerics.vectors import angle as angle
     from gradflow.numerics.vectors import log_tan_half as log_tan_half
     from gradflow.numerics.vectors import perpendicular as perpendicular
+    from gradflow.order import DescentOrder as DescentOrder
+    from gradflow.order import descent_order as descent_order
+    from gradflow.order import first_order_error as first_order_error
     from gradflow.paths import steps as steps
     from gradflow.paths.descent import descend as descend
     from gradflow.paths.file import load as load
@@ -135,6 +138,7 @@ _EXPORTS = {
     "gradflow.integrators.driver": "integrator_names",
     "gradflow.integrators.settings": "SmallStartWarning",
     "gradflow.integration": "IntegrationError IntegrationWarning integrate",
+    "gradflow.order": "DescentOrder descent_order first_order_error",
     "gradflow.many.starts": "integrate_many",
     "gradflow.sweeps.sweep": "sweep",
     "gradflow.sweeps.errors": "SweepError SweepWarning",
