@@ -642,7 +642,7 @@ def trial(count: int, seed: int, folder: Path) -> tuple[Counter[str], list[tuple
     prepare(folder)
     counts: Counter[str] = Counter()
     flawed: list[tuple[Mutant, Verdict]] = []
-    slowest = 0.0
+    slowest, text = 0.0, b""
     for mutant, _ in zip(mutants(seed), range(count), strict=False):
         verdict = judge(mutant, folder, lambda file: gf.recipe(file).check())
         counts[verdict.outcome] += 1
@@ -652,8 +652,10 @@ def trial(count: int, seed: int, folder: Path) -> tuple[Counter[str], list[tuple
             counts[f"unforeseen: {verdict.message[-110:]}"] += 1
         if verdict.flaw:
             flawed.append((mutant, verdict))
-        slowest = max(slowest, verdict.seconds)
+        if verdict.seconds > slowest:
+            slowest, text = verdict.seconds, mutant.text
     counts["slowest, ms"] = round(1000 * slowest)
+    (folder / "slowest.toml").write_bytes(text)
     return counts, flawed
 
 

@@ -79,7 +79,12 @@ def summary(recipe: Recipe, path: Trajectory) -> Iterator[str]:
     """How a path ended, in a few lines."""
     yield f"{path.result.name}: {path.result.message}; stopped by {path.stopped_by}"
     steps = f"{path.stats['steps']:.0f} steps, {path.stats['run_seconds']:.2g} s"
-    yield f"ln t = {path.log_t_final:.10g}, ln L = {path.observe('log_loss')[-1]:.10g}; {steps}"
+    yield f"ln t = {path.log_t_final:.10g}; {steps}"
+    if not len(path):
+        return
+    if path.log_t[-1] != path.log_t_final:
+        yield f"at the last recorded time, ln t = {path.log_t[-1]:.10g}:"
+    yield f"ln L = {path.observe('log_loss')[-1]:.10g}"
     for name in recipe.observe:
         values = path.observe(name)[-1]
         if values.ndim == 0:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from gradflow.recipes.errors import Key, RecipeError, nearest, shown
 from gradflow.recipes.values import is_rule, listed
 
+#: A number of a grid is a float, or an integer that is none too large to be one.
+_LARGEST = 1.7e308
 #: Points of a sweep.
 MOST_POINTS = 1_000_000
 #: Tables whose entries may vary from point to point.
@@ -110,8 +112,8 @@ def _check_values(values: Sequence[Any], place: Key) -> None:
     kinds = {type(value) for value in values}
     if not (kinds <= {int, float} or kinds in ({str}, {bool})):
         raise RecipeError(place, "is to hold numbers, or strings, or true and false")
-    if kinds <= {int, float} and not all(math.isfinite(value) for value in values):
-        raise RecipeError(place, "holds a number that is not finite")
+    if kinds <= {int, float} and not all(abs(value) < _LARGEST for value in values):
+        raise RecipeError(place, "holds NaN, infinity or an integer beyond floats")
     if len(set(values)) < len(values):
         raise RecipeError(place, "holds a value twice")
 

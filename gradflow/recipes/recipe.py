@@ -21,7 +21,7 @@ from gradflow.paths.path import Recorded
 from gradflow.paths.trajectory import Trajectory
 from gradflow.recipes import grid, numerics
 from gradflow.recipes.data import digest, existing
-from gradflow.recipes.errors import RecipeError, nearest
+from gradflow.recipes.errors import RecipeError, nearest, shown
 from gradflow.recipes.failing import refusals
 from gradflow.recipes.models import risk_of, start_of
 from gradflow.recipes.reading import Text, of_mapping, read_file
@@ -283,10 +283,10 @@ class Recipe:
         if not self.axes:
             raise self._placed(RecipeError(("grid",), "is missing; run the recipe instead"))
         self.check()
+        values: dict[str, Any] = {axis.name: axis.values for axis in self.axes}
         return sweep(
-            self, store=store, client=client, workers=workers, progress=progress,
-            **{axis.name: axis.values for axis in self.axes},
-        )  # fmt: skip
+            self, store=store, client=client, workers=workers, progress=progress, **values
+        )
 
     def _refuse_grid(self) -> None:
         if self.axes:
@@ -349,7 +349,7 @@ def _observables(names: list[str]) -> tuple[str, ...]:
     known = observables.names()
     for index, name in enumerate(names):
         if name not in known:
-            raise RecipeError(("observe", index), f"{name!r} is none; {nearest(name, known)}")
+            raise RecipeError(("observe", index), f"{shown(name)} is none; {nearest(name, known)}")
     return tuple(dict.fromkeys(names))
 
 
