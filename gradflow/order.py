@@ -32,6 +32,8 @@ from gradflow.validation import check_integer, check_positive, check_rtol, fail
 
 #: A measured order is told only with an error bar below this.
 _SHARPEST = 0.1
+#: Tolerance of the flow: one a hundred times as large must be one still.
+_LOOSEST = 1e-5
 #: Below this order distances do not tend to zero by what is seen of them.
 _LEAST = 0.5
 #: Of the smallest distance that the flow's own error may be.
@@ -133,8 +135,10 @@ def descent_order(
     counts = [check_integer("steps", n, minimum=1) for n in steps]
     if len(counts) < 4 or any(b <= a for a, b in pairwise(counts)):
         raise fail("steps", list(steps), "is to be four numbers or more, ascending", "halve η")
+    if rtol > _LOOSEST:
+        raise fail("rtol", rtol, "is no tight tolerance", f"pass at most {_LOOSEST:g}")
     flow = integrate(risk, start, until=until, rtol=rtol, throw=True)
-    looser = integrate(risk, start, until=until, rtol=min(100 * rtol, 1e-6), throw=True)
+    looser = integrate(risk, start, until=until, rtol=100 * rtol, throw=True)
     end, unravel = ravel_pytree(flow.final)
     end = np.asarray(end)
     flow_error = float(np.linalg.norm(end - np.asarray(ravel_pytree(looser.final)[0])))

@@ -31,11 +31,13 @@ def opened(file: str) -> Recipe:
         usage_error(str(error))
 
 
-def checked(recipe: Recipe) -> Made:
-    """What it builds; what cannot be built ends the command."""
+def checked(recipe: Recipe, single: bool = False) -> Made:
+    """What it builds; what cannot be built ends the command (as a grid does, of a single run)."""
     from gradflow.recipes.errors import RecipeError
 
     try:
+        if single:
+            recipe.refuse_grid()
         return recipe.check()
     except RecipeError as error:
         usage_error(str(error))

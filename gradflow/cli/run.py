@@ -34,7 +34,7 @@ def run(
         typer.echo(f"gradflow run {file}: loading")
     recipe = opened(file)
     with told():
-        made = checked(recipe)
+        made = checked(recipe, single=True)
         if check:
             if not quiet:
                 typer.echo(f"{recipe}: fine\n  {made.risk.name}\n  until {made.until!r}")

@@ -222,7 +222,7 @@ class Recipe:
         RecipeError
             What cannot be built; a recipe with a grid, which is swept.
         """
-        self._refuse_grid()
+        self.refuse_grid()
         made = self.make()
         return integrate(made.risk, made.start, until=made.until, progress=progress, **made.options)
 
@@ -284,11 +284,10 @@ class Recipe:
             raise self._placed(RecipeError(("grid",), "is missing; run the recipe instead"))
         self.check()
         values: dict[str, Any] = {axis.name: axis.values for axis in self.axes}
-        return sweep(
-            self, store=store, client=client, workers=workers, progress=progress, **values
-        )
+        return sweep(self, store=store, client=client, workers=workers, progress=progress, **values)
 
-    def _refuse_grid(self) -> None:
+    def refuse_grid(self) -> None:
+        """Raise a `RecipeError` where there is a grid, which a run has no use for."""
         if self.axes:
             problem = "is for a sweep; sweep it, or take the grid out"
             raise self._placed(RecipeError(("grid",), problem))

@@ -165,7 +165,7 @@ def _translated(said: str, table: Mapping[str, object], key: Key) -> RecipeError
     if wrong:
         wanted = [_TYPES.get(part, part) for part in wrong[1].split(" | ")]
         wanted = " or ".join(dict.fromkeys(filter(None, wanted)))
-        value = shown(_value(table, inner))
+        value = shown(repr(_value(table, inner)))
         got = _TYPES.get(wrong[2]) or f"a {wrong[2]}"
         return RecipeError((*key, *inner), f"is {got}, {value}; write {wanted}")
     return RecipeError((*key, *inner), said[:1].lower() + said[1:])
