@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gradflow import observables as observables
     from gradflow import protocols as protocols
     from gradflow import rates as rates
+    from gradflow import recipes as recipes
     from gradflow import symbolic as symbolic
     from gradflow.certificates.certificate import Certificate as Certificate
     from gradflow.certificates.certificate import certify as certify
@@ -169,6 +170,7 @@ _MODULES = {
     "observables": "gradflow.observables",
     "protocols": "gradflow.protocols",
     "rates": "gradflow.rates",
+    "recipes": "gradflow.recipes",
     "steps": "gradflow.paths.steps",
     "symbolic": "gradflow.symbolic",
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -79,6 +81,50 @@ def test_a_failed_run_keeps_its_part_and_says_so(call, tmp_path):
     assert "error: max_steps" in done.stderr
     assert "Traceback" not in done.output
     assert 0 < gf.load(tmp_path / "flow.nc").t_final < 2.0
+
+
+def test_a_path_that_cannot_be_written_is_not_lost(call, tmp_path, monkeypatch):
+    """A full disk, found out after the integration."""
+    from gradflow.paths import saving
+
+    whole = saving.replace_file
+
+    def full(where, write):
+        if os.fspath(where).startswith("made"):
+            raise OSError(28, "No space left on device")
+        whole(where, write)
+
+    monkeypatch.setattr(saving, "replace_file", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    done = call("run", "flow.toml", "--out", "made")
+    assert done.exit_code == 2
+    said = "cannot write made/flow.nc: No space left on device; the path is in "
+    assert said in done.stderr
+    kept = done.stderr.partition(said)[2].strip()
+    assert gf.load(kept).t_final == pytest.approx(2.0, rel=1e-14)
+
+
+def test_an_interrupted_run_keeps_its_part(tmp_path):
+    """Ctrl-C, sent once the flow is being followed."""
+    slow = RUN.replace("time = 2.0", "time = 1e12").replace(
+        "rtol = 1e-7", 'rtol = 1e-13\nintegrator = "heun"\nmax_steps = 100_000_000\nsave_at = [1.0]'
+    )
+    (tmp_path / "flow.toml").write_text(slow.replace("certificate = true", ""))
+    command = [sys.executable, "-u", "-m", "gradflow.cli", "run", "flow.toml"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "until" in line:
+                break
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    assert "error: interrupted" in said
+    assert "Traceback" not in said
+    assert gf.load(tmp_path / "flow.nc").result.name == "interrupted"
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,24 @@ def _write(recipe: Recipe, path: Trajectory, stem: Path, plot: bool, quiet: bool
             written.append(f"{stem}.png")
             _draw(recipe, path, written[1])
     except OSError as error:
-        usage_error(f"cannot write {written[-1]}: {error.strerror or error}")
+        kept = "" if len(written) > 1 else _rescued(recipe, path, stem)
+        usage_error(f"cannot write {written[-1]}: {error.strerror or error}{kept}")
     if not quiet:
         for line in summary(recipe, path):
             typer.echo(f"  {line}")
         typer.echo(f"written: {', '.join(written)}")
+
+
+def _rescued(recipe: Recipe, path: Trajectory, stem: Path) -> str:
+    """Write a path that has been computed somewhere else, rather than lose it."""
+    import tempfile
+
+    try:
+        where = Path(tempfile.mkdtemp(prefix="gradflow-")) / f"{stem.name}.nc"
+        recipe.save(path, where)
+    except OSError:
+        return "; the path is lost"
+    return f"; the path is in {where}"
 
 
 def _draw(recipe: Recipe, path: Trajectory, where: str) -> None:

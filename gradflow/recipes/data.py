@@ -7,13 +7,14 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from gradflow.recipes.errors import Key, RecipeError, misspelt, nearest, shown
 from gradflow.recipes.failing import refusals
 from gradflow.recipes.schema import MOST_NUMBERS, Data, checked, of_signature
+from gradflow.recipes.toml import Value
 
 _ARRAYS = ("X", "y", "weights", "offset")
 #: Bytes of a file of data.
@@ -29,7 +30,7 @@ class Arrays(NamedTuple):
     offset: np.ndarray | None = None
 
 
-def read_data(table: Mapping[str, Any], folder: Path) -> Arrays:
+def read_data(table: Mapping[str, Value], folder: Path) -> Arrays:
     """The arrays that ``[data]`` names.
 
     Raises
@@ -60,7 +61,7 @@ def read_data(table: Mapping[str, Any], folder: Path) -> Arrays:
     return Arrays(**found)
 
 
-def _dataset(table: Mapping[str, Any]) -> Arrays:
+def _dataset(table: Mapping[str, Value]) -> Arrays:
     from gradflow.data import datasets
 
     name = table["dataset"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gradflow.recipes.errors import Key, RecipeError, nearest, shown
+from gradflow.recipes.toml import Table, Value
 from gradflow.recipes.values import is_rule, listed
 
 #: A number of a grid is a float, or an integer that is none too large to be one.
@@ -35,11 +36,11 @@ class Axis(NamedTuple):
     name: str
     key: tuple[str, ...]
     place: Key
-    values: Sequence[Any]
+    values: Sequence[Value]
 
 
 def axes_of(
-    table: Mapping[str, Any], tables: Mapping[str, Any], results: Collection[str]
+    table: Mapping[str, Value], tables: Mapping[str, Value], results: Collection[str]
 ) -> tuple[Axis, ...]:
     """The axes of a grid.
 
@@ -57,7 +58,7 @@ def axes_of(
     RecipeError
         Lists that are none, two of one key, too many points.
     """
-    found: dict[tuple[str, ...], tuple[Key, Sequence[Any]]] = {}
+    found: dict[tuple[str, ...], tuple[Key, Sequence[Value]]] = {}
     for place, value in _entries(table, ("grid",)):
         key = tuple(part for name in place[1:] for part in str(name).split("."))
         if key in found:
@@ -78,7 +79,7 @@ def axes_of(
     return axes
 
 
-def _entries(table: Mapping[str, Any], place: Key) -> Iterator[tuple[Key, Any]]:
+def _entries(table: Mapping[str, Value], place: Key) -> Iterator[tuple[Key, Value]]:
     for name, value in table.items():
         here = (*place, name)
         if isinstance(value, Mapping) and value and not is_rule(value):
@@ -92,9 +93,9 @@ def _entries(table: Mapping[str, Any], place: Key) -> Iterator[tuple[Key, Any]]:
             raise RecipeError(here, problem)
 
 
-def _check_replaced(tables: Mapping[str, Any], key: tuple[str, ...], place: Key) -> None:
+def _check_replaced(tables: Mapping[str, Value], key: tuple[str, ...], place: Key) -> None:
     """What stands at the key in the recipe is one value too, or nothing."""
-    inner: Any = tables
+    inner: Value = tables
     for end, part in enumerate(key, start=1):
         if not isinstance(inner, Mapping):
             raise RecipeError(place, f"is no key: {'.'.join(key[: end - 1])} is no table")
@@ -105,7 +106,7 @@ def _check_replaced(tables: Mapping[str, Any], key: tuple[str, ...], place: Key)
         raise RecipeError(key, "is a table or an array, and the grid has single values for it")
 
 
-def _check_values(values: Sequence[Any], place: Key) -> None:
+def _check_values(values: Sequence[Value], place: Key) -> None:
     """Refuse what is no coordinate: tables and arrays, a value twice, NaN."""
     if isinstance(values, range):
         return
@@ -132,9 +133,7 @@ def _names(keys: list[tuple[str, ...]], results: Collection[str]) -> list[str]:
     return short
 
 
-def with_values(
-    tables: Mapping[str, Any], changes: Mapping[tuple[str, ...], Any]
-) -> dict[str, Any]:
+def with_values(tables: Mapping[str, Value], changes: Mapping[tuple[str, ...], Value]) -> Table:
     """The recipe's tables with other values for some keys; they are left as they are.
 
     Raises
@@ -144,7 +143,7 @@ def with_values(
     """
     changed = copy.deepcopy(dict(tables))
     for key, value in changes.items():
-        inner: Any = changed
+        inner: Value = changed
         for part in key[:-1]:
             inner = inner.setdefault(part, {})
             if not isinstance(inner, dict):

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import jax
 import numpy as np
@@ -33,6 +32,7 @@ from gradflow.recipes.schema import (
     of_signature,
     refuse_unknown,
 )
+from gradflow.recipes.toml import Table, Value
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.risks.population.population import PopulationRisk
@@ -42,7 +42,7 @@ from gradflow.risks.regularised import Regularised
 _DEEPEST = 1000
 
 
-def part(value: object, base: type, module: ModuleType | None, key: Key, **known: object) -> Any:
+def part(value: object, base: type, module: ModuleType | None, key: Key, **known: object) -> PyTree:
     """A registered object: by the name that ``gf`` has it under, or by ``{kind = ...}``.
 
     Parameters
@@ -77,7 +77,7 @@ def part(value: object, base: type, module: ModuleType | None, key: Key, **known
     return _made(kind, kinds[kind], given, key, known)
 
 
-def _made(kind: str, cls: type, given: dict[str, Any], key: Key, known: dict[str, object]) -> Any:
+def _made(kind: str, cls: type, given: Table, key: Key, known: dict[str, object]) -> PyTree:
     signature = of_signature(cls)
     fields = signature.__struct_fields__
     given = {**{n: v for n, v in known.items() if n in fields}, **given}
@@ -92,7 +92,7 @@ def _made(kind: str, cls: type, given: dict[str, Any], key: Key, known: dict[str
         return registry.build({"kind": kind, **given})
 
 
-def network(table: Mapping[str, Any], key: Key, dim: int | None) -> AbstractNetwork:
+def network(table: Mapping[str, Value], key: Key, dim: int | None) -> AbstractNetwork:
     """The net of ``[net]``; its input dimension may be left to the data."""
     known = {} if dim is None else {"dim": dim}
     if table.get("kind") == RandomFeatures.kind and "inner" not in table:
@@ -108,7 +108,7 @@ def network(table: Mapping[str, Any], key: Key, dim: int | None) -> AbstractNetw
     return net
 
 
-def _drawn_features(table: Mapping[str, Any], key: Key, known: dict[str, Any]) -> RandomFeatures:
+def _drawn_features(table: Mapping[str, Value], key: Key, known: Table) -> RandomFeatures:
     """Random features drawn from a seed."""
     given = {**known, **{name: entry for name, entry in table.items() if name != "kind"}}
     seed = given.pop("seed", None)
@@ -127,7 +127,7 @@ def random_key(seed: object, key: Key) -> jax.Array:
     return jax.random.key(seed)
 
 
-def risk_of(tables: Mapping[str, Any], folder: Path) -> AbstractRisk:
+def risk_of(tables: Mapping[str, Value], folder: Path) -> AbstractRisk:
     """The risk that ``[data]``, ``[net]``, ``[risk]`` and ``[teacher]`` say."""
     data, net = tables["data"], tables["net"]
     asked = checked(tables["risk"], Risk, ("risk",))
@@ -149,7 +149,7 @@ def risk_of(tables: Mapping[str, Any], folder: Path) -> AbstractRisk:
 
 
 def _empirical(
-    data: Arrays, net: Mapping[str, Any], loss: AbstractLoss, reduction: str
+    data: Arrays, net: Mapping[str, Value], loss: AbstractLoss, reduction: str
 ) -> EmpiricalRisk:
     if data.X.ndim != 2:
         raise RecipeError(("data", "X"), f"has shape {data.X.shape}; a row is a datum")
@@ -165,7 +165,11 @@ def _empirical(
 
 
 def _population(
-    data: Mapping[str, Any], net: Mapping[str, Any], loss: AbstractLoss, teacher: Any, folder: Path
+    data: Mapping[str, Value],
+    net: Mapping[str, Value],
+    loss: AbstractLoss,
+    teacher: Value,
+    folder: Path,
 ) -> PopulationRisk:
     given = {name: entry for name, entry in data.items() if name != "law"}
     if "kind" in given:
@@ -183,7 +187,7 @@ def _population(
         return PopulationRisk(made, loss, law, rule)
 
 
-def _check_radius(table: Mapping[str, Any]) -> None:
+def _check_radius(table: Mapping[str, Value]) -> None:
     for name in table:
         if name not in ("distribution", "args"):
             problem = f"is no known key; {nearest(name, ('distribution', 'args'))}"
@@ -213,7 +217,7 @@ _ARRAYS = ("inner", "outer", "bias", "weight", "layers")
 
 
 def start_of(
-    table: Mapping[str, Any], net: AbstractNetwork, folder: Path, key: Key = ("start",)
+    table: Mapping[str, Value], net: AbstractNetwork, folder: Path, key: Key = ("start",)
 ) -> PyTree:
     """The parameters that ``[start]`` says: drawn, of a file, or written out."""
     asked = checked(table, Start, key)
@@ -229,14 +233,14 @@ def start_of(
         if not arrays:
             fix = f"name some of {', '.join(_ARRAYS[:-1])}"
             raise RecipeError((*key, "file"), f"{shown(asked.file)} holds none; {fix}")
-        found: dict[str, Any] = dict(picked(held, arrays, asked.file, key))
+        found: Table = dict(picked(held, arrays, asked.file, key))
     else:
         found = {name: _numbers(value, (*key, name)) for name, value in arrays.items()}
     with refusals(key, {name: (*key, name) for name in found}):
         return net.check_start(net.as_params(found))
 
 
-def _numbers(value: Any, key: Key) -> Any:
+def _numbers(value: Value, key: Key) -> Value:
     if isinstance(value, str):
         raise RecipeError(key, "names an array, but there is no file to hold it")
     if key[-1] == "layers":

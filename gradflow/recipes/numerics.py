@@ -6,7 +6,6 @@ import functools
 import inspect
 import operator
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,9 +13,12 @@ from jaxtyping import PyTree
 
 from gradflow.integration import course_of, prepare
 from gradflow.integrators import save, until
+from gradflow.integrators.save import AbstractSave
+from gradflow.integrators.until import AbstractUntil
 from gradflow.recipes.errors import Key, RecipeError, nearest, shown
 from gradflow.recipes.failing import refusals
 from gradflow.recipes.schema import Integrate, checked, refuse_unknown
+from gradflow.recipes.toml import Table, Value
 from gradflow.recipes.values import RULES, numbers
 from gradflow.risks.base import AbstractRisk
 
@@ -32,7 +34,7 @@ def stops() -> type[msgspec.Struct]:
     return msgspec.defstruct("Until", fields)
 
 
-def until_of(table: Mapping[str, Any]) -> Any:
+def until_of(table: Mapping[str, Value]) -> AbstractUntil:
     """The stopping condition; of several the first that is met.
 
     Raises
@@ -55,7 +57,7 @@ def until_of(table: Mapping[str, Any]) -> Any:
 _KINDS = {"log_times": save.log_times, "times": save.times, "clock": save.clock}
 
 
-def save_of(value: object) -> Any:
+def save_of(value: object) -> AbstractSave | None:
     """What ``integrate.save_at`` stands for; None for the solver's steps."""
     key: Key = ("integrate", "save_at")
     if value is None or value == "steps":
@@ -76,7 +78,7 @@ def save_of(value: object) -> Any:
         return _KINDS[kind](points)
 
 
-def options_of(table: Mapping[str, Any], params: PyTree) -> dict[str, Any]:
+def options_of(table: Mapping[str, Value], params: PyTree) -> Table:
     """The keyword arguments of ``gf.integrate``, without ``until``."""
     key: Key = ("integrate",)
     asked = msgspec.structs.asdict(checked(table, Integrate, key))
@@ -89,7 +91,9 @@ def options_of(table: Mapping[str, Any], params: PyTree) -> dict[str, Any]:
     return {**asked, "save_at": save_of(asked["save_at"])}
 
 
-def check(risk: AbstractRisk, start: PyTree, ends: Any, options: Mapping[str, Any]) -> None:
+def check(
+    risk: AbstractRisk, start: PyTree, ends: AbstractUntil, options: Mapping[str, Value]
+) -> None:
     """Go through all that ``gf.integrate`` checks before its first step.
 
     Raises

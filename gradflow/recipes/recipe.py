@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,6 +15,8 @@ from jaxtyping import PyTree
 from gradflow import observables
 from gradflow.certificates.certificate import certify
 from gradflow.integration import IntegrationWarning, integrate
+from gradflow.integrators.save import AbstractSave
+from gradflow.integrators.until import AbstractUntil
 from gradflow.integrators.watch import Progress
 from gradflow.paths import saving
 from gradflow.paths.path import Recorded
@@ -34,10 +36,12 @@ from gradflow.recipes.schema import (
     checked,
     refuse_unknown,
 )
+from gradflow.recipes.toml import Table, Value
 from gradflow.risks.base import AbstractRisk
 
 if TYPE_CHECKING:
     import xarray as xr
+    from distributed import Client
 
 #: Names of results that a point of a sweep has besides observables.
 RESULTS = ("result", "t_final", "log_t_final", "certified", "log_t")
@@ -68,8 +72,8 @@ class Made(NamedTuple):
 
     risk: AbstractRisk
     start: PyTree
-    until: Any
-    options: dict[str, Any]
+    until: AbstractUntil
+    options: Table
 
 
 class Recipe:
@@ -90,7 +94,7 @@ class Recipe:
         self._text = text
         try:
             asked = checked(text.table, Document, ())
-            self._tables: dict[str, Any] = {
+            self._tables: Table = {
                 name: value
                 for name, value in msgspec.structs.asdict(asked).items()
                 if value is not None
@@ -115,11 +119,11 @@ class Recipe:
         return self._text.text
 
     @property
-    def parameters(self) -> dict[str, list[Any]]:
+    def parameters(self) -> dict[str, list[Value]]:
         """The names that vary and their values: the dimensions of a sweep."""
         return {axis.name: list(axis.values) for axis in self.axes}
 
-    def make(self, **point: Any) -> Made:
+    def make(self, **point: Value) -> Made:
         """Build the risk, the start and the numerical choices of one point.
 
         Raises
@@ -128,7 +132,7 @@ class Recipe:
             What cannot be built, with its key and line.
         """
         axes = {axis.name: axis for axis in self.axes}
-        changes: dict[tuple[str, ...], Any] = {}
+        changes: dict[tuple[str, ...], Value] = {}
         for name, value in point.items():
             if name not in axes:
                 raise RecipeError((name,), f"does not vary in this recipe; {nearest(name, axes)}")
@@ -142,7 +146,7 @@ class Recipe:
             lines |= {key: lines[place] for key, place in places.items() if place in lines}
             raise error.at(lines, self._text.file) from error
 
-    def _made(self, tables: Mapping[str, Any]) -> Made:
+    def _made(self, tables: Mapping[str, Value]) -> Made:
         folder = self._text.folder
         risk = risk_of(tables, folder)
         assert risk.net is not None
@@ -233,7 +237,7 @@ class Recipe:
         """
         saving.save(path, where, self.observe, {"recipe": self.text} if self.text else None)
 
-    def __call__(self, **point: Any) -> dict[str, object]:
+    def __call__(self, **point: Value) -> dict[str, object]:
         """Integrate one point of the grid, and read it.
 
         Returns
@@ -262,7 +266,7 @@ class Recipe:
         self,
         *,
         store: str | os.PathLike[str] | None = None,
-        client: Any = None,
+        client: Client | str | None = None,
         workers: int | None = None,
         progress: Progress | bool | None = None,
     ) -> xr.Dataset:
@@ -283,7 +287,7 @@ class Recipe:
         if not self.axes:
             raise self._placed(RecipeError(("grid",), "is missing; run the recipe instead"))
         self.check()
-        values: dict[str, Any] = {axis.name: axis.values for axis in self.axes}
+        values: Table = {axis.name: axis.values for axis in self.axes}
         return sweep(self, store=store, client=client, workers=workers, progress=progress, **values)
 
     def refuse_grid(self) -> None:
@@ -301,7 +305,7 @@ class Recipe:
         tables = grid.with_values(kept, {axis.key: "of the grid" for axis in self.axes})
         files = {}
         for key in (("data", "file"), ("start", "file"), ("teacher", "params", "file")):
-            inner: Any = tables
+            inner: Value = tables
             for part in key:
                 inner = inner.get(part) if isinstance(inner, Mapping) else None
             if isinstance(inner, str):
@@ -313,7 +317,7 @@ def _names(struct: type[msgspec.Struct]) -> set[str]:
     return set(struct.__struct_fields__)
 
 
-def _check_series(asked: Any) -> None:
+def _check_series(asked: AbstractSave | None) -> None:
     if asked is None or asked.asked is None or asked.asked[0] == "clock":
         fix = "say integrate.save_at as times or log_times, which all points share"
         raise RecipeError(("series",), f"is of times that are not fixed; {fix}")
@@ -327,7 +331,7 @@ def _last(path: Trajectory, name: str) -> xr.DataArray:
     return xr.DataArray(values, dims=dims)
 
 
-def _series(path: Trajectory, name: str, options: Mapping[str, Any]) -> xr.DataArray:
+def _series(path: Trajectory, name: str, options: Mapping[str, Value]) -> xr.DataArray:
     """An observable at the times of ``save_at``; NaN from where the path ended."""
     import xarray as xr
 
@@ -352,8 +356,10 @@ def _observables(names: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def recipe(source: str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
+def recipe(source: str | os.PathLike[str] | Mapping[str, Value]) -> Recipe:
     """Read a recipe: a risk, a start, a horizon and what is observed, without code.
+
+    :mod:`gradflow.recipes` lists the keys; ``notebooks/recipes/`` holds examples.
 
     Parameters
     ----------

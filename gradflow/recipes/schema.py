@@ -11,11 +11,12 @@ import re
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from gradflow.recipes.errors import Key, RecipeError, nearest, shown
+from gradflow.recipes.toml import Table, Value
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -24,7 +25,7 @@ MOST_NUMBERS = 20_000_000
 
 
 #: The name of an array in a file, names of columns, or the numbers (which are checked apart).
-Array = str | list[Any] | None
+Array = str | list[Value] | None
 
 
 class Data(msgspec.Struct):
@@ -40,7 +41,7 @@ class Data(msgspec.Struct):
 class Risk(msgspec.Struct):
     """``[risk]``."""
 
-    loss: str | dict[str, Any]
+    loss: str | Table
     reduction: str = "mean"
     tv: float | None = None
     l2: float | None = None
@@ -57,15 +58,15 @@ class Start(msgspec.Struct):
     outer: Array = None
     bias: Array = None
     weight: Array = None
-    layers: list[Any] | None = None
+    layers: list[Value] | None = None
 
 
 class Teacher(msgspec.Struct):
     """``[teacher]`` of a law's inputs: a direction, or a net with its parameters."""
 
     direction: list[float] | None = None
-    net: dict[str, Any] | None = None
-    params: dict[str, Any] | None = None
+    net: Table | None = None
+    params: Table | None = None
 
 
 class Integrate(msgspec.Struct):
@@ -78,7 +79,7 @@ class Integrate(msgspec.Struct):
     chart: str = "auto"
     metric: str | dict[str, float] = "euclidean"
     t0: float = 0.0
-    save_at: str | list[float] | dict[str, Any] | None = None
+    save_at: str | list[float] | Table | None = None
     max_steps: int = 1_000_000
     max_seconds: float | None = None
     safety: float | None = None
@@ -87,18 +88,18 @@ class Integrate(msgspec.Struct):
 class Document(msgspec.Struct):
     """The file as a whole."""
 
-    data: dict[str, Any]
-    net: dict[str, Any]
-    risk: dict[str, Any]
-    start: dict[str, Any]
-    until: dict[str, Any]
+    data: Table
+    net: Table
+    risk: Table
+    start: Table
+    until: Table
     title: str = ""
     observe: list[str] = []
     certificate: bool = False
     series: bool = False
-    teacher: dict[str, Any] | None = None
-    integrate: dict[str, Any] = {}
-    grid: dict[str, Any] = {}
+    teacher: Table | None = None
+    integrate: Table = {}
+    grid: Table = {}
 
 
 def checked(table: object, struct: type[S], key: Key, also: Collection[str] = ()) -> S:
@@ -171,7 +172,7 @@ def _translated(said: str, table: Mapping[str, object], key: Key) -> RecipeError
     return RecipeError((*key, *inner), said[:1].lower() + said[1:])
 
 
-def _value(table: Any, keys: list[str | int]) -> object:
+def _value(table: Value, keys: list[str | int]) -> object:
     for part in keys:
         try:
             table = table[part]
@@ -209,11 +210,11 @@ def of_signature(
         if parameter.default is inspect.Parameter.empty:
             required.append((name, hint))
         else:
-            optional.append((name, hint | None if hint is not Any else Any, msgspec.UNSET))
+            optional.append((name, hint | None if hint is not Value else Value, msgspec.UNSET))
     return msgspec.defstruct("Arguments", [*required, *optional])
 
 
-def _hints(function: Callable[..., object]) -> dict[str, Any]:
+def _hints(function: Callable[..., object]) -> Table:
     try:
         target = vars(function).get("__init__", function) if inspect.isclass(function) else function
         return typing.get_type_hints(target)
@@ -221,7 +222,7 @@ def _hints(function: Callable[..., object]) -> dict[str, Any]:
         return {}
 
 
-def _plain(hint: Any) -> Any:
+def _plain(hint: Value) -> Value:
     """The type if a file can be held to it, else anything."""
     if hint in _PLAIN:
         return hint
@@ -230,7 +231,7 @@ def _plain(hint: Any) -> Any:
         return hint
     if origin in (types.UnionType, typing.Union) and set(parts) <= {*_PLAIN, type(None)}:
         return hint
-    return Any
+    return Value
 
 
 __all__ = [
