@@ -84,7 +84,9 @@ def main() -> None:
         seconds = one.encoding["seconds"].values
         told["seconds of a flow, median"] = float(np.median(seconds))
         told["seconds of all flows"] = float(seconds.sum())
-        two, told["two processes, cold"] = timed(lambda: gf.sweep(flow, workers=2, **quiet, **FLOWS))
+        two, told["two processes, cold"] = timed(
+            lambda: gf.sweep(flow, workers=2, **quiet, **FLOWS)
+        )
         assert two.identical(one)
         _, told["two processes"] = timed(lambda: gf.sweep(flow, workers=2, **quiet, **FLOWS))
         _, told["default, cold"] = timed(lambda: gf.sweep(flow, **quiet, **FLOWS))

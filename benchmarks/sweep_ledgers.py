@@ -98,7 +98,9 @@ def alone(run: Callable[[str], np.ndarray], folder: str, after: float | None) ->
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
-    return ["right", "wrong", "raised"][os.WEXITSTATUS(status)] if os.WIFEXITED(status) else "killed"
+    return (
+        ["right", "wrong", "raised"][os.WEXITSTATUS(status)] if os.WIFEXITED(status) else "killed"
+    )
 
 
 def measure(name: str, run: Callable[[str], np.ndarray], kills: int) -> str:

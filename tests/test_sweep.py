@@ -92,7 +92,9 @@ def test_coordinates_are_values_or_labels(given, coordinate, labels):
     table = gf.sweep(lambda x: {"y": 1.0}, x=given, **QUICK)
     assert table.x.values.tolist() == coordinate
     assert ("x_label" in table.coords) == (labels is not None)
-    for label, part in zip(table.coords.get("x_label", []), labels or [], strict=labels is not None):
+    for label, part in zip(
+        table.coords.get("x_label", []), labels or [], strict=labels is not None
+    ):
         assert part in label.item()
 
 

@@ -125,7 +125,9 @@ def _assign(
         values = _texts(column, folder)
     else:
         values = column.read(np.arange(grid.size))
-    return data.assign({column.name: (every, values.reshape((*grid.shape, *column.shape))), **coords})
+    return data.assign(
+        {column.name: (every, values.reshape((*grid.shape, *column.shape))), **coords}
+    )
 
 
 def _texts(column: Column, folder: Path | None) -> np.ndarray:
