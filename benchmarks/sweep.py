@@ -23,18 +23,22 @@ import xarray as xr
 
 import gradflow as gf
 
-FLOWS = {"seed": range(20), "scale": [1e-2, 3e-2, 0.1, 0.3, 1.0], "slope": [0.1, 0.3]}
+FLOWS = {"seed": range(40), "scale": [0.03, 0.1, 0.3, 0.6, 1.0]}
 
 
-def flow(seed: int, scale: float, slope: float) -> dict[str, object]:
-    """A margin after a short flow on a dozen of data."""
+def flow(seed: int, scale: float) -> dict[str, object]:
+    """A margin after a short flow on a dozen of data; and what it cost in which process."""
+    began = time.process_time()
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(12, 3))
-    net = gf.TwoLayer(dim=3, width=6, activation=gf.leaky_relu(slope))
+    net = gf.TwoLayer(dim=3, width=6, activation=gf.leaky_relu(0.1))
     risk = gf.EmpiricalRisk(net, gf.logistic, X, np.sign(X @ np.array([1.0, -2.0, 0.5])))
     start = net.init(jax.random.key(seed), scale, scheme="balanced")
-    path = gf.integrate(risk, start, until=gf.until.log_time(1e6))
-    return {"margin": path.observe("normalised_margin")[-1], "result": path.result.name}
+    path = gf.integrate(risk, start, until=20.0)
+    return {
+        "margin": path.observe("normalised_margin")[-1], "result": path.result.name,
+        "cpu": time.process_time() - began, "process": os.getpid(),
+    }  # fmt: skip
 
 
 def tiny(x: int) -> dict[str, float]:
@@ -78,27 +82,36 @@ def main() -> None:
     told = Told()
     told["load"] = os.getloadavg()[0]
     quiet = {"progress": False}
-    flow(0, 0.1, 0.1)  # (compiles)
+    flow(0, 0.1)  # (compiles)
     with tempfile.TemporaryDirectory() as folder:
-        one, told["one process"] = timed(lambda: gf.sweep(flow, workers=1, **quiet, **FLOWS))
-        seconds = one.encoding["seconds"].values
-        told["seconds of a flow, median"] = float(np.median(seconds))
-        told["seconds of all flows"] = float(seconds.sum())
-        two, told["two processes, cold"] = timed(
-            lambda: gf.sweep(flow, workers=2, **quiet, **FLOWS)
-        )
-        assert two.identical(one)
-        _, told["two processes"] = timed(lambda: gf.sweep(flow, workers=2, **quiet, **FLOWS))
-        _, told["default, cold"] = timed(lambda: gf.sweep(flow, **quiet, **FLOWS))
-        _, told["default"] = timed(lambda: gf.sweep(flow, **quiet, **FLOWS))
+        gf.sweep(flow, workers=1, **quiet, **FLOWS)
         began = cpu()
+        one, told["one process, wall"] = timed(lambda: gf.sweep(flow, workers=1, **quiet, **FLOWS))
+        told["one process, CPU"] = cpu() - began
+        told["flows, CPU"] = float(one.cpu.sum())
+        told["one flow, median CPU"] = float(one.cpu.median())
+        for kind, workers in {"two processes": 2, "default": None}.items():
+            run = lambda workers=workers: gf.sweep(flow, workers=workers, **quiet, **FLOWS)
+            _, told[f"{kind}, cold, wall"] = timed(run)
+            began = cpu()
+            table, told[f"{kind}, wall"] = timed(run)
+            told[f"{kind}, CPU of the calling process"] = cpu() - began
+            assert (table.margin == one.margin).all()
+            shares = table.cpu.values.ravel()
+            each = [
+                shares[table.process.values.ravel() == p].sum() for p in np.unique(table.process)
+            ]
+            told[f"{kind}, flows, CPU"] = float(shares.sum())
+            told[f"{kind}, CPU of the busiest"] = float(max(each))
         store = f"{folder}/flows"
-        kept, told["one process, store"] = timed(
+        began = cpu()
+        kept, told["one process, store, wall"] = timed(
             lambda: gf.sweep(flow, workers=1, store=store, **quiet, **FLOWS)
         )
+        told["one process, store, CPU"] = cpu() - began
+        told["beside the flows, share of CPU"] = 1 - float(kept.cpu.sum()) / (cpu() - began)
         inside = kept.encoding["seconds"].values.sum()
-        told["store and ledger, share of the wall"] = 1 - inside / told["one process, store"]
-        told["of it CPU seconds, the flows included"] = cpu() - began
+        told["beside the flows, share of the wall"] = 1 - inside / told["one process, store, wall"]
         _, told["resume of 200"] = timed(lambda: gf.sweep(flow, store=store, **quiet, **FLOWS))
         for name, fn in {"tiny": tiny, "1 ms": millisecond}.items():
             where = f"{folder}/{name}"
@@ -106,8 +119,10 @@ def main() -> None:
             table, told[f"10,000 points ({name}), store"] = timed(run)
             told[f"10,000 points ({name}), inside"] = float(table.encoding["seconds"].sum())
             _, told[f"10,000 points ({name}), resume"] = timed(run)
-    told["one / two"] = told["one process"] / told["two processes"]
-    told["one / default"] = told["one process"] / told["default"]
+    for kind in ("two processes", "default"):
+        told[f"one process / {kind}, wall"] = told["one process, wall"] / told[f"{kind}, wall"]
+        busiest = told[f"{kind}, CPU of the busiest"]
+        told[f"one process / busiest of {kind}, CPU"] = told["flows, CPU"] / busiest
     if asked.json:
         asked.json.write_text(json.dumps(told))
 

@@ -103,7 +103,7 @@ def test_another_function_is_refused_with_the_difference(tmp_path):
         return {"y": x}
 
     other.__qualname__ = "point"
-    with pytest.raises(gf.SweepError, match="function.code: .* in the store, .* now") as caught:
+    with pytest.raises(gf.SweepError, match=r"function\.code: .* in the store, .* now") as caught:
         run(tmp_path / "s", fn=other)
     assert "choose another store" in str(caught.value)
 
@@ -166,7 +166,7 @@ def test_other_packages_are_told(tmp_path):
 def test_a_value_without_a_name_is_refused_by_a_store_only(tmp_path):
     thing = object()
     assert gf.sweep(lambda x: {"y": 1}, x=[thing], **QUICK).y.item() == 1
-    with pytest.raises(ValueError, match="x=.*cannot be known again"):
+    with pytest.raises(ValueError, match=r"x=.*cannot be known again"):
         gf.sweep(lambda x: {"y": 1}, x=[thing], store=tmp_path / "s", **QUICK)
 
 
@@ -182,7 +182,7 @@ def test_two_sweeps_at_once(tmp_path, calls, wanted):
     assert time.monotonic() - began > 0.2
 
 
-# ---------------------------------------------------------------------------------- full, unwritable
+# ---------------------------------------------------------------------------------- no room
 @contextmanager
 def files_of_at_most(size: int):
     """The kernel refuses to let files grow: some bytes of a write arrive, and then none."""
@@ -231,12 +231,12 @@ def test_a_folder_that_cannot_be_a_store(tmp_path, where):
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange/thesis.tex").write_text("x")
-    with pytest.raises(ValueError, match="store=.*(cannot be written|holds 'thesis.tex')"):
+    with pytest.raises(ValueError, match=r"store=.*(cannot be written|holds 'thesis.tex')"):
         run(tmp_path / where)
 
 
 # ---------------------------------------------------------------------------------- damage
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damage_is_named_and_computed_again(tmp_path_factory, data, wanted):
     store = tmp_path_factory.mktemp("damage") / "s"
