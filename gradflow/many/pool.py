@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 
-from loky import ProcessPoolExecutor
+from loky import ProcessPoolExecutor, process_executor
 
 #: Seconds without work after which a worker goes.
 _IDLE_SECONDS = 300
@@ -21,6 +21,9 @@ _ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NU
 def _begin() -> None:
     """Make a worker ready: Ctrl-C, which reaches it too, is for the process that recalls it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # (where psutil is installed, loky takes 300 MB of compiled programs for a leak and starts
+    # the process again, without them)
+    process_executor._USE_PSUTIL = False
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 

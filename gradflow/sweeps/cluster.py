@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from concurrent.futures import Future
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
@@ -21,6 +23,8 @@ _ANSWER = 5
 _AHEAD = 2
 #: What Dask raises where workers have died with a task, by name.
 _KILLED = ("KilledWorker",)
+#: Seconds after which it is asked whether a result is still there, and without any worker.
+_FETCH, _GONE = 10, 60
 
 
 def client_of(client: object) -> tuple[Client, bool]:
@@ -60,8 +64,9 @@ def client_of(client: object) -> tuple[Client, bool]:
 class ClusterHands(AbstractHands):
     """The workers of a Dask cluster, as many as there are at the time.
 
-    A share whose workers have died is computed again by others; Dask gives it up after several
-    deaths, and its points are then sent one by one.
+    A share whose worker has died is computed again by another one. Dask gives it up after four
+    deaths; its points are then computed one at a time with nothing else at work, so that it is
+    clear which one ends its worker.
 
     Parameters
     ----------
@@ -76,7 +81,11 @@ class ClusterHands(AbstractHands):
         super().__init__(work)
         self._client, self._own = client_of(client)
         self._function, self._threads = function, 0
+        self._seen: float | None = None
+        self._began, self._told = time.monotonic(), False
         self._futures: set[object] = set()
+        #: Points that have been sent with nothing else at work.
+        self._lonely: set[int] = set()
 
     def tend(self) -> None:
         """Look how many workers there are."""
@@ -90,15 +99,42 @@ class ClusterHands(AbstractHands):
             self._threads = sum(cast(dict[str, int], self._client.nthreads()).values())
         except OSError:  # (looked at again)
             return
+        self._look(time.monotonic())
         self.fill()
 
+    def _look(self, now: float) -> None:
+        """Say where there is no worker; end where they were there and are gone."""
+        if self._threads:
+            self._seen = now
+        elif self._seen is not None and now - self._seen > _GONE:
+            self.work.end_with(
+                f"the cluster has had no worker for {_GONE} s: call gf.sweep again when it has; "
+                "with a store it goes on from there"
+            )
+        elif self._seen is None and not self._told and now - self._began > _ANSWER:
+            self._told = True
+            print("the cluster has no worker yet: waiting for one", file=sys.stderr, flush=True)
+
     def capacity(self) -> int:
-        """Some for each thread of each worker."""
-        return _AHEAD * self._threads
+        """Some for each thread of each worker; one for points that are computed alone."""
+        return min(self._threads, 1) if self.work.suspected else _AHEAD * self._threads
 
     def take(self) -> list[int]:
-        """Take points: one by one, if they are suspect."""
-        return self.work.take_suspect() or super().take()
+        """Take points; one that is suspect, with nothing else at work."""
+        if not self.work.suspected:
+            return super().take()
+        taken = [] if self.out else self.work.take_suspect()
+        self._lonely.update(taken)
+        return taken
+
+    def receive(self, future: Future[Answer]) -> Answer:
+        """Fetch what a worker has; not for ever, if it has died meanwhile."""
+        while True:
+            try:
+                return future.result(timeout=_FETCH)
+            except TimeoutError:
+                if getattr(future, "status", "") != "finished":
+                    raise
 
     def submit(self, numbers: list[int]) -> Future[Answer]:
         """Send points to the scheduler."""
@@ -114,11 +150,11 @@ class ClusterHands(AbstractHands):
     def lost(self, numbers: list[int], error: BaseException, team: int) -> None:
         """Workers have died with these points, or cannot do anything."""
         name = type(error).__name__
-        if name in _KILLED and len(numbers) == 1:
-            self.work.strike(numbers[0], name)
+        if name in _KILLED and numbers[0] in self._lonely:
+            self.work.condemn(numbers[0], f"its workers died ({name})")
         elif name in _KILLED:
             self.work.suspect(numbers)
-        elif "Cancelled" in name:
+        elif "Cancelled" in name or name == "TimeoutError":
             self.work.put_back(numbers)
         else:
             self.work.put_back(numbers)

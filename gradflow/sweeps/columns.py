@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradflow.sweeps.outcome import Outcome, Piece
+from gradflow.sweeps.errors import SweepError
+from gradflow.sweeps.outcome import DamagedError, Outcome, Piece
 
 #: Kinds of dtype that one column may mix, as NumPy promotes them without loss of meaning.
 _NUMBERS = "iufc"
@@ -54,16 +55,24 @@ class Column:
 
         Raises
         ------
-        DamagedError
+        SweepError
             If the store has been damaged since it was opened.
         """
         out = np.full((len(numbers), *self.shape), fill_of(self.dtype), self.dtype)
         for place, number in enumerate(numbers):
             found = self.rows.get(int(number))
-            value = None if found is None else found[0].value(found[1])
-            if value is not None:
-                out[place] = value
+            if found is not None:
+                out[place] = self._value(*found)
         return out
+
+    def _value(self, outcome: Outcome, piece: Piece) -> object:
+        try:
+            return outcome.value(piece)
+        except (DamagedError, OSError) as error:
+            raise SweepError(
+                f"an entry of {self.name!r} in the store has been damaged since it was opened: "
+                "call gf.sweep again, which computes it again"
+            ) from error
 
 
 def fill_of(dtype: np.dtype) -> object:
@@ -128,7 +137,8 @@ def columns_of(outcomes: Mapping[int, Outcome], size: int) -> list[Column]:
     rows: dict[str, dict[int, tuple[Outcome, Piece]]] = {}
     for number, outcome in sorted(outcomes.items()):
         for piece in outcome.pieces:
-            if piece.kind != "coordinate":
+            # (a path without a store has no file to be named)
+            if piece.kind not in ("coordinate", "path"):
                 rows.setdefault(piece.name, {})[number] = outcome, piece
     return [_column(name, found, size) for name, found in rows.items()]
 

@@ -45,6 +45,10 @@ class AbstractHands(ABC):
     def submit(self, numbers: list[int]) -> Future[Answer]:
         """Send points to a process."""
 
+    def receive(self, future: Future[Answer]) -> Answer:
+        """Return what has come back."""
+        return future.result()
+
     @abstractmethod
     def lost(self, numbers: list[int], error: BaseException, team: int) -> None:
         """Some points, sent to a team of processes, have not come back."""
@@ -85,7 +89,7 @@ class AbstractHands(ABC):
         if numbers is None:
             return
         try:
-            answer = future.result()
+            answer = self.receive(future)
         except BaseException as error:  # (a cancelled future's is no Exception)
             self.lost(numbers, error, team)
         else:

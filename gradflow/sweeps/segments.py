@@ -30,6 +30,10 @@ _HEAD = len(MAGIC) + _LENGTHS.size + _DIGEST
 _SMALL, _BLOCK = 4096, 1 << 20
 
 
+#: The reason why a whole entry is not used.
+FOREIGN = "foreign: of another configuration"
+
+
 @dataclass(frozen=True)
 class Stretch:
     """Bytes of a file."""
@@ -89,6 +93,11 @@ class Flaw:
     key: str = ""
     label: str = ""
     begin: int = 0
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is whole, and of another configuration."""
+        return self.reason == FOREIGN
 
     def __str__(self) -> str:
         point = self.label or "a point whose name cannot be read"
@@ -225,4 +234,4 @@ def body_at(path: Path, begin: int, data: bytes, outcome: Outcome) -> Held | Str
     return Stretch(path, begin + len(data) - outcome.size)
 
 
-__all__ = ["MAGIC", "Appender", "Entry", "Flaw", "Stretch", "body_at", "packed", "scan"]
+__all__ = ["FOREIGN", "MAGIC", "Appender", "Entry", "Flaw", "Stretch", "body_at", "packed", "scan"]

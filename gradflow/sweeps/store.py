@@ -23,7 +23,7 @@ from gradflow.sweeps.content import digest
 from gradflow.sweeps.errors import SweepError
 from gradflow.sweeps.lock import Lock
 from gradflow.sweeps.outcome import Held, Outcome, Piece
-from gradflow.sweeps.segments import Appender, Entry, Flaw, body_at, packed, scan
+from gradflow.sweeps.segments import FOREIGN, Appender, Entry, Flaw, body_at, packed, scan
 from gradflow.validation import fail
 
 _HEADER, _POINTS, _PATHS, _ASKED, _DAMAGED = "sweep.json", "points", "paths", "asked", "damaged"
@@ -66,8 +66,7 @@ def contents_of(folder: Path, store: str | None) -> Contents:
         flaws: list[Flaw] = []
         for one in scan(path):
             if isinstance(one, Entry) and store is not None and one.store != store:
-                reason = "foreign: of another configuration"
-                one = _flaw(path, one, reason)
+                one = _flaw(path, one, FOREIGN)
             elif isinstance(one, Entry):
                 broken = _broken_file(folder, one.outcome)
                 if broken:
@@ -77,12 +76,13 @@ def contents_of(folder: Path, store: str | None) -> Contents:
                 whole.append(one)
             else:
                 flaws.append(one)
-                found.entries.pop(one.key, None)
+                if not one.foreign:
+                    found.entries.pop(one.key, None)
         if flaws:
             found.files[path] = whole, flaws
             found.flaws += flaws
     # (what was computed again since is no flaw any more)
-    found.flaws = [flaw for flaw in found.flaws if flaw.key not in found.entries]
+    found.flaws = [one for one in found.flaws if one.foreign or one.key not in found.entries]
     return found
 
 

@@ -170,10 +170,11 @@ def _opened(fn: Function, store: str | os.PathLike[str], grid: Grid, wait: bool)
                    "pass a function, or give it a describe()") from error  # fmt: skip
     opened = Store(store, now, wait)
     for flaw in opened.flaws[:_NAMED]:
-        warnings.warn(f"{flaw}: computed again", SweepWarning, stacklevel=3)
+        what = "not used" if flaw.foreign else "computed again"
+        warnings.warn(f"{flaw}: {what}", SweepWarning, stacklevel=3)
     if len(opened.flaws) > _NAMED:
         rest = len(opened.flaws) - _NAMED
-        warnings.warn(f"and {rest} more entries are damaged", SweepWarning, stacklevel=3)
+        warnings.warn(f"and {rest} more entries are damaged or foreign", SweepWarning, stacklevel=3)
     if opened.moved and opened.entries:
         said = ", ".join(f"{name} {old}, now {new}" for name, (old, new) in opened.moved.items())
         warnings.warn(f"the store was made with {said}: the last bits of new points may differ",

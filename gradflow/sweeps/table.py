@@ -46,7 +46,7 @@ class _OnDisk(BackendArray):
         for place, number in enumerate(chosen.ravel()):
             row = self._column.read(np.array([number]))[0]
             out[place] = row[np.ix_(*within)] if within else row
-        out = out.reshape(*chosen.shape, *map(len, within))
+        out = out.reshape((*chosen.shape, *map(len, within)))
         # (a number takes its axis away)
         return out[tuple(0 if isinstance(one, (int, np.integer)) else slice(None) for one in key)]
 
@@ -85,7 +85,9 @@ def table_of(
         data = _assign(data, grid, column, dims, folder)
     data["error"] = grid.dims, np.array(told, np.str_).reshape(grid.shape)
     seconds = np.array([outcomes[n].seconds if n in outcomes else np.nan for n in range(grid.size)])
-    data.encoding["seconds"] = xr.DataArray(seconds.reshape(grid.shape), data.coords, grid.dims)
+    data.encoding["seconds"] = xr.DataArray(
+        seconds.reshape(grid.shape), _coordinates(grid), grid.dims
+    )
     return data
 
 
@@ -123,7 +125,9 @@ def _assign(
         values = _texts(column, folder)
     else:
         values = column.read(np.arange(grid.size))
-    return data.assign({column.name: (every, values.reshape(*grid.shape, *column.shape)), **coords})
+    return data.assign(
+        {column.name: (every, values.reshape((*grid.shape, *column.shape))), **coords}
+    )
 
 
 def _texts(column: Column, folder: Path | None) -> np.ndarray:
@@ -160,7 +164,7 @@ def _dims_of(
             for number, one in zip(column.rows, found, strict=True):
                 if one is not None:
                     values[number] = one
-            every = values.reshape(*grid.shape, -1)
+            every = values.reshape((*grid.shape, -1))
             coords[f"{column.name}_{dim}"] = xr.Variable((*grid.dims, dim), every)
     return column.dims, coords
 

@@ -126,8 +126,11 @@ class Work:
             if self._strikes[number] < STRIKES:
                 self._suspects.append(number)
                 return
-        said = f"its process died {STRIKES} times ({how}): killed, out of memory, or a crash"
-        self.keep([number], [failed(said)])
+        self.condemn(number, f"its process died {STRIKES} times ({how})")
+
+    def condemn(self, number: int, said: str) -> None:
+        """Keep that a point ends every process that computes it."""
+        self.keep([number], [failed(f"{said}: killed, out of memory, or a crash")])
 
     def end_with(self, problem: str) -> None:
         """Go on no more."""
