@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+import re
 import tomllib
 from pathlib import Path
 
@@ -179,10 +180,19 @@ def test_keys_stay_in_step_with_the_functions_they_are_of():
 
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.toml")), ids=lambda file: file.stem)
 def test_examples_are_checked(file):
+    """Those that are swept, also at the other values."""
     recipe = gf.recipe(file)
     recipe.check()
     assert recipe.title
     assert recipe.observe
+
+
+def test_the_readme_has_a_recipe_that_runs(tmp_path):
+    readme = (RECIPES.parent.parent / "README.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    assert gf.recipe(written(tmp_path, block)).check().risk.n == 12
+    (grid,) = re.findall(r"`(grid = \{.*?\})`", readme)
+    assert gf.recipe(written(tmp_path, block + grid)).parameters["width"] == [10, 30]
 
 
 # --- sweeps -------------------------------------------------------------------------------------
@@ -276,6 +286,7 @@ WRONG = {
     "huge": ("width = 3", "width = 1_000_000_000", "7: net.width: asks for 2e\\+09 numbers"),
     "depth": ("time = 2.0", f"time = {'[' * 200}{']' * 200}", "more than 24 tables"),
     "ragged": ("[0.3, -1.2]]", "[0.3]]", "3: data.X: is no rectangular array of numbers"),
+    "booleans": ("y = [1, -1, 1]", "y = [1, -1, true]", "4: data.y: is no rectangular array"),
     "infinite": ("[0.3, -1.2]]", "[0.3, inf]]", r"3: data.X: holds NaN or infinity at \[2, 1\]"),
     "lengths": ("y = [1, -1, 1]", "y = [1, -1]", "4: data.y: .*has length 2, but X has 3 rows"),
     "no file": (SMALL[SMALL.index("X =") : SMALL.index("[net]")],

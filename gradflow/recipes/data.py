@@ -107,8 +107,10 @@ def _inline(value: object, key: Key) -> np.ndarray:
 def finite(value: object, key: Key) -> np.ndarray:
     """An array of finite float64 numbers."""
     try:
+        if isinstance(value, list) and _holds_booleans(value):
+            raise ValueError
         array = np.asarray(value)
-        if array.dtype.kind not in "iufb":
+        if array.dtype.kind not in "iuf":
             raise ValueError
         array = array.astype(np.float64)
     except (ValueError, OverflowError, TypeError):
@@ -119,6 +121,14 @@ def finite(value: object, key: Key) -> np.ndarray:
     if array.size > MOST_NUMBERS:
         raise RecipeError(key, f"holds {array.size} numbers; at most {MOST_NUMBERS} are taken")
     return array
+
+
+def _holds_booleans(value: list[Value]) -> bool:
+    """Whether some number is ``true`` or ``false``, which NumPy would take for 1 or 0."""
+    return any(
+        _holds_booleans(entry) if isinstance(entry, list) else isinstance(entry, bool)
+        for entry in value
+    )
 
 
 def held_in(folder: Path, file: str, key: Key) -> dict[str, np.ndarray]:

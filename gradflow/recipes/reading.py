@@ -67,7 +67,8 @@ def read_file(path: str | os.PathLike[str]) -> Text:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise RecipeError((), "is not UTF-8 text; save it as UTF-8", line=line, file=name) from None
-    return read_text(text, name, Path(path).parent)
+    # (absolute: other processes may work in other folders)
+    return read_text(text, name, Path(path).absolute().parent)
 
 
 def read_text(text: str, file: str = "", folder: Path | None = None) -> Text:

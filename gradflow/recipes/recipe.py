@@ -272,6 +272,9 @@ class Recipe:
     ) -> xr.Dataset:
         """Integrate every point of the grid (``gf.sweep``, which says what the arguments are).
 
+        Files that the recipe names are read where points are computed: on a cluster they must be
+        there, at the same place.
+
         Returns
         -------
         xarray.Dataset
@@ -379,7 +382,7 @@ def recipe(source: str | os.PathLike[str] | Mapping[str, Value]) -> Recipe:
         built (files, shapes, numbers out of range) is told by ``.check()`` and ``.run()``.
     """
     if isinstance(source, Mapping):
-        return Recipe(of_mapping(source, Path()))
+        return Recipe(of_mapping(source, Path().absolute()))
     if not isinstance(source, (str, os.PathLike)):
         raise RecipeError((), "is neither a path nor a mapping; pass the name of a TOML file")
     return Recipe(read_file(source))
