@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gradflow import observables as observables
     from gradflow import protocols as protocols
     from gradflow import rates as rates
+    from gradflow import recipes as recipes
     from gradflow import symbolic as symbolic
     from gradflow.certificates.certificate import Certificate as Certificate
     from gradflow.certificates.certificate import certify as certify
@@ -86,18 +87,28 @@ if TYPE_CHECKING:
     from gradflow.numerics.vectors import angle as angle
     from gradflow.numerics.vectors import log_tan_half as log_tan_half
     from gradflow.numerics.vectors import perpendicular as perpendicular
+    from gradflow.order import DescentOrder as DescentOrder
+    from gradflow.order import descent_order as descent_order
+    from gradflow.order import first_order_error as first_order_error
+    from gradflow.paths import steps as steps
     from gradflow.paths.descent import descend as descend
     from gradflow.paths.file import load as load
     from gradflow.paths.saving import NeedsRiskWarning as NeedsRiskWarning
     from gradflow.paths.trajectory import Trajectory as Trajectory
     from gradflow.plots.trajectory import plot as plot
     from gradflow.rates import Estimate as Estimate
+    from gradflow.recipes.errors import RecipeError as RecipeError
+    from gradflow.recipes.recipe import Recipe as Recipe
+    from gradflow.recipes.recipe import recipe as recipe
     from gradflow.registry import register as register
     from gradflow.risks.empirical import EmpiricalRisk as EmpiricalRisk
     from gradflow.risks.function import FunctionRisk as FunctionRisk
     from gradflow.risks.population.gaussian_kernels import gaussian_kernel as gaussian_kernel
     from gradflow.risks.population.population import PopulationRisk as PopulationRisk
     from gradflow.risks.regularised import Regularised as Regularised
+    from gradflow.sweeps.errors import SweepError as SweepError
+    from gradflow.sweeps.errors import SweepWarning as SweepWarning
+    from gradflow.sweeps.sweep import sweep as sweep
     from gradflow.symbolic import derive as derive
 
 #: Public names by the module that defines them; one line a group.
@@ -128,10 +139,16 @@ _EXPORTS = {
     "gradflow.integrators.driver": "integrator_names",
     "gradflow.integrators.settings": "SmallStartWarning",
     "gradflow.integration": "IntegrationError IntegrationWarning integrate",
+    "gradflow.order": "DescentOrder descent_order first_order_error",
     "gradflow.many.starts": "integrate_many",
+    "gradflow.sweeps.sweep": "sweep",
+    "gradflow.sweeps.errors": "SweepError SweepWarning",
     "gradflow.paths.trajectory": "Trajectory",
     "gradflow.paths.file": "load",
     "gradflow.paths.saving": "NeedsRiskWarning",
+    # a flow as a file says it
+    "gradflow.recipes.recipe": "Recipe recipe",
+    "gradflow.recipes.errors": "RecipeError",
     # limits, certified
     "gradflow.certificates.certificate": "Certificate certify",
     # predictions, rates and claims
@@ -153,6 +170,8 @@ _MODULES = {
     "observables": "gradflow.observables",
     "protocols": "gradflow.protocols",
     "rates": "gradflow.rates",
+    "recipes": "gradflow.recipes",
+    "steps": "gradflow.paths.steps",
     "symbolic": "gradflow.symbolic",
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names.split()}

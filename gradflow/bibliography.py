@@ -152,6 +152,16 @@ _ALL = (
         "1812.07956",
     ),
     Source(
+        "geiger2020disentangling",
+        "article",
+        ("Mario Geiger", "Stefano Spigler", "Arthur Jacot", "Matthieu Wyart"),
+        "Disentangling feature and lazy training in deep neural networks",
+        "2020",
+        "Journal of Statistical Mechanics: Theory and Experiment",
+        "1906.08034",
+        (("pages", "113301"),),
+    ),
+    Source(
         "chizat2020implicit",
         "inproceedings",
         ("Lenaic Chizat", "Francis Bach"),

@@ -89,6 +89,11 @@ def class_of(kind: str) -> type:
     return _ENTRIES[kind].cls
 
 
+def kinds_of(base: type) -> dict[str, type]:
+    """The kinds registered for subclasses of a class, and their classes."""
+    return {kind: entry.cls for kind, entry in _ENTRIES.items() if issubclass(entry.cls, base)}
+
+
 def describe(thing: object) -> dict[str, object]:
     """Describe an object by its kind and its constructor's arguments.
 
@@ -182,4 +187,13 @@ def _fix(description: Mapping[str, object]) -> str:
     )
 
 
-__all__ = ["Described", "build", "class_of", "describe", "kind_of", "register", "unknown"]
+__all__ = [
+    "Described",
+    "build",
+    "class_of",
+    "describe",
+    "kind_of",
+    "kinds_of",
+    "register",
+    "unknown",
+]

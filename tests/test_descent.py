@@ -13,6 +13,7 @@ from gradflow.networks.activations import leaky_relu, tanh
 from gradflow.networks.networks import LinearPredictor, TwoLayer
 from gradflow.paths import descent
 from gradflow.paths.descent import descend
+from gradflow.paths.steps import relative_change
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.risks.function import FunctionRisk
@@ -293,3 +294,105 @@ def test_reshuffled_batches_honour_sample_weights(reduction):
     moved = np.asarray(path.final.weight) - np.asarray(start.weight)
     expected = -6 * step * np.asarray(risk.gradient(start).weight)
     assert moved == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (0.3, [0.3, 0.3, 0.3, 0.1]),
+        (0.25, [0.25] * 4),
+        (np.array([0.5, 0.4, 0.3, 0.2]), [0.5, 0.4, 0.1]),
+        (lambda n: 0.6 / (n + 1), [0.6, 0.3, 0.1]),
+        (7.0, [1.0]),
+    ],
+    ids=["float", "divides", "array", "callable", "longer than all"],
+)
+def test_the_last_step_ends_at_until(schedule, expected) -> None:
+    steps = len(schedule) if isinstance(schedule, np.ndarray) else None
+    run = descend(QUADRATIC, THETA, step_size=schedule, until=1.0, steps=steps)
+    np.testing.assert_allclose(run.step_size, expected, rtol=1e-14)
+    assert (run.result, run.t[-1]) == ("completed", 1.0)
+    np.testing.assert_allclose(
+        run.final, np.prod(1 - np.array(expected)[:, None] * LAMBDA, axis=0) * THETA, rtol=1e-12
+    )
+
+
+def test_too_few_steps_say_so() -> None:
+    run = descend(QUADRATIC, THETA, step_size=0.1, until=1.0, steps=5)
+    assert run.result == "max_steps"
+    assert "5 steps did not reach t = 1" in run.message
+    with pytest.raises(RuntimeError, match="did not reach"):
+        descend(QUADRATIC, THETA, step_size=0.1, until=1.0, steps=5, throw=True)
+
+
+@pytest.mark.parametrize("save_every", [1, 7])
+def test_relative_change_is_kept_as_a_loop_keeps_it(
+    save_every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same steps as a plain loop that takes back what changes the gradient by more than c."""
+    monkeypatch.setattr(descent, "_MOST_STEPS", 16)
+    how = relative_change(0.02, first=0.5)
+    run = descend(QUADRATIC, THETA, step_size=how, until=0.7, save_every=save_every)
+    theta, eta, t, sizes, rows, tried = THETA, 0.5, 0.0, [], [THETA], 0
+    while t < 0.7 - 1e-15:
+        last = eta >= 0.7 - t
+        taken = min(eta, 0.7 - t)
+        new = theta - taken * LAMBDA * theta
+        change = np.linalg.norm(LAMBDA * (new - theta)) / np.linalg.norm(LAMBDA * theta)
+        tried += 1
+        if change > 0.02:
+            eta = 0.1 * taken
+            continue
+        theta, t = new, t + taken
+        sizes.append(taken)
+        rows.append(theta)
+        if change <= 0.01 and not last:
+            eta *= 1.1
+    np.testing.assert_allclose(run.step_size, sizes, rtol=1e-9)
+    np.testing.assert_allclose(run.params, np.array(rows)[run.step], rtol=1e-11)
+    assert run.step.tolist() == sorted({*range(0, len(sizes), save_every), len(sizes)})
+    assert run.t[-1] == 0.7
+    assert run.stats["gradients"] == tried + 1
+
+
+def test_relative_change_does_not_depend_on_scale() -> None:
+    """From 1e-150 the same steps as from 1: a gradient so small squares to nothing."""
+    how = relative_change(0.05)
+    big = descend(QUADRATIC, THETA, step_size=how, until=2.0)
+    small = descend(QUADRATIC, 1e-150 * THETA, step_size=how, until=2.0)
+    np.testing.assert_allclose(small.step_size, big.step_size, rtol=1e-9)
+    np.testing.assert_allclose(1e150 * small.params, big.params, rtol=1e-9)
+
+
+def test_a_kink_stalls_and_says_so() -> None:
+    kinked = FunctionRisk(lambda p: jnp.abs(p[0]) + 0.5 * p[1] ** 2)
+    run = descend(kinked, np.array([0.3, 1.0]), step_size=relative_change(0.01), until=10.0)
+    assert run.result == "stalled"
+    assert "kink" in run.message
+    np.testing.assert_allclose(run.t[-1], 0.3, rtol=1e-12)
+    np.testing.assert_allclose(run.final[0], 0.0, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: descend(QUADRATIC, THETA, step_size=0.1), "steps=None"),
+        (lambda: descend(QUADRATIC, THETA, step_size=0.1, until=-1.0), "until=-1.0"),
+        (lambda: relative_change(1.5), "change=1.5"),
+        (lambda: relative_change(0.1, growth=1.0), "growth=1.0"),
+        (lambda: relative_change(0.1, shrink=2.0), "shrink=2.0"),
+        (lambda: relative_change(0.1, first=0.0), "first=0.0"),
+    ],
+)
+def test_bad_horizons_and_rules_are_named(make, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+def test_relative_change_refuses_batches(key: jax.Array) -> None:
+    risk = EmpiricalRisk(TwoLayer(2, 3, tanh), squared, *data(13))
+    with pytest.raises(ValueError, match="two draws of data"):
+        descend(
+            risk, risk.net.init(key, 1.0), step_size=relative_change(0.1), steps=3, batch=2,
+            key=key,
+        )  # fmt: skip

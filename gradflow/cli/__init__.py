@@ -6,6 +6,9 @@ import typer
 
 from gradflow.cli.cite import cite
 from gradflow.cli.derive import derive
+from gradflow.cli.run import run
+from gradflow.cli.status import status
+from gradflow.cli.sweep import sweep
 from gradflow.cli.verify import verify
 
 app = typer.Typer(
@@ -21,10 +24,10 @@ app = typer.Typer(
 
 @app.callback()
 def _root() -> None:
-    """Verify, derive, cite."""
+    """Verify, derive, run, sweep, cite."""
 
 
-for _command in (verify, derive, cite):
+for _command in (verify, derive, run, sweep, status, cite):
     app.command()(_command)
 
 

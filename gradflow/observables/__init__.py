@@ -6,7 +6,8 @@ cartesian parameters can say (angles of e^{-10000}); these are read first.
 
 A new observable is one function decorated with :func:`observable`. Those that come with the package
 stand in ``of_risk`` (loss, energy, what is conserved), ``of_neurons`` (sizes, angles, clusters),
-``of_data`` (margins, activations, who is alive) and ``of_curvature``.
+``of_data`` (margins, activations, who is alive), ``of_curvature`` and ``of_paths`` (how far two
+are apart).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from gradflow.numerics.rows import map_rows
 
 # Importing these modules enters their functions in the register.
-from gradflow.observables import of_curvature, of_data, of_neurons, of_risk
+from gradflow.observables import of_curvature, of_data, of_neurons, of_paths, of_risk
 from gradflow.observables.paths import log_t_since, neuron_vectors
 from gradflow.observables.registry import Observable, get, names, observable, observe
 
@@ -30,5 +31,6 @@ __all__ = [
     "of_curvature",
     "of_data",
     "of_neurons",
+    "of_paths",
     "of_risk",
 ]

@@ -7,7 +7,7 @@ times ``t_n = Σ_{k<n} η_k``; SGD takes the gradient on a batch drawn afresh at
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -21,18 +21,25 @@ from jaxtyping import PyTree
 from gradflow.flows.charts.conic import METRICS, conic_metric_refusal, norm_dependent
 from gradflow.losses import AbstractLoss
 from gradflow.networks.abstract import AbstractNetwork, check_key
+from gradflow.paths.adapting import adapt
 from gradflow.paths.events import NO_EVENTS, Events
 from gradflow.paths.path import AbstractPath
+from gradflow.paths.steps import (
+    RelativeChange,
+    Schedule,
+    choose_themselves,
+    sizes_of,
+    sizes_until,
+    times_of,
+)
 from gradflow.risks.base import AbstractRisk
 from gradflow.risks.empirical import EmpiricalRisk, data_gradient
 from gradflow.risks.population.population import PopulationRisk
-from gradflow.validation import check_array, check_choice, check_integer, check_positive, fail
+from gradflow.validation import check_choice, check_integer, check_positive, fail
 
 #: Steps per compiled call at most, and floats in the buffer that keeps the state after each.
 _MOST_STEPS = 4096
 _BUFFER_FLOATS = 4_000_000
-
-Schedule = float | np.ndarray | Callable[[int], float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +59,10 @@ class Descent(AbstractPath):
         The saved θ_n, stacked along a new first axis of length T.
     step_size : (N,) array
         η_0 … η_{N−1} of the steps taken.
-    result : {"completed", "diverged"}
+    result : {"completed", "diverged", "max_steps", "stalled"}
         "diverged": θ left the floats; what came before is all here, ``final`` is the last finite θ.
+        "max_steps": the steps did not reach ``until``. "stalled": no step that moves θ keeps the
+        gradient's change small (`gf.steps.relative_change`).
     message : str
         What happened and, after a failure, the remedy.
     stats : mapping
@@ -71,7 +80,7 @@ class Descent(AbstractPath):
     log_t: np.ndarray
     params: PyTree
     step_size: np.ndarray
-    result: Literal["completed", "diverged"]
+    result: Literal["completed", "diverged", "max_steps", "stalled"]
     message: str
     stats: Mapping[str, float]
     exact: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -218,27 +227,6 @@ def _advance(
     return taken, theta, memory, rows
 
 
-def _step_sizes(step_size: Schedule, steps: int) -> np.ndarray:
-    """Return η_0 … η_{steps−1} as a checked array."""
-    if callable(step_size):
-        return np.array([check_positive(f"step_size({n})", step_size(n)) for n in range(steps)])
-    if np.ndim(step_size) == 0:
-        return np.full(steps, check_positive("step_size", step_size))
-    sizes = check_array("step_size", step_size, (steps,))
-    if np.any(sizes <= 0):
-        n = int(np.argmax(sizes <= 0))
-        check_positive(f"step_size[{n}]", sizes[n])
-    return sizes
-
-
-def _times(sizes: np.ndarray) -> np.ndarray:
-    """Return ``t_n = Σ_{k<n} η_k``, n = 0 … N."""
-    if np.all(sizes == sizes[0]):
-        return sizes[0] * np.arange(len(sizes) + 1)
-    # In extended precision: 1e8 additions in float64 would cost half the digits of t.
-    return np.concatenate([np.zeros(1), np.cumsum(sizes, dtype=np.longdouble)]).astype(np.float64)
-
-
 def _rule(risk: Any, batch: int | None, key: jax.Array | None, sampling: str) -> Any:
     """Return what computes g_n."""
     if batch is None:
@@ -272,7 +260,8 @@ def descend(
     params: PyTree,
     *,
     step_size: Schedule,
-    steps: int,
+    steps: int | None = None,
+    until: float | None = None,
     batch: int | None = None,
     key: jax.Array | None = None,
     sampling: str = "independent",
@@ -289,10 +278,14 @@ def descend(
     params : pytree
         θ_0: parameters of ``risk.net``, or a pytree for a `FunctionRisk`. Zero weights and NaN are
         refused, as for a flow.
-    step_size : float, (steps,) array or callable
-        η > 0; the array η_0 … ; or a function n ↦ η_n of the step index, called once per step.
-    steps : int
-        Number of steps, at least 1.
+    step_size : float, (steps,) array, callable or ``gf.steps...``
+        η > 0; the array η_0 … ; a function n ↦ η_n of the step index, called once per step; or
+        ``gf.steps.relative_change(c)``, which takes each step so long that the gradient changes by
+        the part c of it.
+    steps : int, optional
+        Number of steps, at least 1; with ``until`` the most that are taken, 1,000,000 by default.
+    until : float, optional
+        Stop at time Σ η = ``until``, with a last step that is as long as what is left.
     batch : int, optional
         Batch size of SGD; default: the full gradient ∇L(θ_n).
     key : jax.Array, optional
@@ -310,12 +303,13 @@ def descend(
     save_every : int
         Keep θ_0, every ``save_every``-th iterate and the last.
     throw : bool
-        Raise a ``RuntimeError`` on divergence instead of returning what was reached.
+        Raise a ``RuntimeError`` on failure instead of returning what was reached.
 
     Returns
     -------
     Descent
-        With ``result`` "completed", or "diverged" when θ became NaN or infinite.
+        With ``result`` "completed"; "diverged" when θ became NaN or infinite, and others: a failure
+        says so and keeps what came before.
 
     Raises
     ------
@@ -324,12 +318,16 @@ def descend(
     """
     if not isinstance(risk, AbstractRisk):
         raise fail("risk", risk, "is not a risk", "pass gf.EmpiricalRisk(...) or another risk")
-    steps = check_integer("steps", steps, minimum=1)
+    steps, end = _horizon(steps, until)
     every = check_integer("save_every", save_every, minimum=1)
-    sizes = _step_sizes(step_size, steps)
     sampling = check_choice("sampling", sampling, ("independent", "reshuffled"))
     check_choice("metric", metric, METRICS)
     rule = _rule(risk, batch, key, sampling)
+    if choose_themselves(step_size) and batch is not None:
+        raise fail(
+            "step_size", step_size, "compares gradients of two draws of data, which differ anyway",
+            "leave batch out, or pass sizes",
+        )  # fmt: skip
     if metric == "conic":
         reason = conic_metric_refusal(risk)
         if reason is not None:
@@ -339,31 +337,96 @@ def descend(
     if risk.net is not None:
         theta = risk.net.check_start(theta)
 
-    kept = _iterate(rule, theta, sizes, every)
-    message = f"{kept.done} steps of gradient descent"
-    if kept.diverged:
-        message = (
-            f"diverged at step {kept.done} of {steps}: the parameters left the floats; "
-            f"pass a smaller step_size (there it was {sizes[kept.done]:.6g})"
-        )
-        if throw:
-            raise RuntimeError(message)
-    t = _times(sizes)[kept.step]
+    if choose_themselves(step_size):
+        kept = _by_choice(rule, theta, step_size, steps, end, every)
+    else:
+        known = until is None
+        sizes = sizes_of(step_size, steps) if known else sizes_until(step_size, steps, end)
+        kept = _by_sizes(rule, theta, sizes, end, every)
+    if throw and kept.result != "completed":
+        raise RuntimeError(kept.message)
+    t = times_of(kept.sizes)[kept.step] if kept.sizes.size else np.zeros(1)
+    if until is not None and kept.result == "completed":
+        t[-1] = end  # (the sum of the steps, rounded, may be off in the last bit)
     with np.errstate(divide="ignore"):
         log_t = np.log(t)
-    gradients = kept.done + int(kept.diverged)
     return Descent(
-        risk=risk, step=kept.step, t=t, log_t=log_t, params=kept.params,
-        step_size=sizes[: kept.done], result="diverged" if kept.diverged else "completed",
-        message=message,
+        risk=risk, step=kept.step, t=t, log_t=log_t, params=kept.params, step_size=kept.sizes,
+        result=kept.result, message=kept.message,
         stats={
-            "steps": kept.done,
-            "gradients": gradients,
-            "samples": 0 if batch is None else batch * gradients,
-            "compile_seconds": kept.compile_seconds,
-            "run_seconds": kept.run_seconds,
+            "steps": kept.sizes.size,
+            "gradients": kept.gradients,
+            "samples": 0 if batch is None else batch * kept.gradients,
+            "compile_seconds": kept.seconds[0],
+            "run_seconds": kept.seconds[1],
         },
     )  # fmt: skip
+
+
+def _horizon(steps: int | None, until: float | None) -> tuple[int, float]:
+    """The most steps, and the time at which to stop (inf without one)."""
+    if steps is None and until is None:
+        raise fail("steps", steps, "is missing, and so is until", "pass steps=..., or until=...")
+    end = np.inf if until is None else check_positive("until", until)
+    return check_integer("steps", 1_000_000 if steps is None else steps, minimum=1), end
+
+
+class _Descended(NamedTuple):
+    """What a descent came to."""
+
+    step: np.ndarray
+    params: PyTree
+    sizes: np.ndarray
+    gradients: int
+    result: Any
+    message: str
+    seconds: tuple[float, float]
+
+
+def _by_choice(
+    rule: Any, theta: PyTree, how: RelativeChange, steps: int, end: float, every: int
+) -> _Descended:
+    """By steps that choose themselves."""
+    told = adapt(rule, theta, how, steps, end, every, _chunk(theta))
+    done = told.sizes.size
+    said = {
+        "completed": f"{done} steps of gradient descent",
+        "max_steps": _too_few(done, end, "pass more steps, or a larger change"),
+        "stalled": f"stalled after {done} steps: however short the step, the gradient changes by "
+        f"more than {how.change:g} of itself; it jumps here (a kink), or is rounding noise",
+        "diverged": "the gradient at the start is not finite; pass another start",
+    }
+    return _Descended(
+        told.step, told.params, told.sizes, told.attempts + 1, told.ended, said[told.ended],
+        (told.compile_seconds, told.run_seconds),
+    )  # fmt: skip
+
+
+def _by_sizes(rule: Any, theta: PyTree, how: np.ndarray, end: float, every: int) -> _Descended:
+    """By steps of known sizes."""
+    kept = _iterate(rule, theta, how, every)
+    seconds, sizes = (kept.compile_seconds, kept.run_seconds), how[: kept.done]
+    result, message = "completed", f"{kept.done} steps of gradient descent"
+    if kept.diverged:
+        result, message = "diverged", (
+            f"diverged at step {kept.done} of {how.size}: the parameters left the floats; "
+            f"pass a smaller step_size (there it was {how[kept.done]:.6g})"
+        )  # fmt: skip
+    elif np.isfinite(end) and times_of(sizes)[-1] < end * (1 - 8 * np.finfo(float).eps):
+        result = "max_steps"
+        message = _too_few(kept.done, end, "pass more steps, or longer ones")
+    gradients = kept.done + int(kept.diverged)
+    return _Descended(kept.step, kept.params, sizes, gradients, result, message, seconds)
+
+
+def _chunk(theta: PyTree) -> int:
+    """Steps per compiled call."""
+    floats = sum(np.size(leaf) for leaf in jax.tree.leaves(theta))
+    return int(np.clip(_BUFFER_FLOATS // max(floats, 1), 1, _MOST_STEPS))
+
+
+def _too_few(done: int, end: float, fix: str) -> str:
+    return f"{done} steps did not reach t = {end:g}; {fix}"
 
 
 class _Kept(NamedTuple):
@@ -379,9 +442,7 @@ class _Kept(NamedTuple):
 
 def _iterate(rule: Any, theta: PyTree, sizes: np.ndarray, every: int) -> _Kept:
     """Take the steps in chunks of one compiled program, until the last or until θ diverges."""
-    steps = sizes.size
-    floats = sum(np.size(leaf) for leaf in jax.tree.leaves(theta))
-    chunk = int(np.clip(_BUFFER_FLOATS // max(floats, 1), 1, _MOST_STEPS))
+    steps, chunk = sizes.size, _chunk(theta)
     if steps < chunk:
         # Few sizes, so that runs of about one length share a program.
         chunk = min(chunk, 1 << (steps - 1).bit_length())

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,11 +32,27 @@ class NeedsRiskWarning(UserWarning):
     """A file was written whose risk ``load`` cannot rebuild: it must be passed."""
 
 
-def save(path: AbstractPath, where: str | os.PathLike[str]) -> None:
-    """Write a path; see :meth:`AbstractPath.save`."""
+def save(
+    path: AbstractPath,
+    where: str | os.PathLike[str],
+    observables: Sequence[str] = (),
+    attributes: Mapping[str, str] | None = None,
+) -> None:
+    """Write a path; see :meth:`AbstractPath.save`.
+
+    Parameters
+    ----------
+    path : AbstractPath
+    where : path-like
+    observables : sequence of str
+        Written beside it, for other readers than ``gf.load``, which computes them anew.
+    attributes : mapping of str to str, optional
+        Of the file.
+    """
     if not path.kind:
         raise fail("path", path, "has no file format", "save what gf.integrate or gf.descend gave")
     data = view.whole(path)
+    beside = view.chosen(path, list(observables)).data_vars if observables else {}
     header: dict[str, Any] = {"format": FORMAT, "path": path.kind, "risk": path.risk.describe()}
     header["params"] = describe_tree(path.params)[0]
     header["names"] = list(view.param_variables(path))
@@ -51,7 +67,8 @@ def save(path: AbstractPath, where: str | os.PathLike[str]) -> None:
     extra |= {name: _bare(name, getattr(path, name)) for name in path.arrays}
     extra |= _event_table(path.events, header)
     extra |= _course_table(path.course, header)
-    data = data.assign(extra).assign_attrs(gradflow=json.dumps(header))
+    extra |= {str(name): array for name, array in beside.items() if name not in data}
+    data = data.assign(extra).assign_attrs({**(attributes or {}), "gradflow": json.dumps(header)})
     replace_file(where, lambda name: _write(data, name))
     _say_what_load_needs(where, header["risk"])
 
