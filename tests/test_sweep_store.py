@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import resource
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ import gradflow as gf
 from gradflow.cli import app
 from gradflow.sweeps import segments, table
 from gradflow.sweeps.lock import Lock
+from gradflow.sweeps.lock import held_by as status_of_lock
 from gradflow.sweeps.segments import scan
 from gradflow.sweeps.status import status_of
 from gradflow.sweeps.store import segments_of
@@ -180,6 +183,23 @@ def test_two_sweeps_at_once(tmp_path, calls, wanted):
     began = time.monotonic()
     assert run(tmp_path / "s", wait=True).identical(wanted)
     assert time.monotonic() - began > 0.2
+
+
+def test_a_child_of_a_killed_sweep_lets_go_in_time(tmp_path, wanted):
+    """Between fork and exec a child holds what its parent, killed meanwhile, had locked."""
+    (tmp_path / "s").mkdir()
+    code = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from gradflow.sweeps.lock import Lock\n"
+        "lock = Lock(Path(sys.argv[1]))\n"
+        "if os.fork() == 0:\n"
+        "    os.closerange(0, 3)\n"
+        "    time.sleep(1.5)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], check=True, timeout=60)
+    assert status_of_lock(tmp_path / "s") is not None
+    assert run(tmp_path / "s").identical(wanted)
 
 
 # ---------------------------------------------------------------------------------- no room
