@@ -25,7 +25,7 @@ from gradflow.cli import app
 from gradflow.sweeps import segments, table
 from gradflow.sweeps.lock import Lock
 from gradflow.sweeps.lock import held_by as status_of_lock
-from gradflow.sweeps.segments import scan
+from gradflow.sweeps.segments import whole_entries
 from gradflow.sweeps.status import status_of
 from gradflow.sweeps.store import segments_of
 
@@ -302,7 +302,7 @@ def warnings_of_damage():
 def test_a_damaged_entry_is_named_by_its_point(tmp_path, calls):
     run(tmp_path / "s")
     file = segments_of(tmp_path / "s")[0]
-    entry = list(scan(file))[3]
+    entry = whole_entries(file)[3]
     data = bytearray(file.read_bytes())
     data[entry.end - 1] ^= 1
     file.write_bytes(data)
@@ -397,7 +397,7 @@ def test_status_of_what_is_no_store(tmp_path):
 def test_an_unfinished_entry_is_dropped(tmp_path, calls, wanted):
     run(tmp_path / "s")
     file = segments_of(tmp_path / "s")[0]
-    os.truncate(file, list(scan(file))[-1].end - 5)
+    os.truncate(file, whole_entries(file)[-1].end - 5)
     assert "5 of 6 points done, 1 left" in status_of(tmp_path / "s").text()
     with pytest.warns(gf.SweepWarning, match="x=5 .*unfinished"):
         assert run(tmp_path / "s").identical(wanted)
