@@ -98,6 +98,7 @@ def kill_sweeps(kills: int, workers: list[int], seed: int) -> dict[str, float]:
             assert (state.done, state.left, state.running) == (50, 0, None), state
             told["sweeps"] += 1
             told["differing"] += not run(store, 1).identical(wanted)
+            print(json.dumps(told), file=sys.stderr, flush=True)
     return {**told, "seconds": time.monotonic() - began}
 
 
