@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import resource
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -22,7 +24,8 @@ import gradflow as gf
 from gradflow.cli import app
 from gradflow.sweeps import segments, table
 from gradflow.sweeps.lock import Lock
-from gradflow.sweeps.segments import scan
+from gradflow.sweeps.lock import held_by as status_of_lock
+from gradflow.sweeps.segments import whole_entries
 from gradflow.sweeps.status import status_of
 from gradflow.sweeps.store import segments_of
 
@@ -182,6 +185,23 @@ def test_two_sweeps_at_once(tmp_path, calls, wanted):
     assert time.monotonic() - began > 0.2
 
 
+def test_a_child_of_a_killed_sweep_lets_go_in_time(tmp_path, wanted):
+    """Between fork and exec a child holds what its parent, killed meanwhile, had locked."""
+    (tmp_path / "s").mkdir()
+    code = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from gradflow.sweeps.lock import Lock\n"
+        "lock = Lock(Path(sys.argv[1]))\n"
+        "if os.fork() == 0:\n"
+        "    os.closerange(0, 3)\n"
+        "    time.sleep(1.5)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], check=True, timeout=60)
+    assert status_of_lock(tmp_path / "s") is not None
+    assert run(tmp_path / "s").identical(wanted)
+
+
 # ---------------------------------------------------------------------------------- no room
 @contextmanager
 def files_of_at_most(size: int):
@@ -282,7 +302,7 @@ def warnings_of_damage():
 def test_a_damaged_entry_is_named_by_its_point(tmp_path, calls):
     run(tmp_path / "s")
     file = segments_of(tmp_path / "s")[0]
-    entry = list(scan(file))[3]
+    entry = whole_entries(file)[3]
     data = bytearray(file.read_bytes())
     data[entry.end - 1] ^= 1
     file.write_bytes(data)
@@ -377,7 +397,7 @@ def test_status_of_what_is_no_store(tmp_path):
 def test_an_unfinished_entry_is_dropped(tmp_path, calls, wanted):
     run(tmp_path / "s")
     file = segments_of(tmp_path / "s")[0]
-    os.truncate(file, list(scan(file))[-1].end - 5)
+    os.truncate(file, whole_entries(file)[-1].end - 5)
     assert "5 of 6 points done, 1 left" in status_of(tmp_path / "s").text()
     with pytest.warns(gf.SweepWarning, match="x=5 .*unfinished"):
         assert run(tmp_path / "s").identical(wanted)

@@ -166,4 +166,4 @@ def _are_exact(rows: Mapping[int, tuple[Outcome, Piece]]) -> bool:
     return all(np.all(np.abs(value.astype(np.float64)) <= _EXACT) for value in values)
 
 
-__all__ = ["Column", "columns_of", "misfits"]
+__all__ = ["Column", "columns_of", "fill_of", "misfits"]

@@ -22,8 +22,8 @@ _SHARE = 0.25
 #: Characters of an error in one line.
 _LINE = 300
 
-# (functions are not asked whether several threads may call them at once)
-_ONE_AT_A_TIME = threading.Lock()
+# (functions are not asked whether several threads may call them at once; a point may sweep itself)
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def compute(fn: Function, points: list[dict[str, object]]) -> Iterator[Outcome]:

@@ -158,10 +158,15 @@ class LocalHands(AbstractHands):
     parcel : Parcel
     size : int
     pool : Pool
+    optional : bool
+        Whether the sweep can do without them.
     """
 
-    def __init__(self, work: Work, parcel: Parcel, size: int, pool: Pool = POOL) -> None:
+    def __init__(
+        self, work: Work, parcel: Parcel, size: int, pool: Pool = POOL, optional: bool = False
+    ) -> None:
         super().__init__(work)
+        self._optional = optional
         self._parcel, self._size, self._pool = parcel, size, pool
         self._team, self._started, self._deaths = 0, 0, 0
         self._death = ""
@@ -217,7 +222,9 @@ class LocalHands(AbstractHands):
             if self._death and not self._closed:
                 if self._deaths >= _STARTS:
                     self._closed = True
-                    self.work.end_with(f"worker processes die as they start ({self._death})")
+                    (self.work.note if self._optional else self.work.end_with)(
+                        f"worker processes die as they start ({self._death})"
+                    )
                     return
                 self._pool.drop(self._executor)
                 self._start()

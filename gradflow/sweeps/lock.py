@@ -13,6 +13,8 @@ from gradflow.sweeps.errors import SweepError
 _NAME = "lock"
 #: Seconds for which somebody who only asks may hold it, and between two tries.
 _PATIENCE, _PAUSE = 0.5, 0.05
+#: Seconds for which a child may still hold it whose parent has been killed as it was started.
+_ORPHAN = 30.0
 
 
 class Lock:
@@ -37,13 +39,14 @@ class Lock:
         import fcntl
 
         self._descriptor = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT, 0o666)
-        last = time.monotonic() + _PATIENCE
+        began = time.monotonic()
         while True:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not wait and time.monotonic() > last:
+                patience = _ORPHAN if _has_ended(folder) else _PATIENCE
+                if not wait and time.monotonic() - began > patience:
                     os.close(self._descriptor)
                     raise SweepError(
                         f"another sweep is at work on the store {str(folder)!r} "
@@ -58,6 +61,20 @@ class Lock:
     def close(self) -> None:
         """Let it go."""
         os.close(self._descriptor)
+
+
+def _has_ended(folder: Path) -> bool:
+    """Whether the process that took the lock is known to be there no more."""
+    try:
+        told = json.loads((folder / _NAME).read_bytes())
+        if told["host"] != socket.gethostname():
+            return False
+        os.kill(told["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return False
 
 
 def _holder(folder: Path) -> str:

@@ -225,6 +225,9 @@ def _put(body: _Body, piece: Piece, value: object) -> None:
         raise ValueError(f"{piece.name!r} is no array of one shape ({error})") from error
     if array.dtype.kind == "O" and array.size and all(isinstance(v, str) for v in array.flat):
         array = array.astype(np.str_)
+    if array.dtype.kind == "U" and not array.ndim and piece.kind == "array":
+        body.add(Piece(piece.name, "text"), str(array).encode())
+        return
     if array.dtype.kind not in _KINDS:
         raise ValueError(
             f"{piece.name!r} is a {type(value).__name__} (dtype {array.dtype}): return numbers, "

@@ -121,8 +121,8 @@ def _check(lengths: bytes, told: bytes) -> bytes:
     return hashlib.blake2b(lengths + told, digest_size=_DIGEST).digest()
 
 
-def scan(path: Path) -> Iterator[Entry | Flaw]:
-    """Read a file; what is damaged is stepped over.
+def scan(path: Path) -> Iterator[tuple[Entry | None, Flaw | None]]:
+    """Read a file: a whole entry or a flaw each time; what is damaged is stepped over.
 
     Raises
     ------
@@ -136,13 +136,20 @@ def scan(path: Path) -> Iterator[Entry | Flaw]:
             yield found
 
 
-def _read(path: Path, file: BinaryIO, at: int, size: int) -> tuple[Entry | Flaw, int]:
+def whole_entries(path: Path) -> list[Entry]:
+    """Read the whole entries of a file."""
+    return [entry for entry, _ in scan(path) if entry is not None]
+
+
+def _read(
+    path: Path, file: BinaryIO, at: int, size: int
+) -> tuple[tuple[Entry | None, Flaw | None], int]:
     """Read what begins at a place; and where to go on."""
     place = f"{path.name} at byte {at}"
     file.seek(at)
     head = file.read(_HEAD)
     if len(head) < _HEAD and head[: len(MAGIC)] == MAGIC[: len(head)]:
-        return Flaw(place, "unfinished", begin=at), size
+        return (None, Flaw(place, "unfinished", begin=at)), size
     lengths = head[len(MAGIC) : len(MAGIC) + _LENGTHS.size]
     told_size, body_size = _LENGTHS.unpack(lengths.ljust(_LENGTHS.size, b"\0"))
     told = file.read(min(told_size, size))
@@ -150,12 +157,12 @@ def _read(path: Path, file: BinaryIO, at: int, size: int) -> tuple[Entry | Flaw,
         onward = _next(file, at + 1)
         cut = head.startswith(MAGIC) and at + _HEAD + told_size > size and onward is None
         flaw = Flaw(place, "unfinished" if cut else "damaged", begin=at)
-        return flaw, size if onward is None else onward
+        return (None, flaw), size if onward is None else onward
     header = json.loads(told)
     begin, key, label = at + _HEAD + told_size, header["key"], header["point"]
     end = begin + body_size
     if end > size:
-        return Flaw(place, "unfinished", key, label, at), size
+        return (None, Flaw(place, "unfinished", key, label, at)), size
     pieces = tuple(map(Piece.of, header["pieces"]))
     body = Held(file.read(body_size)) if body_size <= _SMALL else Stretch(path, begin)
     outcome = Outcome(pieces, body, header["error"], header["trace"], header["seconds"])
@@ -163,8 +170,9 @@ def _read(path: Path, file: BinaryIO, at: int, size: int) -> tuple[Entry | Flaw,
         for piece in pieces:
             outcome.bytes_of(piece)
     except DamagedError as error:
-        return Flaw(place, f"damaged in {error}", key, label, at), end
-    return Entry(key, label, header["store"], outcome, header["written"], at, end), end
+        return (None, Flaw(place, f"damaged in {error}", key, label, at)), end
+    whole = Entry(key, label, header["store"], outcome, header["written"], at, end)
+    return (whole, None), end
 
 
 def _next(file: BinaryIO, at: int) -> int | None:
@@ -234,4 +242,15 @@ def body_at(path: Path, begin: int, data: bytes, outcome: Outcome) -> Held | Str
     return Stretch(path, begin + len(data) - outcome.size)
 
 
-__all__ = ["FOREIGN", "MAGIC", "Appender", "Entry", "Flaw", "Stretch", "body_at", "packed", "scan"]
+__all__ = [
+    "FOREIGN",
+    "MAGIC",
+    "Appender",
+    "Entry",
+    "Flaw",
+    "Stretch",
+    "body_at",
+    "packed",
+    "scan",
+    "whole_entries",
+]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gradflow.sweeps.board import span
 from gradflow.sweeps.lock import held_by
-from gradflow.sweeps.segments import Flaw
+from gradflow.sweeps.segments import Flaw, whole_entries
 from gradflow.sweeps.store import asked_of, contents_of, header_of, segments_of
 from gradflow.validation import fail
 
@@ -117,12 +117,10 @@ def status_of(folder: str | os.PathLike[str]) -> Status:
 
 def _sitting(segments: list[Path]) -> tuple[float | None, float | None]:
     """Seconds since the last point, and points a second in the last sitting."""
-    from gradflow.sweeps.segments import Entry, scan
-
     if not segments:
         return None, None
     last = segments[-1]
-    told, entries = last.stat(), [one for one in scan(last) if isinstance(one, Entry)]
+    told, entries = last.stat(), whole_entries(last)
     began = min((one.written for one in entries), default=told.st_mtime)
     took = told.st_mtime - began
     rate = (len(entries) - 1) / took if len(entries) > 1 and took > 0 else None

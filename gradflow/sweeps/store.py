@@ -23,7 +23,16 @@ from gradflow.sweeps.content import digest
 from gradflow.sweeps.errors import SweepError
 from gradflow.sweeps.lock import Lock
 from gradflow.sweeps.outcome import Held, Outcome, Piece
-from gradflow.sweeps.segments import FOREIGN, Appender, Entry, Flaw, body_at, packed, scan
+from gradflow.sweeps.segments import (
+    FOREIGN,
+    Appender,
+    Entry,
+    Flaw,
+    body_at,
+    packed,
+    scan,
+    whole_entries,
+)
 from gradflow.validation import fail
 
 _HEADER, _POINTS, _PATHS, _ASKED, _DAMAGED = "sweep.json", "points", "paths", "asked", "damaged"
@@ -64,20 +73,16 @@ def contents_of(folder: Path, store: str | None) -> Contents:
     for path in segments_of(folder):
         whole: list[Entry] = []
         flaws: list[Flaw] = []
-        for one in scan(path):
-            if isinstance(one, Entry) and store is not None and one.store != store:
-                one = _flaw(path, one, FOREIGN)
-            elif isinstance(one, Entry):
-                broken = _broken_file(folder, one.outcome)
-                if broken:
-                    one = _flaw(path, one, broken)
-            if isinstance(one, Entry):
-                found.entries[one.key] = one
-                whole.append(one)
-            else:
-                flaws.append(one)
-                if not one.foreign:
-                    found.entries.pop(one.key, None)
+        for entry, flaw in scan(path):
+            if entry is not None:
+                flaw = _flaw_of(folder, path, entry, store)
+            if flaw is None and entry is not None:
+                found.entries[entry.key] = entry
+                whole.append(entry)
+            elif flaw is not None:
+                flaws.append(flaw)
+                if not flaw.foreign:
+                    found.entries.pop(flaw.key, None)
         if flaws:
             found.files[path] = whole, flaws
             found.flaws += flaws
@@ -86,7 +91,12 @@ def contents_of(folder: Path, store: str | None) -> Contents:
     return found
 
 
-def _flaw(path: Path, one: Entry, reason: str) -> Flaw:
+def _flaw_of(folder: Path, path: Path, one: Entry, store: str | None) -> Flaw | None:
+    """What is wrong with a whole entry."""
+    foreign = store is not None and one.store != store
+    reason = FOREIGN if foreign else _broken_file(folder, one.outcome)
+    if not reason:
+        return None
     return Flaw(f"{path.name} at byte {one.begin}", reason, one.key, one.label, one.begin)
 
 
@@ -192,7 +202,7 @@ class Store:
         self, where: str | os.PathLike[str], now: Configuration
     ) -> tuple[Configuration, list[Flaw]]:
         """Write the header of a new store, or one that was lost: entries tell whose they are."""
-        whole = [e for p in segments_of(self.folder) for e in scan(p) if isinstance(e, Entry)]
+        whole = [entry for path in segments_of(self.folder) for entry in whole_entries(path)]
         if whole and all(entry.store != now.digest for entry in whole):
             raise SweepError(
                 f"the header of the store {str(where)!r} is missing or damaged, and its "

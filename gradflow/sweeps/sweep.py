@@ -228,6 +228,8 @@ def _told(
             remedy = f"call it again with store={str(store.folder)!r} to go on"
         warnings.warn(f"the sweep was ended ({ended}): {left} of {grid.size} points are not "
                       f"computed; {remedy}", SweepWarning, stacklevel=3)  # fmt: skip
+    for text in work.notes:
+        warnings.warn(text, SweepWarning, stacklevel=3)
     _warn_of(work, grid)
     return table
 

@@ -10,7 +10,7 @@ import xarray as xr
 from xarray.backends.common import BackendArray
 from xarray.core import indexing
 
-from gradflow.sweeps.columns import Column, columns_of, misfits
+from gradflow.sweeps.columns import Column, columns_of, fill_of, misfits
 from gradflow.sweeps.grid import POINT, Axis, Grid
 from gradflow.sweeps.outcome import Outcome
 from gradflow.sweeps.room import fits
@@ -160,7 +160,8 @@ def _dims_of(
         if len(there) == len(found) and all(np.array_equal(there[0], one) for one in there):
             coords[dim] = xr.Variable((dim,), there[0])
         else:
-            values = np.full((grid.size, len(there[0])), np.nan)
+            dtype = np.result_type(*(one.dtype for one in there), np.float16)
+            values = np.full((grid.size, len(there[0])), fill_of(dtype), dtype)
             for number, one in zip(column.rows, found, strict=True):
                 if one is not None:
                     values[number] = one

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
+import time
 
 from gradflow.sweeps.cluster import ClusterHands
 from gradflow.sweeps.hands import POOL, AbstractHands, LocalHands, LonelyHands, Parcel
@@ -41,7 +43,8 @@ class Team:
         self._alone = self.here and (workers == 1 or child or function is None)
         self._hands: list[AbstractHands] = []
         self._parcel: Parcel | None = None
-        self._lonely = False
+        self._lonely, self._began = False, time.monotonic()
+        self._lock, self._closed = threading.RLock(), False
 
     def __enter__(self) -> None:
         if self.here or not self._work.waiting:
@@ -63,34 +66,49 @@ class Team:
     def _hire(self, count: int) -> None:
         assert self._function is not None
         self._parcel = Parcel(self._function)
-        self._hands.append(LocalHands(self._work, self._parcel, count))
+        self._hands.append(LocalHands(self._work, self._parcel, count, optional=self.here))
 
     def may_hire(self) -> None:
         """Have other processes help this one, if that pays and they have not yet been asked."""
-        if self._alone or self._hands or self._work.over:
-            return
+        with self._lock:
+            if not (self._alone or self._hands or self._closed or self._work.over):
+                self._consider()
+
+    def _consider(self) -> None:
         # Imported here: it asks the machine.
         from loky import cpu_count
 
         count = min(cpu_count() - 1, self._work.waiting)
         needed = _WARM if POOL.warm else _COLD
-        if count > 0 and self._work.waiting * self._work.pace >= needed:
+        # (a long first point tells nothing until it is done)
+        since = time.monotonic() - self._began
+        seconds = self._work.pace or (since if since > 2 * needed else 0.0)
+        if count > 0 and self._work.waiting * seconds >= needed:
             self._hire(count)
 
     def tend(self) -> None:
         """Look after other processes (called from a thread of its own)."""
         try:
-            if self._work.suspected and self._parcel is not None and not self._lonely:
-                self._lonely = True
-                self._hands.append(LonelyHands(self._work, self._parcel))
-            for hands in list(self._hands):
-                hands.tend()
+            with self._lock:
+                self._tend()
         except Exception as error:  # (a thread's exceptions are nobody's)
             self._work.end_with(f"other processes cannot be had ({type(error).__name__}: {error})")
+
+    def _tend(self) -> None:
+        if self._closed:
+            return
+        self.may_hire()
+        if self._work.suspected and self._parcel is not None and not self._lonely:
+            self._lonely = True
+            self._hands.append(LonelyHands(self._work, self._parcel))
+        for hands in list(self._hands):
+            hands.tend()
 
     def close(self, grace: float) -> None:
         """Take what comes back within some seconds, and let the others go."""
         self._work.stop()
+        with self._lock:
+            self._closed = True
         for hands in self._hands:
             hands.close(grace)
         self._hands = []

@@ -36,6 +36,10 @@ class Work:
         Outcomes by number.
     error : SweepError or None
         Why the sweep cannot go on.
+    warned : dict
+        Points by what they warned of: module and name of its class, and text.
+    notes : list of str
+        What is to be told in the end.
     """
 
     def __init__(self, grid: Grid, keys: list[str], store: Store | None, retry: bool) -> None:
@@ -53,6 +57,7 @@ class Work:
         self._lock, self._stopped = threading.RLock(), False
         self._seconds, self._counted, self._computed = 0.0, 0, 0
         self._failed = sum(bool(outcome.error) for outcome in self.done.values())
+        self.notes: list[str] = []
         self.warned: dict[tuple[str, str, str], list[int]] = {}
         self._room = None if store is not None else Room(grid.size)
 
@@ -135,6 +140,10 @@ class Work:
     def end_with(self, problem: str) -> None:
         """Go on no more."""
         self.error = self.error or SweepError(problem)
+
+    def note(self, text: str) -> None:
+        """Have something told when the sweep has ended."""
+        self.notes.append(text)
 
     def stop(self) -> None:
         """Hand out no more."""
