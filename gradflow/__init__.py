@@ -21,6 +21,7 @@ _enable_x64()
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from gradflow import benchmarking as benchmarking
     from gradflow import certificates as certificates
     from gradflow import claims as claims
     from gradflow import kernels as kernels
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from gradflow import protocols as protocols
     from gradflow import rates as rates
     from gradflow import symbolic as symbolic
+    from gradflow.benchmarking.work_precision import work_precision as work_precision
     from gradflow.certificates.certificate import Certificate as Certificate
     from gradflow.certificates.certificate import certify as certify
     from gradflow.claims.verification import verify as verify
@@ -132,6 +134,8 @@ _EXPORTS = {
     "gradflow.paths.trajectory": "Trajectory",
     "gradflow.paths.file": "load",
     "gradflow.paths.saving": "NeedsRiskWarning",
+    # solvers, measured
+    "gradflow.benchmarking.work_precision": "work_precision",
     # limits, certified
     "gradflow.certificates.certificate": "Certificate certify",
     # predictions, rates and claims
@@ -144,6 +148,7 @@ _EXPORTS = {
     "gradflow.plots.trajectory": "plot",
 }
 _MODULES = {
+    "benchmarking": "gradflow.benchmarking",
     "until": "gradflow.integrators.until",
     "save": "gradflow.integrators.save",
     "certificates": "gradflow.certificates",

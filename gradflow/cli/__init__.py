@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from gradflow.cli.bench import bench
 from gradflow.cli.cite import cite
 from gradflow.cli.derive import derive
 from gradflow.cli.verify import verify
@@ -21,10 +22,10 @@ app = typer.Typer(
 
 @app.callback()
 def _root() -> None:
-    """Verify, derive, cite."""
+    """Verify, derive, bench, cite."""
 
 
-for _command in (verify, derive, cite):
+for _command in (verify, derive, bench, cite):
     app.command()(_command)
 
 
