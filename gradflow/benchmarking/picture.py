@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,10 @@ _KINDS = {
 }  # fmt: skip
 _OURS, _OTHER = "#0072B2", "#000000"
 _MARKERS = "osD^vP<>h*"
+_LIE: dict[str, Any] = {
+    "linestyle": "none", "marker": "X", "color": "#CC0000", "markeredgecolor": "white",
+    "markeredgewidth": 0.7,
+}  # fmt: skip
 #: Problems of one row of panels.
 _ACROSS = 2
 #: The axis ends here: errors beyond are drawn on its edge.
@@ -56,7 +60,7 @@ def draw(table: WorkPrecision) -> Figure:
     return figure
 
 
-def _looks(table: WorkPrecision) -> dict[str, dict[str, object]]:
+def _looks(table: WorkPrecision) -> dict[str, dict[str, Any]]:
     """A colour a kind, a marker a solver, for those with something to draw."""
     drawn = [row.solver for row in table if row.arrived]
     counters: dict[str, itertools.count] = {}
@@ -77,7 +81,7 @@ def _ours() -> set[str]:
     return {"auto", *integrator_names()}
 
 
-def _panel(axes: Axes, rows: tuple[Row, ...], x: str, looks: dict[str, dict[str, object]]) -> None:
+def _panel(axes: Axes, rows: tuple[Row, ...], x: str, looks: dict[str, dict[str, Any]]) -> None:
     for name, look in looks.items():
         own = [row for row in rows if row.solver == name and row.arrived and _drawable(row, x)]
         own.sort(key=lambda row: row.value, reverse=True)
@@ -87,10 +91,9 @@ def _panel(axes: Axes, rows: tuple[Row, ...], x: str, looks: dict[str, dict[str,
         height = np.clip([row.error for row in own], _SMALLEST, _LARGEST)
         width = 1.6 if look["color"] == _OURS else 0.9
         axes.plot(where, height, markersize=3.4, linewidth=width, alpha=0.85,
-                  zorder=4 if look["color"] == _OURS else 3, **look)  # type: ignore[arg-type]  # fmt: skip
+                  zorder=4 if look["color"] == _OURS else 3, **look)  # fmt: skip
         lies = [row.outcome == Outcome.DISHONEST for row in own]
-        axes.plot(where[lies], height[lies], linestyle="none", marker="X", markersize=8.5,
-                  color="#CC0000", markeredgecolor="white", markeredgewidth=0.7, zorder=6)  # fmt: skip
+        axes.plot(where[lies], height[lies], markersize=8.5, zorder=6, **_LIE)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.grid(alpha=0.3, linewidth=0.5)
@@ -102,14 +105,14 @@ def _drawable(row: Row, x: str) -> bool:
     return math.isfinite(getattr(row, x)) and getattr(row, x) > 0 and not math.isnan(row.error)
 
 
-def _legend(figure: Figure, looks: dict[str, dict[str, object]], lies: bool) -> None:
+def _legend(figure: Figure, looks: dict[str, dict[str, Any]], lies: bool) -> None:
     from matplotlib.lines import Line2D
 
     entries = [
-        Line2D([], [], markersize=4, linewidth=1.2, label=name, **look)  # type: ignore[arg-type]
+        Line2D([], [], markersize=4, linewidth=1.2, label=name, **look)
         for name, look in looks.items()
     ]
     if lies:
-        entries.append(Line2D([], [], linestyle="none", marker="X", markersize=8, color="#CC0000",
-                              markeredgecolor="white", label="DISHONEST: claims success"))  # fmt: skip
+        said = "DISHONEST: claims success"
+        entries.append(Line2D([], [], markersize=8, label=said, **_LIE))
     figure.legend(handles=entries, loc="outside lower center", ncols=5, fontsize=7, frameon=False)

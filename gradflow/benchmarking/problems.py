@@ -86,8 +86,8 @@ def _kinked() -> Problem:
 
 @_problem
 def _kinked_small() -> Problem:
-    risk, start = _random(1, 5, 2, 2, relu, squared, 0.5)
-    about = "ReLU, 5 data in 2-d, 2 neurons, squared loss: small enough for every solver"
+    risk, start = _random(11, 5, 2, 2, relu, squared, 0.5)
+    about = "ReLU, 5 data in 2-d, 2 neurons, a slide from t = 0.24: small enough for every solver"
     return Problem("kinked-small", risk, start, 6.0, ("kinked",), about)
 
 

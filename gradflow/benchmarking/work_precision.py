@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
+
 from gradflow.benchmarking.problem import Problem, Route
 from gradflow.benchmarking.row import (
     DISHONEST,
@@ -117,7 +119,8 @@ def work_precision(
                 found, told = _references(problem, routes, run)
                 table = table.with_problem(_described(problem, told))
                 for solver in chosen:
-                    task = Task(problem, solver, solver.settings or asked, repeats + 1, time_limit)
+                    limit = time_limit * solver.patience
+                    task = Task(problem, solver, solver.settings or asked, repeats + 1, limit)
                     for ran in run(task):
                         row = _judged(ran, problem, solver, found)
                         table = table.with_row(row)
@@ -163,9 +166,7 @@ def _problems(value: Problem | str | Sequence[Problem | str]) -> list[Problem]:
 
 
 def _tolerances(value: float | Sequence[float]) -> tuple[float, ...]:
-    several = check_array(
-        "tolerances", [value] if isinstance(value, float) else list(value), (None,)
-    )
+    several = check_array("tolerances", np.atleast_1d(np.asarray(value)), (None,))
     if not several.size:
         raise fail("tolerances", value, "is empty", "pass at least one, as 1e-6")
     # (the loosest first: what times out at one is not tried at tighter ones)

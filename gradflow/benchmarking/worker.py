@@ -51,8 +51,9 @@ class Worker:
     def end(self) -> None:
         """End the process, at once."""
         if self._process is not None:
-            if self._process.is_alive():
-                os.kill(self._process.pid, signal.SIGKILL)
+            pid = self._process.pid
+            if pid is not None and self._process.is_alive():
+                os.kill(pid, signal.SIGKILL)
             self._process.join()
         if self._pipe is not None:
             self._pipe.close()

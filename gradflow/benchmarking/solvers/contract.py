@@ -59,11 +59,14 @@ class AbstractSolver(abc.ABC):
         What it is run at, where that is not a tolerance; then it claims no accuracy.
     library : str or None
         A module that must be installed.
+    patience : float
+        How many times the limit of time it is given.
     """
 
     name: str
     settings: tuple[float, ...] | None = None
     library: str | None = None
+    patience: float = 1.0
 
     @abc.abstractmethod
     def families(self, problem: Problem) -> frozenset[str]:

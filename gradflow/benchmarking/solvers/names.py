@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import diffrax
 
 from gradflow.benchmarking.solvers.compiled import NumbaTsit5
+from gradflow.benchmarking.solvers.complementarity import Nosnoc
 from gradflow.benchmarking.solvers.contract import AbstractSolver
 from gradflow.benchmarking.solvers.descent import Descent, RelativeDescent
 from gradflow.benchmarking.solvers.diffrax import Diffrax
@@ -40,6 +41,7 @@ _TABLE: dict[str, Callable[[], AbstractSolver]] = {
     "sundials-bdf": Sundials,
     "heyoka": ft.partial(Heyoka, False),
     "heyoka-events": ft.partial(Heyoka, True),
+    "nosnoc": Nosnoc,
     "descent": Descent,
     "descent-relative": RelativeDescent,
 }
