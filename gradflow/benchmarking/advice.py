@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from gradflow.benchmarking.row import Outcome, Row
+from gradflow.benchmarking.row import Outcome
+from gradflow.integrators.driver import integrator_names
 from gradflow.validation import check_positive
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 AUTO = "auto"
 #: Within this factor of the fastest, seconds are taken for equal.
 CLOSE = 1.3
+#: Errors that are asked about.
+ERRORS = (1e-4, 1e-7)
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,18 @@ class Best:
         The problem or the tag.
     error : float
         What was to be reached.
-    solver, setting : str
-        Empty where none did. Of a tag: the least geometric mean over its problems, of those that
-        reached it on all.
+    solver : str
+        Empty where none did. Of a tag: the least geometric mean of seconds over its problems, among
+        those that reached the error on all of them.
     seconds : float
-        CPU seconds, for a tag the geometric mean.
+        CPU seconds; for a tag the geometric mean.
     close : tuple of str
         Others within a factor 1.3.
-    auto : float
-        How many times as long ``integrator="auto"`` took; infinite where it did not reach it, NaN
-        where it was not tried.
+    own, own_seconds : str and float
+        The fastest among the package's integrators, "auto" left out.
+    auto_seconds : float
+        Those of ``integrator="auto"``; infinite where it did not reach the error, NaN where it was
+        not tried.
     liars : tuple of str
         Those that claimed a wrong state on the problem, or on one of the tag's, at any setting;
         none of them is advised.
@@ -48,11 +53,22 @@ class Best:
     of: str
     error: float
     solver: str = ""
-    setting: str = ""
     seconds: float = math.nan
     close: tuple[str, ...] = ()
-    auto: float = math.nan
+    own: str = ""
+    own_seconds: float = math.nan
+    auto_seconds: float = math.nan
     liars: tuple[str, ...] = ()
+
+    @property
+    def auto_ratio(self) -> float:
+        """How many times as long as the package's fastest "auto" took."""
+        return self.auto_seconds / self.own_seconds
+
+    @property
+    def auto_agrees(self) -> bool:
+        """Whether "auto" is as good as any integrator of the package, within a factor 1.3."""
+        return self.auto_ratio <= CLOSE
 
 
 @dataclass(frozen=True)
@@ -65,36 +81,50 @@ class Advice:
     def __str__(self) -> str:
         parts = []
         for heading, several in (("flow", self.by_tag), ("problem", self.by_problem)):
-            lines = [(heading, "error", "solver", "CPU s", "auto", "close to it", "not to trust"),
-                     *map(_cells, several)]  # fmt: skip
-            widths = [max(len(line[j]) for line in lines) for j in range(6)]
+            lines = [(heading, *_HEADINGS), *map(_cells, several)]
+            widths = [max(len(line[j]) for line in lines) for j in range(len(lines[0]) - 1)]
             parts.append("\n".join(
-                "  ".join((*(t.ljust(w) for t, w in zip(line, widths, strict=False)), line[6]))
+                "  ".join((*(t.ljust(w) for t, w in zip(line, widths, strict=False)), line[-1]))
                 .rstrip() for line in lines
             ))  # fmt: skip
-        return "\n\n".join(parts)
+        return "\n\n".join([*parts, *self.disagreements()])
+
+    def disagreements(self) -> list[str]:
+        """Where ``integrator="auto"`` is not the best of the package, a line each."""
+        return [
+            f"auto takes {best.auto_seconds:.2g} s on {best.of} to an error of {best.error:.0e}, "
+            f"{best.own} {best.own_seconds:.2g} s"
+            for best in self.by_problem
+            if best.own and not math.isnan(best.auto_seconds) and not best.auto_agrees
+        ]
 
     def markdown(self) -> str:
         """The answer by tag, as a table for a README."""
-        head = ("your flow is", "to an error of", "take", "CPU s", "auto takes", "close to it",
-                "claims what is not so")  # fmt: skip
+        head = ("your flow is", *_HEADINGS)
         rows = [head, ("---",) * len(head), *map(_cells, self.by_tag)]
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+_HEADINGS = (
+    "to an error of", "fastest", "CPU s", "close to it", "fastest of the package", "CPU s",
+    "auto, CPU s", "claims what is not so",
+)  # fmt: skip
+
+
 def _cells(best: Best) -> tuple[str, ...]:
-    if math.isnan(best.auto):
-        auto = ""
-    else:
-        auto = "does not" if math.isinf(best.auto) else f"×{best.auto:.2g}"
-    seconds = "" if math.isnan(best.seconds) else f"{best.seconds:.2g}"
+    def seconds(value: float) -> str:
+        if math.isinf(value):
+            return "does not reach it"
+        return "" if math.isnan(value) else f"{value:.2g}"
+
     return (
-        best.of, f"{best.error:.0e}", f"{best.solver or 'none reached it'} {best.setting}".strip(),
-        seconds, auto, ", ".join(best.close), ", ".join(best.liars),
+        best.of, f"{best.error:.0e}", best.solver or "none reached it", seconds(best.seconds),
+        ", ".join(best.close), best.own, seconds(best.own_seconds), seconds(best.auto_seconds),
+        ", ".join(best.liars),
     )  # fmt: skip
 
 
-def advise(table: WorkPrecision, errors: Sequence[float] = (1e-3, 1e-6)) -> Advice:
+def advise(table: WorkPrecision, errors: Sequence[float] = ERRORS) -> Advice:
     """The fastest honest solver to each error, by problem and by tag.
 
     A solver counts with its cheapest row whose error is at most that; one that was dishonest on a
@@ -102,68 +132,50 @@ def advise(table: WorkPrecision, errors: Sequence[float] = (1e-3, 1e-6)) -> Advi
     """
     levels = [check_positive("errors", error) for error in errors]
     names = [str(problem["name"]) for problem in table.problems]
-    by_problem = tuple(_on_problem(table, name, level) for name in names for level in levels)
     tags: dict[str, list[str]] = {}
     for problem in table.problems:
         own = problem["tags"]
         assert isinstance(own, Sequence)
         for tag in own:
             tags.setdefault(str(tag), []).append(str(problem["name"]))
-    by_tag = tuple(
-        _on_tag(table, tag, tags[tag], level) for tag in sorted(tags) for level in levels
+    return Advice(
+        tuple(_over(table, tag, tags[tag], level) for tag in sorted(tags) for level in levels),
+        tuple(_over(table, name, [name], level) for name in names for level in levels),
     )
-    return Advice(by_tag, by_problem)
 
 
-def _cheapest(table: WorkPrecision, problem: str, level: float) -> tuple[dict[str, Row], set[str]]:
-    """By solver, the cheapest row that reaches a level; and who was dishonest."""
+def _cheapest(
+    table: WorkPrecision, problem: str, level: float
+) -> tuple[dict[str, float], set[str]]:
+    """Seconds of the cheapest row that reaches a level, by solver; and who was dishonest."""
     rows = table.where(problem=problem).rows
     liars = {row.solver for row in rows if row.outcome == Outcome.DISHONEST}
-    found: dict[str, Row] = {}
+    found: dict[str, float] = {}
     for row in rows:
         bound = row.error if row.resolved else row.error + row.reference_error
-        if row.outcome != Outcome.REACHED or not bound <= level or row.solver in liars:
-            continue
-        if row.solver not in found or row.cpu_seconds < found[row.solver].cpu_seconds:
-            found[row.solver] = row
+        if row.outcome == Outcome.REACHED and bound <= level and row.solver not in liars:
+            found[row.solver] = min(row.cpu_seconds, found.get(row.solver, math.inf))
     return found, liars
 
 
-def _on_problem(table: WorkPrecision, problem: str, level: float) -> Best:
-    found, liars = _cheapest(table, problem, level)
-    tried = any(row.solver == AUTO for row in table.where(problem=problem))
-    seconds = {name: row.cpu_seconds for name, row in found.items()}
-    best = _best(problem, level, seconds, tried, liars)
-    return best if not best.solver else Best(
-        **{**vars(best), "setting": found[best.solver].setting}
-    )  # fmt: skip
-
-
-def _on_tag(table: WorkPrecision, tag: str, problems: list[str], level: float) -> Best:
+def _over(table: WorkPrecision, of: str, problems: list[str], level: float) -> Best:
+    """The best over some problems."""
     several = [_cheapest(table, problem, level) for problem in problems]
     liars = set().union(*(lied for _, lied in several))
     everywhere = set.intersection(*(set(found) for found, _ in several)) - liars
     seconds = {
-        name: statistics.geometric_mean([found[name].cpu_seconds for found, _ in several])
+        name: statistics.geometric_mean([max(found[name], 1e-9) for found, _ in several])
         for name in everywhere
     }
-    tried = any(row.solver == AUTO for row in table)
-    return _best(tag, level, seconds, tried, liars)
-
-
-def _best(
-    of: str, level: float, seconds: dict[str, float], tried: bool, liars: Iterable[str]
-) -> Best:
-    told = tuple(sorted(liars))
-    if not seconds:
-        return Best(of, level, auto=math.inf if tried else math.nan, liars=told)
-    solver = min(seconds, key=lambda name: seconds[name])
-    least = seconds[solver]
-    close = tuple(
-        name for name in sorted(seconds, key=lambda name: seconds[name])
-        if name != solver and seconds[name] <= CLOSE * least
+    order = sorted(seconds, key=lambda name: seconds[name])
+    own = next((name for name in order if name in integrator_names()), "")
+    tried = any(row.solver == AUTO and row.problem in problems for row in table)
+    best = Best(
+        of, level, own=own, own_seconds=seconds.get(own, math.nan),
+        auto_seconds=seconds.get(AUTO, math.inf if tried else math.nan), liars=tuple(sorted(liars)),
     )  # fmt: skip
-    auto = math.nan
-    if tried:
-        auto = seconds[AUTO] / least if AUTO in seconds else math.inf
-    return Best(of, level, solver, "", least, close, auto, told)
+    if not order:
+        return best
+    least = seconds[order[0]]
+    close = tuple(name for name in order[1:] if seconds[name] <= CLOSE * least)
+    return replace(best, solver=order[0], seconds=least, close=close)

@@ -25,7 +25,7 @@ _OURS, _OTHER = "#0072B2", "#000000"
 _MARKERS = "osD^vP<>h*"
 _LIE: dict[str, Any] = {
     "linestyle": "none", "marker": "X", "color": "#CC0000", "markeredgecolor": "white",
-    "markeredgewidth": 0.7,
+    "markeredgewidth": 1.0,
 }  # fmt: skip
 #: Problems of one row of panels.
 _ACROSS = 2
@@ -93,7 +93,8 @@ def _panel(axes: Axes, rows: tuple[Row, ...], x: str, looks: dict[str, dict[str,
         axes.plot(where, height, markersize=3.4, linewidth=width, alpha=0.85,
                   zorder=4 if look["color"] == _OURS else 3, **look)  # fmt: skip
         lies = [row.outcome == Outcome.DISHONEST for row in own]
-        axes.plot(where[lies], height[lies], markersize=8.5, zorder=6, **_LIE)
+        edge = {**_LIE, "markeredgecolor": look["color"]}
+        axes.plot(where[lies], height[lies], markersize=8.5, zorder=6, **edge)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.grid(alpha=0.3, linewidth=0.5)

@@ -174,7 +174,7 @@ class WorkPrecision(Sequence[Row]):
 
         return draw(self)
 
-    def advise(self, errors: Sequence[float] = (1e-3, 1e-6)) -> Advice:
+    def advise(self, errors: Sequence[float] = (1e-4, 1e-7)) -> Advice:
         """Which solver reached an error with the least time, by problem and by tag."""
         from gradflow.benchmarking.advice import advise
 

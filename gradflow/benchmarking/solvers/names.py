@@ -28,7 +28,7 @@ _TABLE: dict[str, Callable[[], AbstractSolver]] = {
     "piecewise": ft.partial(Ours, "piecewise"),
     "tsit5-lsoda": ft.partial(Ours, "tsit5-lsoda"),
     "dopri8-lsoda": ft.partial(Ours, "dopri8-lsoda"),
-    "kvaerno5": ft.partial(Ours, "kvaerno5"),
+    "lsoda": ft.partial(Ours, "lsoda"),
     "diffrax-tsit5": lambda: Diffrax(diffrax.Tsit5()),
     "diffrax-dopri8": lambda: Diffrax(diffrax.Dopri8()),
     "diffrax-kvaerno5": lambda: Diffrax(diffrax.Kvaerno5()),
@@ -54,7 +54,7 @@ _MORE: dict[str, Callable[[], AbstractSolver]] = {
 }
 #: Those of ``gradflow bench --quick``.
 QUICK = (
-    "auto", "piecewise", "dopri8-lsoda", "diffrax-tsit5", "scipy-rk45-naive", "scipy-lsoda",
+    "auto", "piecewise", "lsoda", "diffrax-tsit5", "scipy-rk45-naive", "scipy-lsoda",
     "scipy-radau-jac", "numba-tsit5", "sundials-bdf", "heyoka-events", "descent",
 )  # fmt: skip
 
