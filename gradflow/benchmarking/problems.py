@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -25,37 +26,56 @@ from gradflow.risks.empirical import EmpiricalRisk
 from gradflow.risks.population.population import PopulationRisk
 from gradflow.validation import fail
 
-_MADE: dict[str, Callable[[], Problem]] = {}
+
+@dataclass(frozen=True)
+class _Entry:
+    """How a problem is made, and what is known of it before."""
+
+    make: Callable[[], Problem]
+    tags: tuple[str, ...]
+    quick: bool
 
 
-def _problem(make: Callable[[], Problem]) -> Callable[[], Problem]:
-    """Register a problem by the name of its function."""
-    _MADE[make.__name__.strip("_").replace("_", "-")] = make
-    return make
+_ENTRIES: dict[str, _Entry] = {}
+
+
+def _problem(*tags: str, quick: bool = False) -> Callable[[Callable[[], Problem]], None]:
+    """Register what makes a problem, by the name of the function."""
+
+    def register(make: Callable[[], Problem]) -> None:
+        name = make.__name__.strip("_").replace("_", "-")
+        _ENTRIES[name] = _Entry(make, tags, quick)
+
+    return register
 
 
 def problem_names() -> tuple[str, ...]:
     """The problems of ``gradflow bench``, in order."""
-    return tuple(_MADE)
+    return tuple(_ENTRIES)
 
 
 def problem_table(pattern: str = "*") -> list[Problem]:
-    """The package's problems whose name or a tag of which matches a shell-style pattern.
+    """The package's problems of which the name or a tag matches a shell-style pattern.
 
     Raises
     ------
     ValueError
         If none does.
     """
-    named = [make() for name, make in _MADE.items() if fnmatch.fnmatch(name, pattern)]
-    found = named or [
-        problem for problem in (make() for make in _MADE.values())
-        if any(fnmatch.fnmatch(tag, pattern) for tag in problem.tags)
+    found = [name for name in _ENTRIES if fnmatch.fnmatch(name, pattern)]
+    found = found or [
+        name for name, entry in _ENTRIES.items()
+        if any(fnmatch.fnmatch(tag, pattern) for tag in entry.tags)
     ]  # fmt: skip
     if not found:
-        fix = "choose among " + ", ".join(_MADE) + ", or a tag"
+        tags = sorted({tag for entry in _ENTRIES.values() for tag in entry.tags})
+        fix = f"choose among {', '.join(_ENTRIES)}, or the tags {', '.join(tags)}"
         raise fail("problems", pattern, "matches no problem and no tag", fix)
-    return found
+    entries = [(name, _ENTRIES[name]) for name in found]
+    return [
+        replace(entry.make(), name=name, tags=entry.tags, quick=entry.quick)
+        for name, entry in entries
+    ]
 
 
 def _random(
@@ -70,35 +90,35 @@ def _random(
     return EmpiricalRisk(net, loss, X, y), net.init(jax.random.key(seed), scale)
 
 
-@_problem
+@_problem("smooth", quick=True)
 def _smooth() -> Problem:
     risk, start = _random(0, 20, 3, 6, tanh, squared, 0.5)
     about = "tanh, 20 data in 3-d, 6 neurons, squared loss"
-    return Problem("smooth", risk, start, 20.0, ("smooth",), about, quick=True)
+    return Problem("smooth", risk, start, 20.0, about=about)
 
 
-@_problem
+@_problem("kinked", quick=True)
 def _kinked() -> Problem:
     risk, start = _random(1, 12, 3, 5, relu, squared, 0.5)
     about = "ReLU, 12 data in 3-d, 5 neurons, squared loss: crossings and slides"
-    return Problem("kinked", risk, start, 10.0, ("kinked",), about, quick=True)
+    return Problem("kinked", risk, start, 10.0, about=about)
 
 
-@_problem
+@_problem("kinked")
 def _kinked_small() -> Problem:
     risk, start = _random(11, 5, 2, 2, relu, squared, 0.5)
     about = "ReLU, 5 data in 2-d, 2 neurons, a slide from t = 0.24: small enough for every solver"
-    return Problem("kinked-small", risk, start, 6.0, ("kinked",), about)
+    return Problem("kinked-small", risk, start, 6.0, about=about)
 
 
-@_problem
+@_problem("kinked", "stiff")
 def _kinked_rest() -> Problem:
     risk, start = _random(1, 12, 3, 5, relu, squared, 0.5)
     about = "the flow of 'kinked' until it is stiff"
-    return Problem("kinked-rest", risk, start, 1e3, ("kinked", "stiff"), about)
+    return Problem("kinked-rest", risk, start, 1e3, about=about)
 
 
-@_problem
+@_problem("kinked")
 def _kinks_40() -> Problem:
     rng = np.random.default_rng(0)
     n, d, m = 40, 10, 20
@@ -109,17 +129,18 @@ def _kinks_40() -> Problem:
     net = TwoLayer(d, m, leaky_relu(0.1))
     risk = EmpiricalRisk(net, exponential, X, np.sign(X @ v), reduction="sum")
     about = "leaky ReLU, 40 data in 10-d, 20 neurons, exponential loss: 178 surfaces met"
-    return Problem("kinks-40", risk, net.params(inner, outer), 0.1444, ("kinked",), about)
+    start = net.params(inner, outer)
+    return Problem("kinks-40", risk, start, 0.1444, about=about)
 
 
-@_problem
+@_problem("kinked", "late phase")
 def _late() -> Problem:
     risk, start = _random(3, 12, 3, 6, leaky_relu(0.1), logistic, 0.3)
     about = "leaky ReLU, 12 separable data in 3-d, 6 neurons, logistic loss, far out"
-    return Problem("late", risk, start, 1e6, ("kinked", "late phase"), about)
+    return Problem("late", risk, start, 1e6, about=about)
 
 
-@_problem
+@_problem("smooth", "stiff", quick=True)
 def _stiff() -> Problem:
     rng = np.random.default_rng(1)
     X = rng.normal(size=(1000, 2))
@@ -129,26 +150,26 @@ def _stiff() -> Problem:
     about = "sigmoid student of 5 neurons, teacher of 4, 1000 data in 2-d: a stiff late phase"
     routes = Route("scipy-radau-jac", 1e-12), Route("scipy-lsoda-jac", 1e-12)
     start = net.init(jax.random.key(1), 0.5)
-    return Problem("stiff", risk, start, 1e4, ("smooth", "stiff"), about, routes, quick=True)
+    return Problem("stiff", risk, start, 1e4, about=about, routes=routes)
 
 
-@_problem
+@_problem("smooth", "saddle", quick=True)
 def _saddle() -> Problem:
     risk, start = _random(2, 20, 3, 4, tanh, squared, 1e-30)
     about = "tanh, a start of 1e-30: the time at which it leaves the saddle"
     # (Radau at 1e-12 takes 15 s, ten times as long, and nothing here is that accurate)
     routes = Route("scipy-radau-jac", 1e-10), Route("scipy-dop853", 1e-13)
-    return Problem("saddle", risk, start, 300.0, ("smooth", "saddle"), about, routes, quick=True)
+    return Problem("saddle", risk, start, 300.0, about=about, routes=routes)
 
 
-@_problem
+@_problem("kinked", "saddle")
 def _saddle_kinked() -> Problem:
     risk, start = _random(2, 12, 3, 4, leaky_relu(0.1), squared, 1e-30)
     about = "leaky ReLU, a start of 1e-30"
-    return Problem("saddle-kinked", risk, start, 220.0, ("kinked", "saddle"), about)
+    return Problem("saddle-kinked", risk, start, 220.0, about=about)
 
 
-@_problem
+@_problem("smooth", "population", "late phase")
 def _population() -> Problem:
     net = TwoLayer(3, 2, relu, outer="fixed")
     risk = PopulationRisk(
@@ -157,10 +178,10 @@ def _population() -> Problem:
     inner = np.array([[0.6, 0.1, -0.8], [0.5, -0.3, 0.4]])
     start = net.params(inner=inner, outer=np.array([1.0, -1.0]))
     about = "two ReLU neurons on Gaussian inputs, logistic loss, linear teacher"
-    return Problem("population", risk, start, 1e6, ("smooth", "population", "late phase"), about)
+    return Problem("population", risk, start, 1e6, about=about)
 
 
-@_problem
+@_problem("smooth", "population", "teacher-student")
 def _teacher_student() -> Problem:
     rng = np.random.default_rng(5)
     d, teachers, m = 10, 3, 6
@@ -171,19 +192,18 @@ def _teacher_student() -> Problem:
     risk = PopulationRisk(net, squared, Gaussian(d), teacher=teacher)
     about = "6 ReLU students of 3 ReLU teachers on Gaussian inputs in 10-d, exact risk"
     start = net.init(jax.random.key(5), 0.3)
-    tags = ("smooth", "population", "teacher-student")
-    return Problem("teacher-student", risk, start, 100.0, tags, about)
+    return Problem("teacher-student", risk, start, 100.0, about=about)
 
 
-@_problem
+@_problem("smooth", "large")
 def _large() -> Problem:
     risk, start = _random(6, 300, 20, 40, tanh, squared, 0.3)
     about = "tanh, 300 data in 20-d, 40 neurons"
-    return Problem("large", risk, start, 30.0, ("smooth", "large"), about)
+    return Problem("large", risk, start, 30.0, about=about)
 
 
-@_problem
+@_problem("kinked", "large")
 def _large_kinked() -> Problem:
     risk, start = _random(7, 120, 15, 40, leaky_relu(0.1), logistic, 0.1)
     about = "leaky ReLU, 120 data in 15-d, 40 neurons, logistic loss"
-    return Problem("large-kinked", risk, start, 5.0, ("kinked", "large"), about)
+    return Problem("large-kinked", risk, start, 5.0, about=about)
