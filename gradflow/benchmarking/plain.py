@@ -71,27 +71,37 @@ PULLS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-def plain_net(problem: Problem) -> PlainNet | str:
-    """The net of a problem as plain arrays, or why it has none."""
+class NotPlain(ValueError):
+    """Why a problem is none of a two-layer net that can be written down here."""
+
+
+def plain_net(problem: Problem) -> PlainNet:
+    """The net of a problem as plain arrays.
+
+    Raises
+    ------
+    NotPlain
+        Where it has none.
+    """
     risk, net = problem.risk, problem.risk.net
     loss = getattr(getattr(risk, "loss", None), "name", None)
     activation = getattr(net, "activation", None)
     inner = getattr(problem.start, "inner", None)
     data = [getattr(risk, name, None) for name in ("X", "y")]
     if net is None or activation is None or inner is None or any(part is None for part in data):
-        return "is written for two-layer nets on data"
+        raise NotPlain("is written for two-layer nets on data")
     at = risk.arrangement
     bare = getattr(risk, "offset", None) is None and getattr(net, "factor", None) == 1
     if net.outputs != 1 or getattr(net, "bias", True) or not bare or (at and not at.central):
-        return "is written for nets of one output without bias, scaling or penalty"
+        raise NotPlain("is written for nets of one output without bias, scaling or penalty")
     if loss not in LOSSES:
-        return f"is written for the losses {', '.join(LOSSES)}"
+        raise NotPlain(f"is written for the losses {', '.join(LOSSES)}")
     if activation.name == "tanh":
         kind, low, high = TANH, 1.0, 1.0
     elif at is not None:
-        kind, (low, high) = PIECEWISE, (float(at.slopes[0]), float(at.slopes[-1]))
+        kind, low, high = PIECEWISE, float(at.slopes[0]), float(at.slopes[-1])
     else:
-        return "is written for tanh and (leaky) ReLU neurons"
+        raise NotPlain("is written for tanh and (leaky) ReLU neurons")
     X, y = (np.array(part, np.float64) for part in data)
     own = getattr(risk, "weights", None)
     weights = np.ones(len(y)) if own is None else np.array(own, np.float64)
@@ -99,3 +109,12 @@ def plain_net(problem: Problem) -> PlainNet | str:
         weights = weights / np.sum(weights)
     trained = getattr(net, "outer", "trained") == "trained"
     return PlainNet(X, y, weights, kind, low, high, loss, inner.shape[0], trained)
+
+
+def not_plain(problem: Problem) -> str | None:
+    """Why a problem has no `plain_net`, or None."""
+    try:
+        plain_net(problem)
+    except NotPlain as reason:
+        return str(reason)
+    return None

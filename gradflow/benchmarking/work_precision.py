@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from gradflow.benchmarking.problem import Problem, Route
+from gradflow.benchmarking.problems import problem_table
 from gradflow.benchmarking.row import (
     DISHONEST,
     RESOLVED,
@@ -134,28 +135,19 @@ def work_precision(
 
 def as_routes(problem: Problem) -> list[tuple[AbstractSolver, Route]]:
     """The routes to a problem's reference, with their solvers."""
-    return [(_solver_of(route), route) for route in problem.routes]
-
-
-def _solver_of(route: Route) -> AbstractSolver:
-    solver = route.solver
-    return solver if isinstance(solver, AbstractSolver) else as_solver(str(solver))
+    return [(as_solver(route.solver), route) for route in problem.routes]
 
 
 def _problems(value: Problem | str | Sequence[Problem | str]) -> list[Problem]:
-    several = [value] if isinstance(value, (Problem, str)) else list(value)
     out: list[Problem] = []
-    for one in several:
+    for one in value if isinstance(value, (list, tuple)) else [value]:
         if isinstance(one, str):
-            # Imported here: the table's problems are not needed by those who bring their own.
-            from gradflow.benchmarking.problems import problem_table
-
             out += problem_table(one)
-        elif isinstance(one, Problem):
-            out.append(one)
-        else:
+            continue
+        if not isinstance(one, Problem):
             fix = "pass gf.benchmarking.Problem(name, risk, start, t_end) or a name of the table"
             raise fail("problems", one, "is not a problem", fix)
+        out.append(one)
     names = [problem.name for problem in out]
     twice = sorted({name for name in names if names.count(name) > 1})
     if not out:

@@ -26,6 +26,8 @@ _ENVIRONMENT = {
 #: Of the time limit, the share by the wall after which a process that says nothing is ended.
 _PATIENCE = 4.0
 _STARTING = 120.0
+#: What the other process says: a call ended, a row is there, a task cannot be read.
+_BEAT, _RAN, _REFUSED = "beat", "ran", "refused"
 
 
 class Worker:
@@ -93,11 +95,12 @@ class Worker:
                 yield from self._lost(task, left, Outcome.TIME_OUT, message)
                 return
             began = time.monotonic()
-            if isinstance(said, Ran):
+            kind, content = said
+            if kind == _RAN:
                 left.pop(0)
-                yield said
-            elif isinstance(said, str):
-                yield from self._lost(task, left, Outcome.FAILED, said)
+                yield content
+            elif kind == _REFUSED:
+                yield from self._lost(task, left, Outcome.FAILED, content)
                 return
 
     def _died(self) -> str:
@@ -131,9 +134,9 @@ def _serve(pipe: Connection) -> None:
             try:
                 task = cloudpickle.loads(content)
             except Exception as error:
-                pipe.send(f"cannot be read in another process: {error}"[:200])
+                pipe.send((_REFUSED, f"cannot be read in another process: {error}"[:200]))
                 continue
             # (what a solver prints is not for this table)
             with contextlib.redirect_stdout(sys.stderr):
-                for ran in run_task(task, lambda: pipe.send(0)):
-                    pipe.send(ran)
+                for ran in run_task(task, lambda: pipe.send((_BEAT, None))):
+                    pipe.send((_RAN, ran))

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from gradflow.benchmarking.field import Field
-from gradflow.benchmarking.plain import LOSSES, PIECEWISE, PlainNet, plain_net
+from gradflow.benchmarking.plain import LOSSES, PIECEWISE, not_plain, plain_net
 from gradflow.benchmarking.problem import Problem
 from gradflow.benchmarking.solvers.contract import AbstractSolver, Attempt, Counts, atol_of
 
@@ -108,12 +108,10 @@ class NumbaTsit5(AbstractSolver):
         return frozenset({"explicit Runge-Kutta"})
 
     def refusal(self, problem: Problem) -> str | None:
-        net = plain_net(problem)
-        return net if isinstance(net, str) else None
+        return not_plain(problem)
 
     def run(self, problem: Problem, field: Field, setting: float) -> Attempt:
         net = plain_net(problem)
-        assert isinstance(net, PlainNet)
         data = (
             np.ascontiguousarray(net.X), net.y, net.weights, net.m, net.activation, net.low,
             net.high, LOSSES[net.loss], net.trained,

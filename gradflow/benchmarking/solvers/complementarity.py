@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gradflow.benchmarking.field import Field
-from gradflow.benchmarking.plain import PlainNet, plain_net
+from gradflow.benchmarking.plain import PlainNet, not_plain, plain_net
 from gradflow.benchmarking.problem import Problem
 from gradflow.benchmarking.solvers.contract import AbstractSolver, Attempt, Counts
 
@@ -40,9 +40,10 @@ class Nosnoc(AbstractSolver):
         return frozenset({"complementarity"})
 
     def refusal(self, problem: Problem) -> str | None:
+        reason = not_plain(problem)
+        if reason is not None:
+            return reason
         net = plain_net(problem)
-        if isinstance(net, str):
-            return net
         if not net.kinked:
             return "there are no kinks"
         if net.m * len(net.y) > _MOST_PAIRS:
@@ -51,7 +52,6 @@ class Nosnoc(AbstractSolver):
 
     def run(self, problem: Problem, field: Field, setting: float) -> Attempt:
         net = plain_net(problem)
-        assert isinstance(net, PlainNet)
         total = math.ceil(_STEPS * setting ** (-1 / (2 * _STAGES - 1)))
         key = (problem.name, setting)
         # (the library sets its own filter of warnings and talks)

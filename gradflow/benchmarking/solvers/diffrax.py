@@ -39,6 +39,14 @@ class Diffrax(AbstractSolver):
         self.name = f"diffrax-{type(solver).__name__.lower()}"
         self._programs: dict[str, Callable[..., diffrax.Solution]] = {}
 
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """After a way between processes: tolerances that defer to the controller are known by
+        identity, which pickling loses."""
+        deferred = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)().rtol
+        restore = lambda leaf: deferred if type(leaf) is type(deferred) else leaf
+        for name, value in state.items():
+            setattr(self, name, jax.tree.map(restore, value) if name == "solver" else value)
+
     def families(self, problem: Problem) -> frozenset[str]:
         return frozenset({f"{'implicit' if self.implicit else 'explicit'} Runge-Kutta"})
 

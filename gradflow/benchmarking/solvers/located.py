@@ -16,7 +16,7 @@ import numpy as np
 from scipy import integrate, optimize
 
 from gradflow.benchmarking.field import Field
-from gradflow.benchmarking.plain import PlainNet, plain_net
+from gradflow.benchmarking.plain import PlainNet, not_plain, plain_net
 from gradflow.benchmarking.problem import Problem
 from gradflow.benchmarking.solvers.contract import AbstractSolver, Attempt, Counts, atol_of
 
@@ -123,12 +123,10 @@ class Located(AbstractSolver):
         return frozenset({"events by SciPy"})
 
     def refusal(self, problem: Problem) -> str | None:
-        net = plain_net(problem)
-        return net if isinstance(net, str) else None
+        return not_plain(problem)
 
     def run(self, problem: Problem, field: Field, setting: float) -> Attempt:
         net = plain_net(problem)
-        assert isinstance(net, PlainNet)
         walk = _Walk(_start(net, problem.y0), problem, setting)
         try:
             while walk.t < problem.t_end:

@@ -81,6 +81,7 @@ def matching(pattern: str) -> list[str]:
     return found
 
 
+@ft.singledispatch
 def as_solver(value: SolverLike) -> AbstractSolver:
     """Read a solver: a name, a solver object of diffrax, a function, or one of these classes.
 
@@ -89,22 +90,31 @@ def as_solver(value: SolverLike) -> AbstractSolver:
     ValueError
         If it is none of them.
     """
-    if isinstance(value, AbstractSolver):
-        return value
-    if isinstance(value, str):
-        made = {**_TABLE, **_MORE}.get(value)
-        if made is not None:
-            return made()
-        if value in integrator_names():
-            return Ours(value)
+    if not callable(value):
+        fix = "pass a name, a diffrax solver or a function (field, y0, span, rtol)"
+        raise fail("solver", value, "is not a solver", fix)
+    return FunctionSolver(value)
+
+
+@as_solver.register
+def _(value: AbstractSolver) -> AbstractSolver:
+    return value
+
+
+@as_solver.register
+def _(value: str) -> AbstractSolver:
+    made = {**_TABLE, **_MORE}.get(value)
+    if made is not None:
+        return made()
+    if value not in integrator_names():
         known = ", ".join(sorted({*_TABLE, *_MORE, *integrator_names()}))
         raise fail("solver", value, "is not a known name", f"choose one of {known}")
-    if isinstance(value, diffrax.AbstractSolver):
-        return Diffrax(value)
-    if callable(value):
-        return FunctionSolver(value)
-    fix = "pass a name, a diffrax solver or a function (field, y0, span, rtol)"
-    raise fail("solver", value, "is not a solver", fix)
+    return Ours(value)
+
+
+@as_solver.register
+def _(value: diffrax.AbstractSolver) -> AbstractSolver:
+    return Diffrax(value)
 
 
 def as_solvers(value: SolverLike | Sequence[SolverLike]) -> list[AbstractSolver]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gradflow.benchmarking.field import Field
-from gradflow.benchmarking.plain import PIECEWISE, PlainNet, plain_net
+from gradflow.benchmarking.plain import PIECEWISE, PlainNet, not_plain, plain_net
 from gradflow.benchmarking.problem import Problem
 from gradflow.benchmarking.solvers.contract import AbstractSolver, Attempt, Counts
 
@@ -43,9 +43,10 @@ class Heyoka(AbstractSolver):
         return frozenset({"Taylor"})
 
     def refusal(self, problem: Problem) -> str | None:
+        reason = not_plain(problem)
+        if reason is not None:
+            return reason
         net = plain_net(problem)
-        if isinstance(net, str):
-            return net
         if net.X.size * net.m > _MOST_TERMS:
             return f"compiles symbols of at most {_MOST_TERMS} terms"
         if self.events and not net.kinked:
@@ -54,7 +55,6 @@ class Heyoka(AbstractSolver):
 
     def run(self, problem: Problem, field: Field, setting: float) -> Attempt:
         net = plain_net(problem)
-        assert isinstance(net, PlainNet)
         import heyoka as hy
 
         integrator, met = self._at_start(hy, net, problem, field, setting)
