@@ -100,6 +100,9 @@ if TYPE_CHECKING:
     from gradflow.risks.population.gaussian_kernels import gaussian_kernel as gaussian_kernel
     from gradflow.risks.population.population import PopulationRisk as PopulationRisk
     from gradflow.risks.regularised import Regularised as Regularised
+    from gradflow.sweeps.errors import SweepError as SweepError
+    from gradflow.sweeps.errors import SweepWarning as SweepWarning
+    from gradflow.sweeps.sweep import sweep as sweep
     from gradflow.symbolic import derive as derive
 
 #: Public names by the module that defines them; one line a group.
@@ -131,6 +134,8 @@ _EXPORTS = {
     "gradflow.integrators.settings": "SmallStartWarning",
     "gradflow.integration": "IntegrationError IntegrationWarning integrate",
     "gradflow.many.starts": "integrate_many",
+    "gradflow.sweeps.sweep": "sweep",
+    "gradflow.sweeps.errors": "SweepError SweepWarning",
     "gradflow.paths.trajectory": "Trajectory",
     "gradflow.paths.file": "load",
     "gradflow.paths.saving": "NeedsRiskWarning",

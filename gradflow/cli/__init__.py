@@ -7,6 +7,7 @@ import typer
 from gradflow.cli.bench import bench
 from gradflow.cli.cite import cite
 from gradflow.cli.derive import derive
+from gradflow.cli.status import status
 from gradflow.cli.verify import verify
 
 app = typer.Typer(
@@ -22,10 +23,10 @@ app = typer.Typer(
 
 @app.callback()
 def _root() -> None:
-    """Verify, derive, bench, cite."""
+    """Verify, derive, cite, measure solvers, and look at sweeps."""
 
 
-for _command in (verify, derive, bench, cite):
+for _command in (verify, derive, bench, cite, status):
     app.command()(_command)
 
 

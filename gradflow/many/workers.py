@@ -7,12 +7,9 @@ becomes has the same bits in every process.
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import queue
-import signal
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -26,17 +23,13 @@ import cloudpickle
 import equinox as eqx
 import jax
 from jaxtyping import PyTree
-from loky import ProcessPoolExecutor
 
 from gradflow.integrators.watch import Watch
 from gradflow.many.member import prepare_member
+from gradflow.many.pool import Pool
 from gradflow.paths.trajectory import Trajectory
 from gradflow.risks.base import AbstractRisk
 
-#: Seconds without work after which a worker goes.
-_IDLE_SECONDS = 300
-#: A worker's linear algebra stays on its own core.
-_ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "1")
 _SHARED, _RUNNING = "shared", "running"
 
 
@@ -130,11 +123,6 @@ class Sent:
         return _Unpacker(io.BytesIO(self.packed), risk).load()
 
 
-def _begin() -> None:
-    """Make a worker ready: Ctrl-C, which reaches it too, is for the process that recalls it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _work(folder: str, which: int, start: PyTree, deadline: float) -> Sent:
     risks, options = _opened(folder)
     with warnings.catch_warnings():
@@ -152,52 +140,7 @@ def _work(folder: str, which: int, start: PyTree, deadline: float) -> Sent:
     return Sent(file.getvalue(), warnings=told)
 
 
-class _Pool:
-    """The processes, which stay for other batches."""
-
-    def __init__(self) -> None:
-        self._executor: ProcessPoolExecutor | None = None
-        self._size, self._lock = 0, threading.Lock()
-
-    @property
-    def warm(self) -> bool:
-        """Whether there are any."""
-        return self._executor is not None
-
-    def of(self, size: int) -> ProcessPoolExecutor:
-        """Return ``size`` of them."""
-        with self._lock:
-            if self._executor is not None and self._size != size:
-                self._executor.shutdown(wait=False)
-                self._executor = None
-            if self._executor is None or not _alive(self._executor):
-                self._executor = ProcessPoolExecutor(
-                    size, timeout=_IDLE_SECONDS, initializer=_begin, env=_ENVIRONMENT
-                )
-                self._size = size
-            return self._executor
-
-    def drop(self, executor: ProcessPoolExecutor) -> None:
-        """Have no more of those of an executor that is broken."""
-        with self._lock:
-            if self._executor is executor:
-                self._executor = None
-        executor.shutdown(wait=False, kill_workers=True)
-
-
-def _alive(executor: ProcessPoolExecutor) -> bool:
-    """Whether it takes work: a process may have died since."""
-    try:
-        executor.submit(_begin)
-    except RuntimeError:
-        return False
-    return True
-
-
-POOL = _Pool()
-if hasattr(os, "register_at_fork"):
-    # (a process that is forked off does not have them)
-    os.register_at_fork(after_in_child=POOL.__init__)
+POOL = Pool()
 
 
 class Crew:
