@@ -3,8 +3,8 @@
 A ReLU net of m = 50 neurons learns a teacher of 3 on n = 1000 Gaussian data in d = 100
 dimensions. Its start has the scale τ and the imbalance δ = τ²(α⁻² − α²): all |w_k| = τα/√m, all
 |a_k| = τ/(α√m), neurons in pairs of opposite a_k so that f = 0, hence Σ_k(a_k² − |w_k|²) = δ for
-all time (`kunin2024rich`). The whole grid is 17 τ × 17 δ × 16 seeds, 4,624 flows; a fraction is every
-k-th value of τ and of δ and the first seeds.
+all time (`kunin2024rich`). The whole grid is 17 τ × 17 δ × 16 seeds, 4,624 flows; a fraction is
+every k-th value of τ and of δ and the first seeds.
 
 What follows the flow is gradient descent with small steps: with n m = 50,000 surfaces a flow meets
 too many of them to be located (``--located`` measures how many, and how far a minute goes), and
