@@ -4,8 +4,9 @@
     python benchmarks/work_precision.py table.json [more.json ...]
 
 Rows of a later file take the place of those of the same problem, solver and setting: a solver can
-be measured again alone. Writes ``figures/work_precision.png`` and ``figures/work_precision.json``
-beside this script, and what stands between the marks of ``README.md``.
+be measured again alone. Writes ``figures/work_precision.png``, ``figures/work_precision.json`` and
+``work_precision.md`` (all rows) beside this script, and what stands between the marks of
+``README.md``.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ def text(table: WorkPrecision, others: int) -> str:
         BEGIN,
         f"Measured {about['date']} on {about['cores']} cores of a shared machine, load {load} "
         f"({busy(table)}), in {about['seconds']:.0f} s{again}. One solver at a time, on one "
-        f"thread; CPU seconds, the median of the calls after the first; at most {about['time_limit']:g} CPU s a call (nosnoc four times as long). "
-        f"{len(table)} rows: {tally}.",
+        f"thread; CPU seconds, the median of the calls after the first; at most "
+        f"{about['time_limit']:g} CPU s a call (nosnoc four times as long). {len(table)} rows: "
+        f"{tally}. All of them: [work_precision.md](work_precision.md).",
         "![Error against CPU seconds and right-hand sides, a pair of panels a problem]"
         "(figures/work_precision.png)",
         "### Which solver for my flow",
@@ -49,10 +51,6 @@ def text(table: WorkPrecision, others: int) -> str:
         *disagreements(table),
         "### Claims of success that are not so",
         liars(table),
-        "### All rows",
-        "<details><summary>Tables, a problem each</summary>\n",
-        table.markdown(),
-        "\n</details>",
         END,
     ]
     return "\n\n".join(parts)
@@ -96,6 +94,8 @@ def main() -> None:
     figures.mkdir(exist_ok=True)
     table.plot().savefig(figures / "work_precision.png", dpi=80)
     table.save(figures / "work_precision.json")
+    tables = "# All rows of the table of solvers\n\n" + table.markdown() + "\n"
+    (HERE / "work_precision.md").write_text(tables, encoding="utf-8")
     readme = HERE / "README.md"
     content = readme.read_text(encoding="utf-8")
     before, _, rest = content.partition(BEGIN)
