@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import threading
 import time
 from dataclasses import replace
 
@@ -99,6 +100,10 @@ def wrong_shape(field, y0, span, rtol):
     return y0[:1]
 
 
+def no_array(field, y0, span, rtol):
+    return integrate.solve_ivp(field, span, y0, rtol=rtol)
+
+
 REFERENCES = Route(FunctionSolver(exact), 1e-14), Route("scipy-dop853", 1e-13)
 
 
@@ -143,6 +148,7 @@ def only(table: WorkPrecision) -> Row:
         (not_a_number, Outcome.DISHONEST, "not finite"),
         (gives_up, Outcome.FAILED, "RuntimeError: it is too hard"),
         (wrong_shape, Outcome.FAILED, "of shape (3,)"),
+        (no_array, Outcome.FAILED, "is no array"),
         (never_ends, Outcome.TIME_OUT, ""),
         (swallows, Outcome.TIME_OUT, ""),
     ],
@@ -298,6 +304,18 @@ def test_a_hang_is_ended(isolated):
 def test_others_go_on(isolated):
     for name in ("rk4", "rk4 again"):
         assert [row.outcome for row in isolated.where(solver=name)] == [Outcome.REACHED] * 2
+
+
+def test_what_cannot_be_sent_is_a_row(decay):
+    lock = threading.Lock()
+
+    def locked(field, y0, span, rtol):
+        with lock:
+            return exact(field, y0, span, rtol)
+
+    row = only(measure(decay, locked, isolate=True))
+    assert row.outcome == Outcome.FAILED
+    assert "isolate=False" in row.message
 
 
 # ---------------------------------------------------------------------------------------------
@@ -494,6 +512,20 @@ def test_two_ways_through_the_kinks_agree(problems, name):
         for solver in (Ours("piecewise"), Located())
     ]
     np.testing.assert_allclose(*ends, rtol=0, atol=1e-11)
+
+
+def test_kinks_of_another_kind_are_judged_by_small_steps():
+    """With a bias the plain way is not written; descent is no kin, and says how little it knows."""
+    rng = np.random.default_rng(4)
+    net = gf.TwoLayer(2, 3, gf.relu, bias=True)
+    X, y = rng.normal(size=(6, 2)), rng.normal(size=6)
+    problem = Problem(
+        "bias", gf.EmpiricalRisk(net, gf.squared, X, y), net.init(jax.random.key(4), 0.5), 1.0
+    )
+    row = only(measure(problem, "auto", tolerances=(1e-8,), time_limit=5.0))
+    assert (row.outcome, row.resolved) == (Outcome.REACHED, False)
+    assert row.reference.startswith("descent")
+    assert row.error < 1e-3
 
 
 def test_solvers_that_step_over_kinks_lie_and_auto_does_not(problems):

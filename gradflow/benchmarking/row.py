@@ -48,8 +48,8 @@ class Row:
     reference_error : float
         By how much that differs from a second reference, of another kind.
     resolved : bool
-        Whether the reference is good enough for ``error``; else it is an upper bound in the sense
-        of error ≤ error + reference_error, shown with "≤".
+        Whether the reference is good enough for ``error``; else all that is known is that the true
+        one is at most error + reference_error, shown with "≤".
     rhs, jacobians, steps : float
         Evaluations of the field and of its Jacobian, accepted steps; NaN where not told.
     compile_seconds, run_seconds, cpu_seconds : float

@@ -201,10 +201,12 @@ def _references(problem: Mapping[str, object]) -> str:
 
 
 def error_text(row: Row) -> str:
-    """The error, with "≤" where the reference is no better known."""
+    """The error; with "≤" where the reference is no better known, "~" where nothing confirms it."""
     if math.isnan(row.error):
         where = "" if math.isnan(row.stopped_at) else f"at t = {row.stopped_at:.3g}"
         return where
+    if math.isnan(row.reference_error) and not math.isinf(row.error):
+        return f"~ {row.error:.1e}"
     if row.resolved or math.isinf(row.error):
         return f"{row.error:.1e}"
     return f"≤ {row.error + row.reference_error:.1e}"

@@ -38,6 +38,8 @@ from gradflow.validation import (
 
 #: CPU seconds that a reference may take.
 REFERENCE_LIMIT = 120.0
+#: The step of descent as a reference.
+_SMALL_STEP = 1e-4
 _LIBRARIES = ("numpy", "scipy", "jax", "diffrax", "numba", "scikit-sundae", "heyoka", "nosnoc")
 
 #: Runs the settings of a task, in this process or in another.
@@ -134,8 +136,16 @@ def work_precision(
 
 
 def as_routes(problem: Problem) -> list[tuple[AbstractSolver, Route]]:
-    """The routes to a problem's reference, with their solvers."""
-    return [(as_solver(route.solver), route) for route in problem.routes]
+    """The routes to a problem's reference that can be tried, with their solvers.
+
+    Where kinks leave but one, small steps of descent are the second: not accurate, but no kin.
+    """
+    routes = [(as_solver(route.solver), route) for route in problem.routes]
+    open_to = [pair for pair in routes if not pair[0].missing() and not pair[0].refusal(problem)]
+    if problem.kinked and len(open_to) < 2:
+        route = Route("descent", min(_SMALL_STEP, problem.t_end / 1000))
+        open_to.append((as_solver(route.solver), route))
+    return open_to
 
 
 def _problems(value: Problem | str | Sequence[Problem | str]) -> list[Problem]:
@@ -173,6 +183,9 @@ def _refuse_kin(
         if solver.missing() or solver.refusal(problem):
             continue
         kin = solver.families(problem)
+        if not routes:
+            fix = "name others: gf.benchmarking.Route(solver, rtol)"
+            raise fail("routes", problem.routes, f"of {problem.name!r} cannot be tried", fix)
         if all(route_solver.families(problem) & kin for route_solver, _ in routes):
             names = [route_solver.name for route_solver, _ in routes]
             raise fail(

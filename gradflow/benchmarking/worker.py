@@ -79,8 +79,14 @@ class Worker:
             yield from run_task(task)
             return
         left = list(task.settings)
+        try:
+            content = cloudpickle.dumps(task)
+        except Exception as error:  # (whatever pickle raises)
+            said = f"cannot be sent to another process ({error}); pass isolate=False"
+            yield from self._lost(task, left, Outcome.FAILED, said[:200])
+            return
         pipe = self._begin()
-        pipe.send_bytes(cloudpickle.dumps(task))
+        pipe.send_bytes(content)
         wait = self.compile_limit + _PATIENCE * task.time_limit
         began = time.monotonic()
         while left:

@@ -50,7 +50,11 @@ class FunctionSolver(AbstractSolver):
         if unknown:
             fix = "return any of rhs, jacobians, steps"
             raise fail("counts", sorted(unknown), "are not known counts", fix)
-        y = np.asarray(found, np.float64)
+        try:
+            y = np.asarray(found, np.float64)
+        except (TypeError, ValueError):
+            fix = f"return the state at the end, an array of shape {problem.y0.shape}"
+            raise fail("the solver's state", type(found).__name__, "is no array", fix) from None
         if y.shape != problem.y0.shape:
             fix = f"return the state at the end, of shape {problem.y0.shape}"
             raise fail("the solver's state", y, f"has shape {y.shape}", fix)

@@ -56,6 +56,8 @@ class Ours(AbstractSolver):
         path = self._integrate(problem, field, setting, max_steps=100_000_000)
         stats, result = path.stats, path.result
         counts = Counts(*(float(stats[key]) for key in ("rhs", "jacobians", "steps")))
+        if result.name == "interrupted" and field.left > 0:
+            raise KeyboardInterrupt  # (it was Ctrl-C, not the time)
         if not result.ok:
             late = result.name in ("max_seconds", "interrupted")
             message = "" if late else result.message
