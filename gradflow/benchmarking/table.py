@@ -185,8 +185,10 @@ def title(problem: Mapping[str, object]) -> str:
     """What a problem is, and how well its end is known."""
     tags = problem["tags"]
     assert isinstance(tags, Sequence)
-    said = f"{problem['about']} ({', '.join(tags)}; {problem['size']} unknowns, to t = "
-    return said + f"{problem['t_end']:g}). {_references(problem)}"
+    size, t_end = problem["size"], problem["t_end"]
+    known = [", ".join(tags), f"{size} unknowns, to t = {t_end:g}"]
+    said = f"{problem['about'] or problem['risk']} ({'; '.join(filter(None, known))})"
+    return f"{said}. {_references(problem)}"
 
 
 def _references(problem: Mapping[str, object]) -> str:
