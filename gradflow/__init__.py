@@ -21,6 +21,7 @@ _enable_x64()
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from gradflow import benchmarking as benchmarking
     from gradflow import certificates as certificates
     from gradflow import claims as claims
     from gradflow import kernels as kernels
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from gradflow import rates as rates
     from gradflow import recipes as recipes
     from gradflow import symbolic as symbolic
+    from gradflow.benchmarking.work_precision import work_precision as work_precision
     from gradflow.certificates.certificate import Certificate as Certificate
     from gradflow.certificates.certificate import certify as certify
     from gradflow.claims.verification import verify as verify
@@ -149,6 +151,8 @@ _EXPORTS = {
     # a flow as a file says it
     "gradflow.recipes.recipe": "Recipe recipe",
     "gradflow.recipes.errors": "RecipeError",
+    # solvers, measured
+    "gradflow.benchmarking.work_precision": "work_precision",
     # limits, certified
     "gradflow.certificates.certificate": "Certificate certify",
     # predictions, rates and claims
@@ -161,6 +165,7 @@ _EXPORTS = {
     "gradflow.plots.trajectory": "plot",
 }
 _MODULES = {
+    "benchmarking": "gradflow.benchmarking",
     "until": "gradflow.integrators.until",
     "save": "gradflow.integrators.save",
     "certificates": "gradflow.certificates",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from gradflow.cli.bench import bench
 from gradflow.cli.cite import cite
 from gradflow.cli.derive import derive
 from gradflow.cli.run import run
@@ -24,10 +25,10 @@ app = typer.Typer(
 
 @app.callback()
 def _root() -> None:
-    """Verify, derive, run, sweep, cite."""
+    """Verify, derive, run, sweep, measure solvers, cite."""
 
 
-for _command in (verify, derive, run, sweep, status, cite):
+for _command in (verify, derive, run, sweep, status, bench, cite):
     app.command()(_command)
 
 
