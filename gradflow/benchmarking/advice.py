@@ -45,6 +45,9 @@ class Best:
     auto_seconds : float
         Those of ``integrator="auto"``; infinite where it did not reach the error, NaN where it was
         not tried.
+    own_work, auto_work : float
+        Evaluations of the field and of its Jacobian, each of which counts as many as there are
+        unknowns; the least of the rows that reach the error, summed over the problems.
     liars : tuple of str
         Those that claimed a wrong state on the problem, or on one of the tag's, at any setting;
         none of them is advised.
@@ -58,6 +61,8 @@ class Best:
     own: str = ""
     own_seconds: float = math.nan
     auto_seconds: float = math.nan
+    own_work: float = math.nan
+    auto_work: float = math.nan
     liars: tuple[str, ...] = ()
 
     @property
@@ -67,8 +72,10 @@ class Best:
 
     @property
     def auto_agrees(self) -> bool:
-        """Whether "auto" is as good as any integrator of the package, within a factor 1.3."""
-        return self.auto_ratio <= CLOSE
+        """Whether "auto" is as good as any integrator of the package: within a factor 1.3, or
+        with no more evaluations (the seconds of one and the same method differ by more than that
+        on a busy machine)."""
+        return self.auto_ratio <= CLOSE or self.auto_work <= self.own_work
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,9 @@ class Advice:
     def disagreements(self) -> list[str]:
         """Where ``integrator="auto"`` is not the best of the package, a line each."""
         return [
-            f"auto takes {best.auto_seconds:.2g} s on {best.of} to an error of {best.error:.0e}, "
-            f"{best.own} {best.own_seconds:.2g} s"
+            f"auto takes {best.auto_seconds:.2g} s and {best.auto_work:,.0f} evaluations on "
+            f"{best.of} to an error of {best.error:.0e}, {best.own} {best.own_seconds:.2g} s and "
+            f"{best.own_work:,.0f}"
             for best in self.by_problem
             if best.own and not math.isnan(best.auto_seconds) and not best.auto_agrees
         ]
@@ -144,35 +152,52 @@ def advise(table: WorkPrecision, errors: Sequence[float] = ERRORS) -> Advice:
     )
 
 
-def _cheapest(
+@dataclass(frozen=True)
+class _Least:
+    """The least seconds, and the least work, of a solver's rows that reach a level."""
+
+    seconds: float = math.inf
+    work: float = math.inf
+
+
+def _reached(
     table: WorkPrecision, problem: str, level: float
-) -> tuple[dict[str, float], set[str]]:
-    """Seconds of the cheapest row that reaches a level, by solver; and who was dishonest."""
+) -> tuple[dict[str, _Least], set[str]]:
+    """What it took to reach a level on a problem, by solver; and who was dishonest."""
     rows = table.where(problem=problem).rows
     liars = {row.solver for row in rows if row.outcome == Outcome.DISHONEST}
-    found: dict[str, float] = {}
+    sizes = {str(one["name"]): int(str(one["size"])) for one in table.problems}
+    found: dict[str, _Least] = {}
     for row in rows:
         bound = row.error if row.resolved else row.error + row.reference_error
         if row.outcome == Outcome.REACHED and bound <= level and row.solver not in liars:
-            found[row.solver] = min(row.cpu_seconds, found.get(row.solver, math.inf))
+            least = found.get(row.solver, _Least())
+            work = row.rhs + sizes[problem] * row.jacobians
+            found[row.solver] = _Least(
+                min(row.cpu_seconds, least.seconds), least.work if math.isnan(work) else
+                min(work, least.work),
+            )  # fmt: skip
     return found, liars
 
 
 def _over(table: WorkPrecision, of: str, problems: list[str], level: float) -> Best:
     """The best over some problems."""
-    several = [_cheapest(table, problem, level) for problem in problems]
+    several = [_reached(table, problem, level) for problem in problems]
     liars = set().union(*(lied for _, lied in several))
     everywhere = set.intersection(*(set(found) for found, _ in several)) - liars
     seconds = {
-        name: statistics.geometric_mean([max(found[name], 1e-9) for found, _ in several])
+        name: statistics.geometric_mean([max(found[name].seconds, 1e-9) for found, _ in several])
         for name in everywhere
     }
+    work = {name: sum(found[name].work for found, _ in several) for name in everywhere}
     order = sorted(seconds, key=lambda name: seconds[name])
     own = next((name for name in order if name in integrator_names()), "")
     tried = any(row.solver == AUTO and row.problem in problems for row in table)
     best = Best(
         of, level, own=own, own_seconds=seconds.get(own, math.nan),
-        auto_seconds=seconds.get(AUTO, math.inf if tried else math.nan), liars=tuple(sorted(liars)),
+        auto_seconds=seconds.get(AUTO, math.inf if tried else math.nan),
+        own_work=work.get(own, math.nan), auto_work=work.get(AUTO, math.nan),
+        liars=tuple(sorted(liars)),
     )  # fmt: skip
     if not order:
         return best

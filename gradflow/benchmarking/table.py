@@ -126,7 +126,7 @@ class WorkPrecision(Sequence[Row]):
         """Everything, as JSON; `from_json` is the inverse."""
         content = {"format": _FORMAT, "about": self.about, "problems": self.problems,
                    "rows": self.to_records()}  # fmt: skip
-        return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+        return json.dumps(_finite(content), allow_nan=False) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the JSON, whole or not at all."""

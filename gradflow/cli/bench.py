@@ -21,7 +21,7 @@ _STYLES = {
     "not installed": "dim", "not applicable": "dim", "unjudged": "cyan",
 }  # fmt: skip
 #: Tolerances and CPU seconds a run, of the whole table and of the quick one.
-FULL, QUICK = ((1e-5, 1e-7, 1e-9), 6.0), ((1e-5, 1e-9), 1.0)
+FULL, QUICK = ((1e-5, 1e-7, 1e-9), 5.0), ((1e-5, 1e-9), 1.0)
 
 
 def bench(
@@ -51,7 +51,7 @@ def bench(
         bool, typer.Option("--list", help="List the problems and solvers, and stop.")
     ] = False,
     time_limit: Annotated[
-        float, typer.Option(help="CPU seconds a run; 0 takes 6 (quick: 1).", metavar="SECONDS")
+        float, typer.Option(help="CPU seconds a run; 0 takes 5 (quick: 1).", metavar="SECONDS")
     ] = 0.0,
 ) -> None:
     """Measure solvers on gradient flows: error, evaluations, seconds, and honesty.
