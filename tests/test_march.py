@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.linalg import expm
+from test_integrators import EVENT, Y0, A, Blowup, problem
 
 import gradflow as gf
 from gradflow.flows.flow import make_flow
@@ -21,7 +22,6 @@ from gradflow.integrators.contract import Problem, make_integrator
 from gradflow.integrators.tolerances import Asked, Tolerances
 from gradflow.integrators.watch import Watch
 from gradflow.numerics.roots import bracketed_roots
-from tests.test_integrators import EVENT, Y0, A, Blowup, problem
 
 DECAY = gf.FunctionRisk(lambda p: 0.5 * jnp.sum(jnp.array([1.0, 9.0]) * p["a"] ** 2))
 START = {"a": jnp.array([1.0, 2.0])}

@@ -217,7 +217,8 @@ def test_a_trajectory_offers_them_all(key):
     for name in observables.names():
         if name in ("log_tan_half_angle", "angle", "cos_angle", "kkt_residual"):
             continue
-        options = {"directions": [[1.0, 0.0]]} if name == "angles_to" else {}
+        asked = {"angles_to": {"directions": [[1.0, 0.0]]}, "distance_to": {"flow": path}}
+        options = asked.get(name, {})
         value = path.observe(name, **options)
         dims = observables.get(name).dims
         assert value.shape == (len(path), *(sizes[dim] for dim in dims[1:])), name

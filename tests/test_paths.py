@@ -170,6 +170,15 @@ def test_without_dense_output_only_recorded_times_are_read(flow):
             flow.at(**bad)
 
 
+@pytest.mark.parametrize("clock", ["physical", "log", "loss"])
+def test_a_path_has_been_recorded_at_its_own_times(clock):
+    """t = e^(ln t) is rounded: where ln t is what was recorded, t is not its exact power."""
+    risk = gf.EmpiricalRisk(gf.LinearPredictor(2), gf.logistic, X[:, :2], np.ones(len(X)))
+    path = gf.integrate(risk, np.array([0.3, -0.2]), until=100.0, clock=clock)
+    for times in ({"t": path.t}, {"log_t": path.log_t}):
+        np.testing.assert_array_equal(path.at(**times).params.weight, path.params.weight)
+
+
 def test_functions_and_other_data_are_observed(flow):
     W = np.asarray(flow.params.weight)
     own = flow.observe(lambda risk, params: params.weight[0] * risk.y[0])

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import root_scalar
 
-from gradflow.paths.path import AbstractPath, Asked, Recorded, not_kept
+from gradflow.paths.path import ROUNDING, AbstractPath, Asked, Recorded, not_kept
 from gradflow.paths.stages import Stage, join, read
-
-_ROUNDING = 8 * np.finfo(float).eps
 
 
 def solution_at(
@@ -19,7 +17,7 @@ def solution_at(
     """The path at any times up to ln t = ``end``, by the solutions of its stages."""
     log_t = asked.log_t
     # (ln t of the end, by way of the clock, may be off by rounding)
-    outside = (log_t > end + _ROUNDING * max(abs(end), 1.0)) | (log_t < path.log_t[0])
+    outside = (log_t > end + ROUNDING * max(abs(end), 1.0)) | (log_t < path.log_t[0])
     if np.any(outside):
         fix = f"pass {asked.name} in [{asked.shown(path.log_t[0])}, {asked.shown(end)}]"
         raise asked.refused(outside, "lies outside the path", fix)

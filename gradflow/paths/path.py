@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from gradflow.flows.course import Course
 
 
+#: Rounding of ln t, where t has been rounded.
+ROUNDING = 8 * float(np.finfo(float).eps)
+
+
 class AbstractPath(abc.ABC):
     """Parameters at recorded times; arrays carry time first. Reading never changes a path.
 
@@ -198,7 +202,11 @@ def asked_times(t: ArrayLike | None, log_t: ArrayLike | None) -> Asked:
     if (t is None) == (log_t is None):
         raise fail("t", t, "is to be given, or log_t, one of them", "pass t=..., or log_t=...")
     name, value = ("t", t) if log_t is None else ("log_t", log_t)
-    times = check_array(name, np.atleast_1d(np.asarray(value)), (None,))
+    given = np.atleast_1d(np.asarray(value))
+    # (t = 0 is ln t = −inf)
+    start = (given == -np.inf) if log_t is not None else np.zeros(given.shape, bool)
+    times = check_array(name, np.where(start, 0.0, given) if np.any(start) else given, (None,))
+    times = np.where(start, -np.inf, times)
     if np.any(np.diff(times) <= 0):
         raise fail(name, times, "is not increasing", "sort it and drop repeats (np.unique)")
     if log_t is not None:
@@ -210,11 +218,19 @@ def asked_times(t: ArrayLike | None, log_t: ArrayLike | None) -> Asked:
 
 
 def _rows_at(path: AbstractPath, log_t: np.ndarray) -> np.ndarray:
-    """The recorded row of every time; -1 where it was not recorded."""
-    where = np.clip(np.searchsorted(path.log_t, log_t), 0, max(len(path) - 1, 0))
+    """The recorded row of every time; -1 where it was not recorded.
+
+    A time that was read off the path, t = e^(ln t), may be off by its rounding.
+    """
     if not len(path):
         return np.full(log_t.shape, -1)
-    return np.where(path.log_t[where] == log_t, where, -1)
+    after = np.clip(np.searchsorted(path.log_t, log_t), 0, len(path) - 1)
+    before = np.maximum(after - 1, 0)
+    with np.errstate(invalid="ignore"):
+        gaps = [np.abs(path.log_t[row] - log_t) for row in (after, before)]
+        near = [gap <= ROUNDING * np.maximum(np.abs(log_t), 1.0) for gap in gaps]
+    found = np.where(near[0], after, np.where(near[1], before, -1))
+    return np.where(path.log_t[after] == log_t, after, found)
 
 
 def recorded_at(path: AbstractPath, asked: Asked) -> AbstractPath:
@@ -240,4 +256,13 @@ def not_kept(asked: Asked, which: np.ndarray) -> ValueError:
     )  # fmt: skip
 
 
-__all__ = ["AbstractPath", "Asked", "Recorded", "as_path", "asked_times", "not_kept", "recorded_at"]
+__all__ = [
+    "ROUNDING",
+    "AbstractPath",
+    "Asked",
+    "Recorded",
+    "as_path",
+    "asked_times",
+    "not_kept",
+    "recorded_at",
+]
