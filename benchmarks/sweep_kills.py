@@ -3,7 +3,9 @@
     python benchmarks/sweep_kills.py [--kills 300] [--seed 0] [--workers 1,1,1,2] [--json FILE]
     python benchmarks/sweep_kills.py --dask [--kills 15]     (kills workers of a LocalCluster)
 
-A sitting is a process forked off after the imports, so that kills fall into the sweep. Counted:
+A sitting is a process forked off after the imports, so that kills fall into the sweep; where
+others compute, which start for much longer than a sweep takes, every second kill is drawn from what
+comes after their first point. Counted:
 *lost*, points that were in the store after one kill and not after the next; *torn*, entries that
 are neither whole nor the one that was being written; *unfinished*, entries that were being
 written, and are computed again; and sweeps whose end differs from one never interrupted.
@@ -28,8 +30,8 @@ from gradflow.sweeps.status import status_of
 from gradflow.sweeps.store import contents_of
 
 POINTS = {"seed": range(10), "scale": [1e-3, 1e-2, 0.1, 1.0, 10.0]}
-#: Seconds of a point.
-SECONDS = 0.004
+#: Seconds of a point, and of all of them.
+SECONDS, COMPUTING = 0.004, 0.2
 
 
 def point(seed: int, scale: float) -> dict[str, object]:
@@ -47,8 +49,25 @@ def run(store: str | None, workers: int) -> xr.Dataset:
     return gf.sweep(point, store=store, workers=workers, progress=False, **POINTS)
 
 
-def sitting(store: str, workers: int, after: float | None) -> bool:
-    """Run in a process of its own and kill it after some seconds; whether it came to an end."""
+def written(store: str) -> int:
+    """Bytes of the points."""
+    return sum(file.stat().st_size for file in Path(store).glob("points/*.seg"))
+
+
+def wait_for_points(store: str, child: int) -> None:
+    """Wait until a point has been written, or the process has ended."""
+    before = written(store)
+    while written(store) <= before:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return
+        time.sleep(0.001)
+
+
+def sitting(store: str, workers: int, after: float | None, working: bool = False) -> bool:
+    """Run in a process of its own and kill it after some seconds; whether it came to an end.
+
+    ``working``: the seconds count from its first point on.
+    """
     child = os.fork()
     if child == 0:
         try:
@@ -58,6 +77,8 @@ def sitting(store: str, workers: int, after: float | None) -> bool:
             os._exit(3)
         os._exit(0)
     if after is not None:
+        if working:
+            wait_for_points(store, child)
         time.sleep(after)
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
@@ -85,8 +106,10 @@ def kill_sweeps(kills: int, workers: list[int], seed: int) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             store, before, done = str(Path(folder, "store")), set(), False
             while not done:
-                after = rng.uniform(0, span[many]) if told["kills"] < kills else None
-                done = sitting(store, many, after)
+                working = many > 1 and bool(told["kills"] % 2)
+                after = rng.uniform(0, COMPUTING / many if working else span[many])
+                after = after if told["kills"] < kills else None
+                done = sitting(store, many, after, working)
                 told["kills"] += not done
                 found = contents_of(Path(store), None) if Path(store).exists() else None
                 now = set(found.entries) if found else set()
