@@ -75,8 +75,8 @@ class Nosnoc(AbstractSolver):
 
 def _solver(net: PlainNet, y0: np.ndarray, h: float, rtol: float) -> Any:
     """A solver of one step of length h."""
-    import casadi as ca
-    import nosnoc
+    import casadi as ca  # pyright: ignore[reportMissingImports]
+    import nosnoc  # pyright: ignore[reportMissingImports]
 
     n, d = net.X.shape
     x = ca.SX.sym("x", y0.size)

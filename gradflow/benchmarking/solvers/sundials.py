@@ -19,7 +19,7 @@ class Sundials(AbstractSolver):
         return frozenset({"multistep"})
 
     def run(self, problem: Problem, field: Field, setting: float) -> Attempt:
-        from sksundae.cvode import CVODE
+        from sksundae.cvode import CVODE  # pyright: ignore[reportMissingImports]
 
         def fill(t: float, y: np.ndarray, out: np.ndarray) -> None:
             out[:] = field(t, y)

@@ -55,7 +55,7 @@ class Heyoka(AbstractSolver):
 
     def run(self, problem: Problem, field: Field, setting: float) -> Attempt:
         net = plain_net(problem)
-        import heyoka as hy
+        import heyoka as hy  # pyright: ignore[reportMissingImports]
 
         integrator, met = self._at_start(hy, net, problem, field, setting)
         steps, t = 0, 0.0
