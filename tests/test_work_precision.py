@@ -366,7 +366,12 @@ def test_picture_has_two_panels_a_problem(table):
     ]  # fmt: skip
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "DISHONEST: claims success" in labels
-    assert "gives_up" not in labels
+    # (what does not arrive is shown too, above the panels, by what it has spent)
+    assert "gives_up" in labels
+    assert "open, above: failed or out of time" in labels
+    spent = [row.cpu_seconds for row in table.where(solver="gives_up").rows]
+    above = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "none"]
+    assert set(spent) <= {x for line in above for x in line.get_xdata()}
 
 
 def rows_of(problem: str, solvers: dict[str, tuple[str, float, float]]) -> list[Row]:

@@ -27,6 +27,11 @@ _LIE: dict[str, Any] = {
     "linestyle": "none", "marker": "X", "color": "#CC0000", "markeredgecolor": "white",
     "markeredgewidth": 1.0,
 }  # fmt: skip
+#: Those that did not arrive stand above the panel, open.
+_NEVER = (Outcome.FAILED, Outcome.TIME_OUT)
+_ABOVE: dict[str, Any] = {
+    "linestyle": "none", "markerfacecolor": "none", "markeredgewidth": 0.8, "markersize": 3.6,
+}  # fmt: skip
 #: Problems of one row of panels.
 _ACROSS = 2
 #: The axis ends here: errors beyond are drawn on its edge.
@@ -34,7 +39,8 @@ _SMALLEST, _LARGEST = 1e-14, 1e1
 
 
 def draw(table: WorkPrecision) -> Figure:
-    """Draw the table: two panels a problem, dishonest successes crossed in red."""
+    """Draw the table, two panels a problem: dishonest successes crossed in red, those that failed
+    or were not done in time above."""
     from matplotlib.figure import Figure
 
     problems = [str(problem["name"]) for problem in table.problems]
@@ -48,7 +54,7 @@ def draw(table: WorkPrecision) -> Figure:
         pair = panels[place // _ACROSS, left], panels[place // _ACROSS, left + 1]
         _panel(pair[0], rows, "cpu_seconds", looks)
         _panel(pair[1], rows, "rhs", looks)
-        pair[0].set_title(name, loc="left", fontsize=9, fontweight="bold")
+        pair[0].set_title(name, loc="left", fontsize=9, fontweight="bold", pad=11)
         pair[0].set_ylabel("relative error", fontsize=8)
         if place + _ACROSS >= len(problems):
             pair[0].set_xlabel("CPU seconds", fontsize=8)
@@ -56,13 +62,13 @@ def draw(table: WorkPrecision) -> Figure:
     for place in range(len(problems), lines * _ACROSS):
         for panel in panels[place // _ACROSS, 2 * (place % _ACROSS) :][:2]:
             panel.set_axis_off()
-    _legend(figure, looks, bool(len(table.dishonest)))
+    _legend(figure, looks, {row.outcome for row in table})
     return figure
 
 
 def _looks(table: WorkPrecision) -> dict[str, dict[str, Any]]:
     """A colour a kind, a marker a solver, for those with something to draw."""
-    drawn = [row.solver for row in table if row.arrived]
+    drawn = [row.solver for row in table if row.arrived or row.outcome in _NEVER]
     counters: dict[str, itertools.count] = {}
     looks = {}
     for name in dict.fromkeys(row.solver for row in table):
@@ -83,6 +89,7 @@ def _ours() -> set[str]:
 
 def _panel(axes: Axes, rows: tuple[Row, ...], x: str, looks: dict[str, dict[str, Any]]) -> None:
     for name, look in looks.items():
+        _above(axes, [row for row in rows if row.solver == name], x, look)
         own = [row for row in rows if row.solver == name and row.arrived and _drawable(row, x)]
         own.sort(key=lambda row: row.value, reverse=True)
         if not own:
@@ -102,18 +109,31 @@ def _panel(axes: Axes, rows: tuple[Row, ...], x: str, looks: dict[str, dict[str,
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _above(axes: Axes, rows: list[Row], x: str, look: dict[str, Any]) -> None:
+    """What those that did not arrive had spent by then."""
+    spent = [getattr(row, x) for row in rows if row.outcome in _NEVER]
+    spent = [value for value in spent if math.isfinite(value) and value > 0]
+    if spent:
+        above = {**look, **_ABOVE, "markeredgecolor": look["color"]}
+        edge = axes.get_xaxis_transform()  # (the height in shares of the panel's)
+        axes.plot(spent, [1.06] * len(spent), transform=edge, clip_on=False, zorder=5, **above)
+
+
 def _drawable(row: Row, x: str) -> bool:
     return math.isfinite(getattr(row, x)) and getattr(row, x) > 0 and not math.isnan(row.error)
 
 
-def _legend(figure: Figure, looks: dict[str, dict[str, Any]], lies: bool) -> None:
+def _legend(figure: Figure, looks: dict[str, dict[str, Any]], outcomes: set[Outcome]) -> None:
     from matplotlib.lines import Line2D
 
     entries = [
         Line2D([], [], markersize=4, linewidth=1.2, label=name, **look)
         for name, look in looks.items()
     ]
-    if lies:
+    if Outcome.DISHONEST in outcomes:
         said = "DISHONEST: claims success"
         entries.append(Line2D([], [], markersize=8, label=said, **_LIE))
+    if outcomes & set(_NEVER):
+        said = "open, above: failed or out of time"
+        entries.append(Line2D([], [], marker="o", color="#555555", label=said, **_ABOVE))
     figure.legend(handles=entries, loc="outside lower center", ncols=5, fontsize=7, frameon=False)

@@ -9,14 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import PyTree
 
 from gradflow.benchmarking.field import Field
 from gradflow.benchmarking.problem import Problem
 from gradflow.benchmarking.solvers.contract import AbstractSolver, Attempt, Counts
+from gradflow.paths.descent import Descent as Path
+from gradflow.paths.descent import descend
+from gradflow.paths.steps import RelativeChange, relative_change
 
 #: Steps of one compiled loop, after which the clock is looked at.
 _STEPS_AT_ONCE = 20_000
-_GROW, _SHRINK = 1.2, 0.5
 
 
 class Descent(AbstractSolver):
@@ -62,17 +66,17 @@ class Descent(AbstractSolver):
 
 
 class RelativeDescent(AbstractSolver):
-    r"""Descent whose step keeps the gradient's relative change at most c:
-    :math:`|\nabla L(\theta-\eta g)-g|\le c|g|`, η halved until it holds and grown by 1.2 after.
+    r"""``gf.descend`` with ``gf.steps.relative_change(c)``: steps that change the gradient by c.
 
-    The rule of those who let descent follow a flow from a small start (`chizat2019lazy`).
+    The rule of those who let descent follow a flow in studies of lazy training
+    (`geiger2020disentangling`).
     """
 
     name = "descent-relative"
     settings = (1e-1, 1e-2, 1e-3)
 
     def __init__(self) -> None:
-        self._programs: dict[str, Callable[..., tuple[Array, ...]]] = {}
+        self._compiled: set[str] = set()
 
     def families(self, problem: Problem) -> frozenset[str]:
         return frozenset({"Euler"})
@@ -81,54 +85,31 @@ class RelativeDescent(AbstractSolver):
         return f"change {setting:.0e}"
 
     def run(self, problem: Problem, field: Field, setting: float) -> Attempt:
-        if problem.name not in self._programs:
+        if problem.name not in self._compiled:
             with field.compiling():
-                y, one = jnp.asarray(problem.y0), jnp.asarray(1.0)
-                lowered = jax.jit(lambda *s: _relative(problem, *s)).lower(y, y, one, one, one)
-                self._programs[problem.name] = lowered.compile()
-        program = self._programs[problem.name]
-        y = jnp.asarray(problem.y0)
-        t, step, steps, tried = 0.0, setting, 0, 0
-        g = jnp.asarray(field(0.0, problem.y0))
-        while t < problem.t_end:
-            out = program(y, g, jnp.asarray(t), jnp.asarray(step), jnp.asarray(setting))
-            y, g, t, step = out[0], out[1], float(out[2]), float(out[3])
-            steps, tried = steps + int(out[4]), tried + int(out[5])
-            counts = Counts(tried + 1, 0, steps)
-            if not bool(jnp.all(jnp.isfinite(y))):
-                return Attempt(None, "diverged", t=t, counts=counts)
-            if step < 1e-16 * max(t, 1e-300):
-                return Attempt(None, "the step vanishes: the gradient jumps", t=t, counts=counts)
-            if field.left < 0 and t < problem.t_end:
+                _some_steps(problem, problem.start, relative_change(setting), problem.t_end, 1)
+            self._compiled.add(problem.name)
+        theta, how, t = problem.start, relative_change(setting), 0.0
+        tried = steps = 0.0
+        while True:
+            part = _some_steps(problem, theta, how, problem.t_end - t, _STEPS_AT_ONCE)
+            taken = part.step_size
+            theta, t = part.final, t + float(np.sum(taken))
+            tried, steps = tried + part.stats["gradients"], steps + part.stats["steps"]
+            counts = Counts(tried, 0, steps)
+            if part.result == "completed":
+                return Attempt(np.asarray(ravel_pytree(theta)[0]), counts=counts)
+            if part.result != "max_steps":
+                return Attempt(None, part.message, t=t, counts=counts)
+            if field.left < 0:
                 return Attempt(None, "", True, t, counts)
-        return Attempt(np.asarray(y), counts=counts)
+            how = relative_change(setting, first=float(taken[-1]))
 
 
-def _relative(
-    problem: Problem, y: Array, g: Array, t: Array, step: Array, change: Array
-) -> tuple[Array, ...]:
-    """Some thousand steps: y, g, t, the next step, how many were taken, how many were tried."""
-    norm = jnp.linalg.norm
-    t_end = jnp.asarray(problem.t_end)
-
-    def unfinished(carry: tuple[Array, ...]) -> Array:
-        _, _, t, step, _, tried = carry
-        return (t < t_end) & (tried < _STEPS_AT_ONCE) & (step > 1e-16 * t)
-
-    def one(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        y, g, t, step, taken, tried = carry
-        last = t + step >= t_end
-        size = jnp.where(last, t_end - t, step)
-        y_new = y + size * g
-        g_new = problem.velocity(y_new)
-        good = norm(g_new - g) <= change * norm(g)
-        keep = lambda new, old: jnp.where(good, new, old)
-        t_new = jnp.where(last, t_end, t + size)
-        step_new = jnp.where(good, _GROW * step, _SHRINK * size)
-        return (
-            keep(y_new, y), keep(g_new, g), keep(t_new, t), step_new,
-            taken + good.astype(taken.dtype), tried + 1,
-        )  # fmt: skip
-
-    zero = jnp.zeros((), jnp.int64)
-    return lax.while_loop(unfinished, one, (y, g, t, step, zero, zero))
+def _some_steps(
+    problem: Problem, theta: PyTree, how: RelativeChange, until: float, steps: int
+) -> Path:
+    """At most so many steps, of which the last is kept."""
+    return descend(
+        problem.risk, theta, step_size=how, until=until, steps=steps, save_every=_STEPS_AT_ONCE
+    )
