@@ -265,6 +265,18 @@ def test_contradictory_labels_rest_at_a_positive_loss(loss):
     assert float(end.params.weight[0]) == pytest.approx(value, rel=1e-14)
 
 
+@pytest.mark.parametrize("margin", [30.0, 46.0, 300.0])
+def test_a_margin_that_grows_beside_contradictory_labels_has_no_limit(margin):
+    """L falls along the other datum's margin by e^{-margin}, far below its rounding, for ever."""
+    X, y = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.array([1.0, -1.0, 1.0])
+    net = gf.TwoLayer(2, 2, gf.relu)
+    risk = gf.EmpiricalRisk(net, gf.logistic, X, y)
+    params = net.params(np.array([[1.0, margin + 1.0], [1.0, 1.0]]), np.array([1.0, -1.0]))
+    np.testing.assert_array_equal(risk.net(params, X), [0.0, 0.0, margin])
+    end = gf.certify(risk, params)
+    assert not end.accepted
+
+
 @pytest.mark.slow
 def test_a_net_at_rest_that_does_not_separate_gets_its_index():
     rng = np.random.default_rng(2)
@@ -293,3 +305,30 @@ def test_a_state_that_does_not_separate_yet_is_told_what_is_missing():
     assert not end.accepted
     assert "margin -0.279 at datum 1" in end.reason
     assert "integrate further" in end.reason
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_two_moons_rest_with_neurons_parked_on_data(seed):
+    """Neurons that died stand on a datum without force: what rounding leaves there is no slope."""
+    angle, rng = np.linspace(0, np.pi, 15), np.random.default_rng(0)
+    upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    X = np.concatenate([upper, [1.0, 0.5] - upper]) + 0.05 * rng.normal(size=(30, 2))
+    net = gf.TwoLayer(2, 20, gf.relu, bias=True)
+    risk = gf.EmpiricalRisk(net, gf.logistic, X, np.repeat([1.0, -1.0], 15))
+    path = gf.integrate(risk, net.init(jax.random.key(seed), 1e-3), until=1e6)
+    assert str(path.result) == "rest"
+    parked = np.asarray(path.observe("neuron_norms"))[-1] < 1e-2
+    assert np.sum(parked) >= 3
+    end = gf.certify(path)
+    assert end.kind == "stationary point"
+    assert end.accepted, end.reason
+    assert end.distance < 1e-12
+    assert "integrate further" not in end.reason
+    # the control: a state beside it, with the same neurons parked, is none
+    shifted = net.params(
+        inner=np.asarray(path.final.inner) + 0.0,
+        outer=np.asarray(path.final.outer) * np.where(parked, 1.0, 1.05),
+        bias=np.asarray(path.final.bias),
+    )
+    beside = gf.certify(risk, shifted)
+    assert not beside.accepted or beside.distance > 1e-3

@@ -177,7 +177,7 @@ def _target(target: object, params: object) -> tuple[AbstractRisk, object, bool]
     if isinstance(target, PathEnd):
         if params is not None:
             return target.risk, params, False
-        return target.risk, target.final, str(target.result) == "stationary"
+        return target.risk, target.final, str(target.result) in ("stationary", "rest")
     raise fail("target", target, "is neither a trajectory nor a risk", "pass one of them")
 
 

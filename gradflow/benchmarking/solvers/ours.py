@@ -73,7 +73,7 @@ class Ours(AbstractSolver):
     def _integrate(self, problem: Problem, field: Field, rtol: float, max_steps: int) -> Trajectory:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", IntegrationWarning)  # (the result says it)
-            # (by the wall, which no callback pays for, and longer than by the CPU on a busy machine)
+            # (by the wall: no callback is paid for; a busy machine gets longer than by the CPU)
             return integrate(
                 problem.risk, problem.start, until=problem.t_end, integrator=self.integrator,
                 rtol=rtol, max_seconds=_WALL * max(field.left, 0.1), max_steps=max_steps,

@@ -7,6 +7,7 @@ them costs to first order, so it does not enter the spectrum.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import equinox as eqx
@@ -24,6 +25,7 @@ from gradflow.certificates.stationary.newton import Descended, newton
 from gradflow.losses import AbstractLoss
 from gradflow.risks.base import AbstractRisk
 
+_EPS = float(np.finfo(float).eps)
 #: A neuron below this share of the largest, in both layers, counts as one at zero.
 _SMALL = 1e-9
 #: Slopes may leave the interval of those of φ by rounding.
@@ -75,6 +77,7 @@ def cell_landing(
         first=walk.first, lengths=walk.lengths, curvature=walk.curvature,
         levels=(piece.value(late_W, late_a), piece.value(W, a)), size=piece.value(0 * W, a),
         floor=risk.floor, flat=piece.flat(W, a, sides), shrunk=shrunk, off=off, sliding=slides,
+        fixes=piece.leaves_outputs(W, a, sides),
         saddles=(*saddles, *escapes), complaints=(*open_kinks, *stuck),
     )  # fmt: skip
 
@@ -148,17 +151,33 @@ class CellRisk:
             out[m * D :, at:] = np.eye(m)
         return out
 
+    def by_weights(
+        self, W: np.ndarray, a: np.ndarray, slopes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """φ(w_k·x_i) (m, n) and ∂f_i/∂θ (p, n) with frozen slopes s_ki."""
+        cells = self.cells
+        m, D = W.shape
+        phi = slopes * (W @ cells.inputs.T)
+        J = np.moveaxis((a[:, None] * slopes)[:, :, None] * cells.inputs, 1, 2).reshape(m * D, -1)
+        return phi, np.concatenate([J, phi]) if cells.trained else J
+
+    def leaves_outputs(
+        self, W: np.ndarray, a: np.ndarray, sides: np.ndarray
+    ) -> Callable[[np.ndarray], bool]:
+        """Whether no output changes along a direction (p,), but by rounding: a test."""
+        phi, J = self.by_weights(W, a, self.slopes_along(sides))
+        size = float(np.linalg.norm(self.flatten(W, a)))
+        rounding = 8 * _EPS * float(np.max(np.abs(a) @ np.abs(phi)))
+        return lambda along: bool(np.max(np.abs(along @ J)) * size <= rounding)
+
     def derivatives(
         self, W: np.ndarray, a: np.ndarray, slopes: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Gradient (p,) and Hessian (p, p) with frozen slopes s_ki."""
         cells = self.cells
         m, D = W.shape
-        phi = slopes * (W @ cells.inputs.T)
+        phi, J = self.by_weights(W, a, slopes)
         r, bend = self.bends(a @ phi)
-        J = np.moveaxis((a[:, None] * slopes)[:, :, None] * cells.inputs, 1, 2).reshape(m * D, -1)
-        if cells.trained:
-            J = np.concatenate([J, phi])
         H = (J * bend) @ J.T
         if cells.trained:
             cross = (slopes * r) @ cells.inputs
@@ -170,7 +189,16 @@ class CellRisk:
     def chart(self, W: np.ndarray, a: np.ndarray, sides: np.ndarray) -> _Chart:
         """Return coordinates Tᵀθ along the surfaces through (W, a), in its cell."""
         T, theta = self.tangent(sides), self.flatten(W, a)
-        return _Chart(self, T, theta - T @ (T.T @ theta), a, Pattern(self.cells, sides).slopes)
+        return _Chart(self, T, theta - T @ (T.T @ theta), a, self.slopes_along(sides))
+
+    def slopes_along(self, sides: np.ndarray) -> np.ndarray:
+        """Slopes s_ki (m, n) along the surfaces of a pattern.
+
+        Data whose surface a neuron stands on do not count: they are orthogonal to the surface, and
+        what rounding leaves of that would pass for a slope of L.
+        """
+        on = sides[:, self.cells.surface] == 0
+        return np.where(on, 0.0, Pattern(self.cells, sides).slopes)
 
     def onto_surfaces(self, W: np.ndarray, sides: np.ndarray) -> np.ndarray:
         """Return W with every neuron moved onto the surfaces of its pattern."""

@@ -90,6 +90,8 @@ class Landing:
         What kinks add to the gradient.
     saddles, complaints : tuple of str
         Ways down that kinks open, and what they leave open.
+    fixes : callable
+        Whether L is known not to change along a direction (p,): no output does.
     """
 
     params: object
@@ -111,6 +113,7 @@ class Landing:
     sliding: tuple[Sliding, ...] = ()
     saddles: tuple[str, ...] = ()
     complaints: tuple[str, ...] = ()
+    fixes: Callable[[np.ndarray], bool] = lambda along: False
 
     @property
     def scale(self) -> float:
@@ -265,6 +268,8 @@ def _slope(landing: Landing, modes: Modes) -> list[str]:
     along = modes.scale * flat
     along = along / np.linalg.norm(along)
     here = float(along @ modes.gradient)
+    if landing.fixes(landing.basis @ along):
+        return []
     slopes = np.array([
         along @ landing.field(landing.point + sign * share * landing.scale * along)[0]
         for share in _PROBES for sign in (1.0, -1.0)
