@@ -17,7 +17,7 @@ from gradflow._cache import enable_compilation_cache
 from gradflow.numerics.compiled import clear_compiled
 
 # Half of the tests' time is XLA's, and its newer emitters take twice as long for programs that run
-# once. What users run, `gradflow verify` runs. (XLA ends a process on a flag that it does not know.)
+# once. `gradflow verify` runs what users run. (XLA ends a process on a flag it does not know.)
 if version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 # Other processes that tests start import the same package, and not what is in their folder: the
