@@ -40,7 +40,8 @@ def text(table: WorkPrecision, others: int) -> str:
         f"Measured {about['date']} on {about['cores']} cores of a shared machine, load {load} "
         f"({busy(table)}), in {about['seconds']:.0f} s{again}. One solver at a time, on one "
         f"thread; CPU seconds, the median of the calls after the first; at most "
-        f"{about['time_limit']:g} CPU s a call (nosnoc four times as long). {len(table)} rows: "
+        f"{about['time_limit']:g} CPU s a call (nosnoc four times as long; compiled loops look "
+        f"at the time now and then only). {len(table)} rows: "
         f"{tally}. All of them: [work_precision.md](work_precision.md).",
         "![Error against CPU seconds and right-hand sides, a pair of panels a problem]"
         "(figures/work_precision.png)",
@@ -64,7 +65,7 @@ def busy(table: WorkPrecision) -> str:
     load = max(float(str(about[key])) for key in ("load_before", "load_after"))
     # (the measurement itself is a load of one)
     over = load > float(str(about["cores"]))
-    return "**busy with other work**: more than its cores" if over else "a quiet machine"
+    return "**busy with other work**: more than its cores" if over else "no more than its cores"
 
 
 def disagreements(table: WorkPrecision) -> list[str]:

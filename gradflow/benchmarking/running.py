@@ -15,6 +15,9 @@ from gradflow.benchmarking.problem import Problem
 from gradflow.benchmarking.row import Outcome, Row
 from gradflow.benchmarking.solvers.contract import AbstractSolver, Attempt
 
+#: Calls that take less than this together are repeated, up to so many times as often.
+_SHORT_SECONDS, _TIMES_AS_OFTEN = 0.3, 3
+
 
 @dataclass(frozen=True)
 class Task:
@@ -26,7 +29,7 @@ class Task:
     solver : AbstractSolver
     settings : tuple of float
     repeats : int
-        Calls of which the median is taken; fewer where they take long.
+        Calls of which the median is taken; fewer where they take long, more where short.
     time_limit : float
         CPU seconds of one call.
     """
@@ -88,7 +91,7 @@ def not_tried(task: Task) -> dict[float, dict]:
 
 def _run(task: Task, programs: Programs, setting: float, beat: Callable[[], None]) -> Ran:
     calls: list[_Call] = []
-    while len(calls) < task.repeats:
+    while not _is_known(calls, task.repeats):
         field = Field(programs, task.time_limit)
         wall, cpu = time.perf_counter(), time.process_time()
         attempt = _attempt(task, field, setting)
@@ -110,6 +113,13 @@ def _run(task: Task, programs: Programs, setting: float, beat: Callable[[], None
     if said.y is not None:
         return Ran(row, said.y)
     return Ran(replace(row, outcome=Outcome.TIME_OUT if said.timed_out else Outcome.FAILED))
+
+
+def _is_known(calls: list[_Call], repeats: int) -> bool:
+    """Whether there are enough calls for a median: of short ones, which the machine disturbs more,
+    there are more."""
+    short = repeats > 1 and sum(call.cpu for call in calls[1:]) < _SHORT_SECONDS
+    return len(calls) >= (_TIMES_AS_OFTEN * repeats if short else repeats)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,8 @@ def work_precision(
         Relative ones. Stock solvers get an absolute tolerance of rtol times the size of the start.
         Solvers with settings of their own (gradient descent: step sizes) take those instead.
     repeats : int
-        Calls after the first, which compiles; times are their median. Fewer where a call is long.
+        Calls after the first, which compiles; times are their median. Fewer where a call is long,
+        more where they take less than 0.3 s together.
     time_limit : float
         CPU seconds that a call may take, compiling apart; a solver that does not heed it is ended
         after four times as many by the wall. Tighter tolerances of a solver that timed out are

@@ -76,7 +76,7 @@ class _Said(event.Listener):
     def on_start(self, event: Any) -> None:
         """Numba compiles a function that it did not find in its cache."""
         module = str(event.data["dispatcher"].py_func.__module__)
-        if self._said or not module.startswith("gradflow."):
+        if self._said or not module.startswith("gradflow.integrators."):
             return
         self._said = True
         print(
