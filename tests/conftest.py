@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -16,10 +15,6 @@ import gradflow  # (switches JAX to x64 before JAX is imported)
 from gradflow._cache import enable_compilation_cache
 from gradflow.numerics.compiled import clear_compiled
 
-# Half of the tests' time is XLA's, and its newer emitters take twice as long for programs that run
-# once. `gradflow verify` runs what users run. (XLA ends a process on a flag it does not know.)
-if version("jaxlib").startswith("0.10."):
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 # Other processes that tests start import the same package, and not what is in their folder: the
 # installed one's kernel has been compiled.
 HERE = str(Path(gradflow.__file__).parents[1])
