@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-import gradflow.integrators.steppers.scipy  # noqa: F401  (registers)
+import gradflow as gf
 from gradflow.integrators import watch
 from gradflow.integrators.contract import (
     AbstractEvent,
@@ -21,6 +21,7 @@ from gradflow.integrators.contract import (
     register_integrator,
 )
 from gradflow.integrators.steppers import diffrax as diffrax_solvers
+from gradflow.integrators.steppers.scipy import ScipyStepper
 from gradflow.integrators.tolerances import Tolerances
 from gradflow.integrators.watch import Watch
 
@@ -246,3 +247,29 @@ def test_programs_are_let_go_where_maps_run_short(monkeypatch):
     if compiled._MAPS.exists():
         kept = [key[-1][0][0] for key in compiled._CACHE]
         assert kept == [(5,), (1,), (7,)]
+
+
+def test_a_save_point_is_reached_where_a_jacobian_is_not_finite(monkeypatch):
+    """Radau's own step had an older Jacobian; the step to a save point asks for a new one."""
+    net = gf.TwoLayer(2, 3, gf.tanh)
+    X = np.random.default_rng(0).normal(size=(8, 2))
+    risk = gf.EmpiricalRisk(net, gf.squared, X, np.sin(X[:, 0]))
+    start = net.init(jax.random.key(0), 0.5)
+    until, save_at = gf.until.time(5.0), gf.save.times([1.0, 2.5])
+    plain = gf.integrate(risk, start, until=until, save_at=save_at, integrator="radau")
+    again, asked = ScipyStepper._again, []
+
+    def without(self, steps, i, x):
+        asked.append(x)
+        jac = lambda s, Y: np.full((Y.size, Y.size), np.nan)
+        kept, self.options = self.options, {**self.options, "jac": jac}
+        try:
+            return again(self, steps, i, x)
+        finally:
+            self.options = kept
+
+    monkeypatch.setattr(ScipyStepper, "_again", without)
+    path = gf.integrate(risk, start, until=until, save_at=save_at, integrator="radau")
+    assert path.result.ok
+    assert len(asked) >= 2
+    np.testing.assert_allclose(path.params.inner, plain.params.inner, rtol=0, atol=1e-6)

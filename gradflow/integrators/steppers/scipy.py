@@ -247,9 +247,20 @@ class ScipyStepper(AbstractStepper):
         a = steps.s[i]
         if x <= a:
             return steps.Y[i]
-        inner = _SOLVERS[self.name](
-            self._field, a, steps.Y[i], x, first_step=x - a, **self.options
-        )  # fmt: skip
+        try:
+            return self._from(self.name, a, steps.Y[i], x, self.options)
+        except (ValueError, np.linalg.LinAlgError):
+            if self.name not in _IMPLICIT:
+                raise
+            # (the step itself had an older Jacobian; the one here is not finite)
+            options = {key: value for key, value in self.options.items() if key != "jac"}
+            return self._from("dop853", a, steps.Y[i], x, options)
+
+    def _from(
+        self, name: str, a: float, Y: np.ndarray, x: float, options: dict[str, Any]
+    ) -> np.ndarray:
+        """The state at ``x``, by steps of a method from ``a``."""
+        inner = _SOLVERS[name](self._field, a, Y, x, first_step=x - a, **options)
         while inner.status == "running":
             inner.step()
         return np.array(inner.y)
