@@ -273,3 +273,15 @@ def test_a_save_point_is_reached_where_a_jacobian_is_not_finite(monkeypatch):
     assert path.result.ok
     assert len(asked) >= 2
     np.testing.assert_allclose(path.params.inner, plain.params.inner, rtol=0, atol=1e-6)
+
+
+def test_a_step_inside_a_step_that_fails_is_no_state(monkeypatch):
+    net = gf.TwoLayer(2, 3, gf.tanh)
+    risk = gf.EmpiricalRisk(net, gf.squared, np.eye(2), np.ones(2))
+    monkeypatch.setattr(ScipyStepper, "_again", lambda me, steps, i, x: me._from(
+        "rk45", 0.0, np.ones(steps.Y.shape[1]), 1.0, {"rtol": 1e-6, "atol": 1e-9, "max_step": 0.1}
+    ))  # fmt: skip
+    monkeypatch.setattr("scipy.integrate.RK45._step_impl", lambda me: (False, "too hard"))
+    start = net.init(jax.random.key(0), 0.5)
+    with pytest.raises(ValueError, match=r"did not get from .* inside a step: too hard"):
+        gf.integrate(risk, start, until=2.0, save_at=gf.save.times([1.0]), integrator="radau")

@@ -326,7 +326,7 @@ def test_two_moons_rest_with_neurons_parked_on_data(seed):
     assert "integrate further" not in end.reason
     # the control: a state beside it, with the same neurons parked, is none
     shifted = net.params(
-        inner=np.asarray(path.final.inner) + 0.0,
+        inner=np.asarray(path.final.inner),
         outer=np.asarray(path.final.outer) * np.where(parked, 1.0, 1.05),
         bias=np.asarray(path.final.bias),
     )

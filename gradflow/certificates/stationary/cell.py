@@ -164,7 +164,7 @@ class CellRisk:
     def leaves_outputs(
         self, W: np.ndarray, a: np.ndarray, sides: np.ndarray
     ) -> Callable[[np.ndarray], bool]:
-        """Whether no output changes along a direction (p,), but by rounding: a test."""
+        """Return a test of directions (p,): whether no output changes along one."""
         phi, J = self.by_weights(W, a, self.slopes_along(sides))
         size = float(np.linalg.norm(self.flatten(W, a)))
         rounding = 8 * _EPS * float(np.max(np.abs(a) @ np.abs(phi)))

@@ -261,8 +261,11 @@ class ScipyStepper(AbstractStepper):
     ) -> np.ndarray:
         """The state at ``x``, by steps of a method from ``a``."""
         inner = _SOLVERS[name](self._field, a, Y, x, first_step=x - a, **options)
+        said = ""
         while inner.status == "running":
-            inner.step()
+            said = str(inner.step() or "")
+        if inner.status != "finished":
+            raise ValueError(f"{name} did not get from {a!r} to {x!r} inside a step: {said}")
         return np.array(inner.y)
 
     def work(self, accepted: int, attempts: int) -> dict[str, float]:
